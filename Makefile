@@ -1,0 +1,48 @@
+# The same targets serve people and CI. PYTHON picks the interpreter of the environment.
+PYTHON ?= python3
+VENV   ?= .venv
+RUN    := $(VENV)/bin/
+
+.PHONY: help setup test faults faults-short bench format check types docs clean
+
+help:            ## this list
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# The stamp makes setup a no-op until the dependencies change.
+$(VENV)/.stamp: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "remotemedia needs Python 3.11, 3.12 or 3.13; this is " + sys.version.split()[0] + ": run make with PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)python -m pip install --quiet --upgrade pip
+	$(RUN)python -m pip install --quiet --editable '.[dev,bench,docs]'
+	@touch $@
+
+setup: $(VENV)/.stamp      ## create .venv with everything that the targets below need
+
+test: setup      ## the tests, a few minutes
+	$(RUN)python -m pytest -m 'not faults'
+
+faults-short: setup  ## kill, stall and starve processes at random moments, a few times each
+	$(RUN)python -m pytest -m faults
+
+faults: setup    ## the same, hundreds of times
+	REMOTEMEDIA_FAULTS=long $(RUN)python -m pytest -m faults
+
+bench: setup     ## measure against the raw library and peers (QUICK=1: within a minute)
+	$(RUN)python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
+
+format: setup    ## rewrite the code in the project's format
+	$(RUN)ruff format
+	$(RUN)ruff check --fix
+
+check: setup     ## format and lint, changing nothing
+	$(RUN)ruff format --check
+	$(RUN)ruff check
+
+types: setup     ## strict type check
+	$(RUN)mypy
+
+docs: setup      ## build the documentation; a warning is an error
+	$(RUN)sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
+
+clean:           ## remove what the targets made
+	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Nodes, pipelines and the executors that run them."""

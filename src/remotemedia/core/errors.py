@@ -1,0 +1,286 @@
+"""Every error the library raises on purpose: one tree, defined against its neighbours.
+
+    RemoteMediaError
+    |- DataError                 a value that cannot be a message
+    |  `- DecodeError            bytes that are not a message of ours
+    |- PipelineError             a pipeline that cannot run as written: every finding at once
+    `- ExecutorError             running it went wrong
+       |- SpawnError             a process could not be started
+       |- InitTimeout            a node was not ready by its deadline
+       |- ProcessCrashed         a process ended before its work did
+       |- PipelineTerminated     the session ended because of the error in `__cause__`
+       |- SessionNotFound        no session of that name
+       |- ResourceLimit          a limit that was set would be passed
+       |  `- SharedMemoryExhausted   shared memory would not hold it
+       `- ChannelError           a message could not be sent or received
+          |- ChannelClosed       this side closed the channel
+          |- PeerLost            the other side died
+          |- EndOfStream         the other side finished: nothing more will come
+          |- BackpressureError   no credit, and the caller asked not to wait
+          |- LoanError           a loan was used after it was sent, or too many are out
+          `- ReleasedError       a message was used after `release()`
+
+Errors carry data; their text is made from it. Names are the contract's, so not all end in "Error".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "BackpressureError",
+    "ChannelClosed",
+    "ChannelError",
+    "DataError",
+    "DecodeError",
+    "EndOfStream",
+    "ExecutorError",
+    "Finding",
+    "InitTimeout",
+    "LoanError",
+    "PeerLost",
+    "PipelineError",
+    "PipelineTerminated",
+    "ProcessCrashed",
+    "ReleasedError",
+    "RemoteMediaError",
+    "ResourceLimit",
+    "SessionNotFound",
+    "SharedMemoryExhausted",
+    "SpawnError",
+]
+
+
+class RemoteMediaError(Exception):
+    """Base of every error that the library raises on purpose."""
+
+
+class DataError(RemoteMediaError, ValueError):
+    """A value cannot be a message; the text says what it was and what is allowed."""
+
+
+class DecodeError(DataError):
+    """Bytes are not a message of this version; nothing of them was used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing wrong with a pipeline: where it stands, what is wrong and what to do."""
+
+    where: str
+    problem: str
+    suggestion: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = self.where if self.line is None else f"line {self.line}, {self.where}"
+        hint = f" ({self.suggestion})" if self.suggestion else ""
+        return f"{place}: {self.problem}{hint}"
+
+
+class PipelineError(RemoteMediaError, ValueError):
+    """A pipeline cannot run as written. Raised before anything starts, with all findings.
+
+    Attributes:
+        pipeline: name of the pipeline, or the path of its file.
+        findings: everything that was found, in the order of the file.
+    """
+
+    def __init__(self, pipeline: str, findings: tuple[Finding, ...]) -> None:
+        super().__init__(pipeline, findings)
+        self.pipeline = pipeline
+        self.findings = findings
+
+    def __str__(self) -> str:
+        count = len(self.findings)
+        head = f"pipeline {self.pipeline!r} has {count} problem{'s' if count != 1 else ''}:"
+        return "\n".join([head, *(f"  {finding}" for finding in self.findings)])
+
+
+class ExecutorError(RemoteMediaError):
+    """Running a pipeline went wrong. Base of the errors of the executor and its channels."""
+
+
+class SpawnError(ExecutorError):
+    """A process could not be started at all."""
+
+
+class InitTimeout(ExecutorError, TimeoutError):
+    """A node was not ready by its deadline.
+
+    Attributes:
+        node_id, session_id: the late node.
+        seconds: the deadline that passed.
+        phase: the last phase it reported ("starting", "loading", "connecting").
+        stack: its Python stack at the deadline, as text; empty if it gave none.
+    """
+
+    def __init__(
+        self, node_id: str, session_id: str, seconds: float, phase: str, stack: str = ""
+    ) -> None:
+        super().__init__(node_id, session_id, seconds, phase, stack)
+        self.node_id = node_id
+        self.session_id = session_id
+        self.seconds = seconds
+        self.phase = phase
+        self.stack = stack
+
+    def __str__(self) -> str:
+        text = (
+            f"node {self.node_id!r} of session {self.session_id!r} was still {self.phase} "
+            f"after {self.seconds:g} s; raise init_timeout_secs if it only needs longer"
+        )
+        return f"{text}\nits stack at that moment:\n{self.stack}" if self.stack else text
+
+
+class ProcessCrashed(ExecutorError):
+    """A node's process ended before its work did.
+
+    Attributes:
+        node_id, session_id: the node.
+        code: exit code; negative is the number of the signal that killed it.
+        cause: the exit in words ("exit code 3", "killed by SIGSEGV", "out of memory").
+        traceback: the Python traceback, or faulthandler's; empty if there was none.
+        stderr_tail: last lines of its standard error.
+        working_on: the message it was processing; empty if it was idle.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        session_id: str,
+        code: int,
+        cause: str,
+        *,
+        traceback: str = "",
+        stderr_tail: str = "",
+        working_on: str = "",
+    ) -> None:
+        super().__init__(node_id, session_id, code, cause)
+        self.node_id = node_id
+        self.session_id = session_id
+        self.code = code
+        self.cause = cause
+        self.traceback = traceback
+        self.stderr_tail = stderr_tail
+        self.working_on = working_on
+
+    def __str__(self) -> str:
+        parts = [f"node {self.node_id!r} of session {self.session_id!r}: {self.cause}"]
+        if self.working_on:
+            parts[0] += f", while processing {self.working_on}"
+        if self.traceback:
+            parts.append(self.traceback.rstrip())
+        elif self.stderr_tail:
+            parts += ["last lines of its standard error:", self.stderr_tail.rstrip()]
+        return "\n".join(parts)
+
+
+class PipelineTerminated(ExecutorError):
+    """The session ended because of a failure; `__cause__` is the failure.
+
+    Attributes:
+        session_id: the session.
+        reason: the failure in one line.
+    """
+
+    def __init__(self, session_id: str, reason: str) -> None:
+        super().__init__(session_id, reason)
+        self.session_id = session_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"session {self.session_id!r} was terminated: {self.reason}"
+
+
+class SessionNotFound(ExecutorError, LookupError):
+    """No session of that name is running.
+
+    Attributes:
+        session_id: the name that was asked for.
+        known: the sessions that are running.
+    """
+
+    def __init__(self, session_id: str, known: tuple[str, ...] = ()) -> None:
+        super().__init__(session_id, known)
+        self.session_id = session_id
+        self.known = known
+
+    def __str__(self) -> str:
+        known = ", ".join(repr(name) for name in self.known) or "none"
+        return f"no session {self.session_id!r} is running (running: {known})"
+
+
+class ResourceLimit(ExecutorError):
+    """A limit that was set would be passed; nothing was started or sent."""
+
+
+class SharedMemoryExhausted(ResourceLimit):
+    """Shared memory would not hold it. Nothing was written, nothing that was accepted is lost.
+
+    Attributes:
+        needed_bytes: what the operation asked for.
+        free_bytes: what the file system of the shared memory had left.
+        path: where that file system is mounted.
+        what: the operation, in words.
+    """
+
+    def __init__(self, what: str, needed_bytes: int, free_bytes: int, path: str) -> None:
+        super().__init__(what, needed_bytes, free_bytes, path)
+        self.what = what
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+        self.path = path
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} needs {self.needed_bytes:,} bytes of shared memory and {self.path} has "
+            f"{self.free_bytes:,} free; enlarge it (mount -o remount,size=... {self.path}; in a "
+            f"container --shm-size), or lower capacity or max_message_bytes of the connection"
+        )
+
+
+class ChannelError(ExecutorError):
+    """A message could not be sent or received."""
+
+
+class ChannelClosed(ChannelError):
+    """This side closed the channel, or never opened it."""
+
+
+class PeerLost(ChannelError):
+    """The process at the other end of the channel died."""
+
+
+class EndOfStream(ChannelError):
+    """The other side finished: everything it sent has been received and nothing more will come."""
+
+
+class BackpressureError(ChannelError):
+    """A connection is full and the caller asked not to wait; the message was sent to nobody.
+
+    Attributes:
+        connection: the connection that is full, as "from -> to".
+        capacity: how many messages it holds.
+        policy: its policy.
+    """
+
+    def __init__(self, connection: str, capacity: int, policy: str) -> None:
+        super().__init__(connection, capacity, policy)
+        self.connection = connection
+        self.capacity = capacity
+        self.policy = policy
+
+    def __str__(self) -> str:
+        return (
+            f"connection {self.connection} ({self.policy}) is full: {self.capacity} messages wait "
+            f"to be read; read faster, raise its capacity, or choose drop_oldest or latest"
+        )
+
+
+class LoanError(ChannelError):
+    """A loan was used after it was sent, or more loans are out than the channel lends."""
+
+
+class ReleasedError(ChannelError):
+    """A message was used after `release()`, when its memory may hold another message."""

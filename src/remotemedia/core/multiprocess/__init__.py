@@ -1,0 +1,1 @@
+"""The executor that runs every node in a process of its own."""
