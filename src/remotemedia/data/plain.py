@@ -1,0 +1,272 @@
+"""Messages that are not arrays of samples: text, JSON, bytes, files and control."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+import numpy as np
+
+from remotemedia.core.errors import DataError
+from remotemedia.data.message import (
+    ArrayMessage,
+    Message,
+    Metadata,
+    checked_int,
+    encode_plain,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined]  # Python 3.12
+
+    from numpy.typing import NDArray
+
+JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+
+
+class Text(Message):
+    """A piece of text: a transcript, a token, a prompt, a caption.
+
+    Args:
+        text: any str that UTF-8 can carry; may be empty.
+        timestamp_ns, correlation_id, metadata: see `Message`.
+
+    Raises:
+        DataError: it is no str, or holds a lone surrogate.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        timestamp_ns: int | None = None,
+        correlation_id: int = 0,
+        metadata: Metadata | None = None,
+    ) -> None:
+        self.text = _checked_text(text, "text")
+        self._set_envelope(timestamp_ns, correlation_id, metadata)
+
+    def _content(self) -> object:
+        return self.text
+
+    def __repr__(self) -> str:
+        shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        return f"<Text {shown!r}>"
+
+
+class Json(Message):
+    """A JSON value: a detection, a tool call, a configuration.
+
+    Args:
+        value: None, bool, 64-bit int, float, str, or lists and str-keyed dicts of those. NaN and
+            infinities travel as they are. Not copied: do not change it before it is sent.
+        timestamp_ns, correlation_id, metadata: see `Message`.
+
+    Raises:
+        DataError: the value holds something else.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(
+        self,
+        value: JsonValue,
+        *,
+        timestamp_ns: int | None = None,
+        correlation_id: int = 0,
+        metadata: Metadata | None = None,
+    ) -> None:
+        check_json(value, "value")
+        self.value = value
+        self._set_envelope(timestamp_ns, correlation_id, metadata)
+
+    def _content(self) -> object:
+        return self.value
+
+    def __repr__(self) -> str:
+        shown = repr(self.value)
+        return f"<Json {shown if len(shown) <= 60 else shown[:57] + '...'}>"
+
+
+class Binary(ArrayMessage):
+    """Bytes with no meaning to us: an encoded packet, a compressed frame.
+
+    Args:
+        data: bytes, or any C-contiguous buffer. Not copied: do not change it before it is sent.
+        timestamp_ns, correlation_id, metadata: see `Message`.
+
+    Raises:
+        DataError: it is no buffer.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        data: Buffer,
+        *,
+        timestamp_ns: int | None = None,
+        correlation_id: int = 0,
+        metadata: Metadata | None = None,
+    ) -> None:
+        try:
+            array = np.frombuffer(memoryview(data).cast("B"), dtype=np.uint8)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"data is a {type(data).__name__}; it must be bytes or another contiguous "
+                f"buffer ({error})"
+            ) from error
+        self._array, self._borrow, self._gone = array, None, ""
+        self._set_envelope(timestamp_ns, correlation_id, metadata)
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes; a read-only view when received, writable on a loan."""
+        return self._live_array().data.cast("B")
+
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        """The bytes as an array, uint8, shape (n,)."""
+        array = self._array
+        return cast("NDArray[np.uint8]", self._live_array() if array is None else array)
+
+    def __len__(self) -> int:
+        return self._live_array().shape[0]
+
+    def __bytes__(self) -> bytes:
+        return self._live_array().tobytes()
+
+    def __repr__(self) -> str:
+        if self._array is None:
+            return f"<Binary {self._gone}>"
+        return f"<Binary {len(self)} bytes>"
+
+
+class File(Message):
+    """A reference to a file; the bytes stay where they are.
+
+    Args:
+        path: path of the file, str or os.PathLike, absolute or relative to the reader's working
+            folder; need not exist yet.
+        media_type: its type ("audio/wav"); empty if unknown.
+        offset_bytes: where in the file the part begins.
+        size_bytes: length of the part; None is to the end.
+        timestamp_ns, correlation_id, metadata: see `Message`.
+
+    Raises:
+        DataError: the path is empty or holds NUL, or a number is out of range.
+    """
+
+    __slots__ = ("media_type", "offset_bytes", "path", "size_bytes")
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        media_type: str = "",
+        *,
+        offset_bytes: int = 0,
+        size_bytes: int | None = None,
+        timestamp_ns: int | None = None,
+        correlation_id: int = 0,
+        metadata: Metadata | None = None,
+    ) -> None:
+        try:
+            text = os.fspath(path)
+        except TypeError as error:
+            raise DataError(f"path is a {type(path).__name__}; it must be a path") from error
+        if not text or "\0" in _checked_text(text, "path"):
+            raise DataError(f"path is {text!r}; it must be a non-empty path without NUL")
+        limit = (1 << 63) - 1
+        self.path = text
+        self.media_type = _checked_text(media_type, "media_type")
+        self.offset_bytes = checked_int(offset_bytes, "offset_bytes", 0, limit)
+        self.size_bytes = (
+            None if size_bytes is None else checked_int(size_bytes, "size_bytes", 0, limit)
+        )
+        self._set_envelope(timestamp_ns, correlation_id, metadata)
+
+    def _content(self) -> object:
+        return self.path, self.media_type, self.offset_bytes, self.size_bytes
+
+    def __repr__(self) -> str:
+        return f"<File {self.path!r}{' ' + self.media_type if self.media_type else ''}>"
+
+
+class Control(Message):
+    """An instruction to the nodes downstream, in order with the data: "flush", "set_voice".
+
+    Args:
+        name: what to do, 1 to 64 characters.
+        value: its argument, any JSON value.
+        timestamp_ns, correlation_id, metadata: see `Message`.
+
+    Raises:
+        DataError: the name or the value is not of that form.
+    """
+
+    __slots__ = ("name", "value")
+
+    def __init__(
+        self,
+        name: str,
+        value: JsonValue = None,
+        *,
+        timestamp_ns: int | None = None,
+        correlation_id: int = 0,
+        metadata: Metadata | None = None,
+    ) -> None:
+        if not 0 < len(_checked_text(name, "name")) <= 64:
+            raise DataError(f"name is {name!r}; it must have 1 to 64 characters")
+        check_json(value, "value")
+        self.name = name
+        self.value = value
+        self._set_envelope(timestamp_ns, correlation_id, metadata)
+
+    def _content(self) -> object:
+        return self.name, self.value
+
+    def __repr__(self) -> str:
+        return f"<Control {self.name!r}{'' if self.value is None else f' {self.value!r}'}>"
+
+
+def check_json(value: object, what: str) -> None:
+    """Raise `DataError` unless `value` is a JSON value of at most 256 MiB."""
+    path = _not_json(value, what, 0)
+    if path is not None:
+        raise DataError(
+            f"{path}; JSON has None, bool, int, float, str, and lists and str-keyed dicts of those"
+        )
+    encode_plain(value, what, MAX_MESSAGE_BYTES)
+
+
+def _not_json(value: object, path: str, depth: int) -> str | None:
+    """The place of the first part that is not JSON, in words; None if all is."""
+    if depth > 64:
+        return f"{path[:80]}... nests more than 64 deep"
+    if isinstance(value, list):
+        parts = ((f"{path}[{index}]", part) for index, part in enumerate(value))
+    elif isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                return f"{path} has the key {key!r}"
+        parts = ((f"{path}[{key!r}]", part) for key, part in value.items())
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        return None
+    else:
+        return f"{path} is a {type(value).__name__}"
+    found = (_not_json(part, place, depth + 1) for place, part in parts)
+    return next((place for place in found if place is not None), None)
+
+
+def _checked_text(text: object, what: str) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"{what} is a {type(text).__name__}; it must be a str")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{what} cannot be sent as UTF-8: {error}") from error
+    return text

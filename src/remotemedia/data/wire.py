@@ -1,0 +1,330 @@
+"""Messages as bytes: a fixed header, then the payload, then metadata.
+
+The header is the layout block (see `layout.py`), then, little-endian:
+
+    56  u32  flags (`Flag`)
+    60  u32  metadata bytes, MessagePack, behind the payload
+    64  u64  sequence number on the output port, from 1
+    72  u32  incarnation of the sender: raised when its node is restarted
+    76  u32  epoch: raised by an interrupt
+    80  u32  index of the session
+    84  u32  reserved, 0
+    88  u64  correlation id
+    96  i64  capture time, ns of CLOCK_MONOTONIC
+    104 u64  send time, ns of CLOCK_MONOTONIC
+
+Payload by type: arrays as they are (C-contiguous, little-endian); Text as UTF-8; Json, File and
+Control as MessagePack. No pickle.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntFlag
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+
+import msgspec
+import numpy as np
+
+from remotemedia.core.errors import DataError, DecodeError
+from remotemedia.data.layout import (
+    LAYOUT_BYTES,
+    Layout,
+    Marker,
+    audio_layout,
+    binary_layout,
+    parse_layout,
+    picture_layout,
+    plain_layout,
+    tensor_layout,
+)
+from remotemedia.data.media import Audio, Video
+from remotemedia.data.memory import Owner, array_at
+from remotemedia.data.message import (
+    MAX_METADATA_BYTES,
+    NO_METADATA,
+    ArrayMessage,
+    Message,
+    encode_plain,
+)
+from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary, Control, File, Json, Text
+from remotemedia.data.tensor import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer, Callable  # type: ignore[attr-defined]  # Python 3.12
+
+    from numpy.typing import NDArray
+
+RuntimeData: TypeAlias = Audio | Video | Tensor | Text | Json | Binary | File | Control
+Payload: TypeAlias = "NDArray[np.generic] | bytes"
+
+
+class Flag(IntFlag):
+    """What a header says besides its content."""
+
+    NONE = 0
+    END_OF_INPUT = 1
+    """The node has finished with the input of this correlation id."""
+    END_OF_STREAM = 2
+    """The port will never send again."""
+    ERROR = 4
+    """The payload describes an error of the input of this correlation id."""
+
+
+_ALL_FLAGS = int(Flag.END_OF_INPUT | Flag.END_OF_STREAM | Flag.ERROR)
+HEADER = struct.Struct(f"<{LAYOUT_BYTES}sIIQIIIIQqQ")
+HEADER_BYTES = HEADER.size
+_packb = msgspec.msgpack.Encoder().encode
+_unpackb = msgspec.msgpack.Decoder().decode
+
+
+class Header(NamedTuple):
+    """A header as it was read; field by field as in the module's table."""
+
+    layout: bytes
+    flags: int
+    metadata_bytes: int
+    sequence: int
+    incarnation: int
+    epoch: int
+    session: int
+    reserved: int
+    correlation_id: int
+    timestamp_ns: int
+    sent_ns: int
+
+
+def dissect(message: Message) -> tuple[Layout, Payload]:
+    """Split a message into its layout and its payload, copying no array.
+
+    Raises:
+        DataError: it is no message, or too large.
+        LoanError, ReleasedError: it is no longer alive.
+    """
+    try:
+        dissector = _DISSECTORS[type(message)]
+    except KeyError:
+        raise DataError(
+            f"a {type(message).__name__} cannot be sent; send one of "
+            f"{', '.join(type_.__name__ for type_ in _DISSECTORS if type_ is not Marker)}"
+        ) from None
+    return dissector(message)
+
+
+def _dissect_audio(message: Audio) -> tuple[Layout, Payload]:
+    samples = message.samples
+    return audio_layout(*samples.shape, message.sample_rate), samples
+
+
+def _dissect_video(message: Video) -> tuple[Layout, Payload]:
+    pixels = message.pixels
+    return picture_layout(pixels.shape, message.format), pixels
+
+
+def _dissect_tensor(message: Tensor) -> tuple[Layout, Payload]:
+    array = message.array
+    return tensor_layout(array.shape, array.dtype), array
+
+
+def _dissect_binary(message: Binary) -> tuple[Layout, Payload]:
+    array = message.array
+    return binary_layout(array.shape[0]), array
+
+
+def _dissect_text(message: Text) -> tuple[Layout, Payload]:
+    encoded = message.text.encode()
+    return plain_layout(Text, len(encoded)), encoded
+
+
+def _dissect_json(message: Json) -> tuple[Layout, Payload]:
+    return _plain(Json, message.value)
+
+
+def _dissect_file(message: File) -> tuple[Layout, Payload]:
+    parts = [message.path, message.media_type, message.offset_bytes, message.size_bytes]
+    return _plain(File, parts)
+
+
+def _dissect_control(message: Control) -> tuple[Layout, Payload]:
+    return _plain(Control, [message.name, message.value])
+
+
+def _dissect_marker(_: Marker) -> tuple[Layout, Payload]:
+    return plain_layout(Marker, 0), b""
+
+
+def _plain(type_: type[Message], value: object) -> tuple[Layout, Payload]:
+    encoded = encode_plain(value, type_.__name__, MAX_MESSAGE_BYTES)
+    return plain_layout(type_, len(encoded)), encoded
+
+
+_DISSECTORS: dict[type[Message], Callable[[Any], tuple[Layout, Payload]]] = {
+    Audio: _dissect_audio,
+    Video: _dissect_video,
+    Tensor: _dissect_tensor,
+    Text: _dissect_text,
+    Json: _dissect_json,
+    Binary: _dissect_binary,
+    File: _dissect_file,
+    Control: _dissect_control,
+    Marker: _dissect_marker,
+}
+
+
+def pack_metadata(message: Message) -> bytes:
+    """Encode a message's metadata; empty metadata takes no bytes.
+
+    Raises:
+        DataError: it was changed into something that cannot travel.
+    """
+    metadata = message.metadata
+    return encode_plain(dict(metadata), "metadata", MAX_METADATA_BYTES) if metadata else b""
+
+
+def check_header(header: Header, layout: Layout, nbytes: int) -> None:
+    """Hold what a header claims against the bytes there are.
+
+    Raises:
+        DecodeError: they differ.
+    """
+    if layout.payload_bytes + header.metadata_bytes != nbytes:
+        raise DecodeError(
+            f"the message has {nbytes:,} bytes and its header describes {layout.payload_bytes:,} "
+            f"of payload and {header.metadata_bytes:,} of metadata"
+        )
+    if header.metadata_bytes > MAX_METADATA_BYTES or header.flags & ~_ALL_FLAGS or header.reserved:
+        raise DecodeError(
+            f"the header is damaged (flags {header.flags:#x}, metadata {header.metadata_bytes:,})"
+        )
+
+
+def array_message(layout: Layout, owner: Owner, address: int) -> ArrayMessage:
+    """Make the message of an array layout around memory at `address`, read-only, no copy."""
+    type_ = cast("type[ArrayMessage]", layout.type)
+    message = type_.__new__(type_)
+    message._array = array_at(owner, address, layout.shape, layout.typestr, readonly=True)
+    message._gone = ""
+    message._borrow = None
+    if type_ is Audio:
+        message.sample_rate = layout.parameter  # type: ignore[attr-defined]
+    elif type_ is Video:
+        message.format = layout.parameter  # type: ignore[attr-defined]
+    return message
+
+
+def plain_message(layout: Layout, payload: bytes) -> Message:
+    """Make the message of a layout that is no array from its encoded payload.
+
+    Raises:
+        DecodeError: the payload is not of that type.
+    """
+    try:
+        return _PLAIN[layout.type](payload)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, DataError) as error:
+        raise DecodeError(f"the payload is no {layout.type.__name__}: {error}") from error
+
+
+def unpack_metadata(encoded: bytes) -> dict[str, Any]:
+    """Decode metadata.
+
+    Raises:
+        DecodeError: it is no str-keyed MessagePack map.
+    """
+    try:
+        value = _unpackb(encoded)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DecodeError(f"the metadata is damaged: {error}") from error
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise DecodeError("the metadata is damaged: it is no map with text keys")
+    return value
+
+
+def _text(payload: bytes) -> Text:
+    message = Text.__new__(Text)
+    message.text = payload.decode()
+    return message
+
+
+def _json(payload: bytes) -> Json:
+    return Json(_unpackb(payload), timestamp_ns=0)
+
+
+def _file(payload: bytes) -> File:
+    path, media_type, offset, size = _parts(payload, 4)
+    return File(path, media_type, offset_bytes=offset, size_bytes=size, timestamp_ns=0)
+
+
+def _control(payload: bytes) -> Control:
+    name, value = _parts(payload, 2)
+    return Control(name, value, timestamp_ns=0)
+
+
+def _marker(payload: bytes) -> Marker:
+    if payload:
+        raise DecodeError("a marker has no payload")
+    return Marker.__new__(Marker)
+
+
+def _parts(payload: bytes, count: int) -> list[Any]:
+    parts = _unpackb(payload)
+    if not isinstance(parts, list) or len(parts) != count:
+        raise DecodeError(f"it is no list of {count} parts")
+    return parts
+
+
+_PLAIN: dict[type[Message], Callable[[bytes], Message]] = {
+    Text: _text,
+    Json: _json,
+    File: _file,
+    Control: _control,
+    Marker: _marker,
+}
+
+
+def encode(message: RuntimeData) -> tuple[bytes, bytes]:
+    """Encode a message as (header, payload and metadata): one copy, sequence and send time 0.
+
+    Raises:
+        DataError: it is no message, or too large.
+    """
+    layout, payload = dissect(message)
+    metadata = pack_metadata(message)
+    body = (
+        np.ascontiguousarray(payload, layout.dtype).tobytes()
+        if isinstance(payload, np.ndarray)
+        else payload
+    )
+    envelope = (0, len(metadata), 0, 0, 0, 0, 0, message.correlation_id, message.timestamp_ns, 0)
+    return HEADER.pack(layout.block, *envelope), body + metadata
+
+
+def decode(header: Buffer, body: Buffer) -> RuntimeData | Marker:
+    """Decode any bytes whatever into a message or an error, in bounded time and memory.
+
+    Args:
+        header: `HEADER_BYTES` bytes.
+        body: payload and metadata; arrays of the message are read-only views of it.
+
+    Raises:
+        DecodeError: they are no message of this version.
+    """
+    head, view = bytes(header), np.frombuffer(body, np.uint8)
+    if len(head) != HEADER_BYTES:
+        raise DecodeError(f"the header has {len(head)} bytes; it must have {HEADER_BYTES}")
+    fields = Header._make(HEADER.unpack(head))
+    layout = parse_layout(fields.layout)
+    check_header(fields, layout, view.nbytes)
+    split = layout.payload_bytes
+    message: Message
+    if layout.type in _PLAIN:
+        message = plain_message(layout, view[:split].tobytes())
+    else:
+        owner = Owner()
+        owner.sample = view
+        message = array_message(layout, owner, view.__array_interface__["data"][0])
+    message.timestamp_ns = fields.timestamp_ns
+    message.correlation_id = fields.correlation_id
+    message.metadata = (
+        unpack_metadata(view[split:].tobytes()) if fields.metadata_bytes else NO_METADATA
+    )
+    return cast("RuntimeData | Marker", message)
