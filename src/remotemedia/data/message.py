@@ -15,7 +15,7 @@ from remotemedia.core.errors import DataError, LoanError, ReleasedError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from remotemedia.data.memory import Borrow
+    from remotemedia.data.memory import Owner
 
 MetadataValue: TypeAlias = (
     bool | int | float | str | bytes | list["MetadataValue"] | dict[str, "MetadataValue"] | None
@@ -76,6 +76,10 @@ class Message:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __bool__(self) -> bool:
+        """Always true: an empty message is not the same as none."""
+        return True
+
     def _content(self) -> object:
         """What equality compares, besides type and metadata."""
         raise TypeError(f"{type(self).__name__} is not a message type")
@@ -87,15 +91,20 @@ class ArrayMessage(Message):
     __slots__ = ("_array", "_borrow", "_gone")
 
     _array: NDArray[np.generic] | None
-    _borrow: Borrow | None
+    _borrow: Owner | None
     _gone: str
 
     def release(self) -> None:
         """Give back the shared memory behind a received message; using the message then raises."""
-        if self._borrow is not None and not self._gone:
+        if self._borrow is not None:
             self._gone = "released"
             self._array = None
             self._borrow = None
+
+    def detach(self) -> None:
+        """Copy the array out of shared memory, and give that memory back."""
+        self._array = self._live_array().copy()
+        self._borrow = None
 
     def _content(self) -> object:
         return self._format(), _WholeArray(self._live_array())

@@ -125,7 +125,8 @@ class Binary(ArrayMessage):
     @property
     def data(self) -> memoryview:
         """The bytes; a read-only view when received, writable on a loan."""
-        return self._live_array().data.cast("B")
+        # Through a view of its own, so that a loan can see that it is still in use.
+        return self._live_array()[:].data
 
     @property
     def array(self) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ Control as MessagePack. No pickle.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
@@ -65,17 +66,19 @@ class Flag(IntFlag):
     NONE = 0
     END_OF_INPUT = 1
     """The node has finished with the input of this correlation id."""
-    END_OF_STREAM = 2
-    """The port will never send again."""
-    ERROR = 4
+    ERROR = 2
     """The payload describes an error of the input of this correlation id."""
 
 
-_ALL_FLAGS = int(Flag.END_OF_INPUT | Flag.END_OF_STREAM | Flag.ERROR)
+_ALL_FLAGS = int(Flag.END_OF_INPUT | Flag.ERROR)
 HEADER = struct.Struct(f"<{LAYOUT_BYTES}sIIQIIIIQqQ")
 HEADER_BYTES = HEADER.size
 _packb = msgspec.msgpack.Encoder().encode
 _unpackb = msgspec.msgpack.Decoder().decode
+
+
+RawHeader: TypeAlias = tuple[bytes, int, int, int, int, int, int, int, int, int, int]
+"""The fields of a `Header`, as they are unpacked."""
 
 
 class Header(NamedTuple):
@@ -181,21 +184,27 @@ def pack_metadata(message: Message) -> bytes:
     return encode_plain(dict(metadata), "metadata", MAX_METADATA_BYTES) if metadata else b""
 
 
-def check_header(header: Header, layout: Layout, nbytes: int) -> None:
+def check_header(raw: RawHeader, layout: Layout, room: int) -> None:
     """Hold what a header claims against the bytes there are.
 
     Raises:
-        DecodeError: they differ.
+        DecodeError: it claims more, or sets what it must not.
     """
-    if layout.payload_bytes + header.metadata_bytes != nbytes:
+    _, flags, metadata_bytes, _, _, _, _, reserved, *_ = raw
+    if layout.payload_bytes + metadata_bytes > room:
         raise DecodeError(
-            f"the message has {nbytes:,} bytes and its header describes {layout.payload_bytes:,} "
-            f"of payload and {header.metadata_bytes:,} of metadata"
+            f"the message has {room:,} bytes and its header describes {layout.payload_bytes:,} of "
+            f"payload and {metadata_bytes:,} of metadata"
         )
-    if header.metadata_bytes > MAX_METADATA_BYTES or header.flags & ~_ALL_FLAGS or header.reserved:
+    if metadata_bytes > MAX_METADATA_BYTES or flags & ~_ALL_FLAGS or reserved:
         raise DecodeError(
-            f"the header is damaged (flags {header.flags:#x}, metadata {header.metadata_bytes:,})"
+            f"the header is damaged (flags {flags:#x}, {metadata_bytes:,} bytes of metadata)"
         )
+
+
+def body_at(address: int, nbytes: int) -> bytes:
+    """Copy bytes out of shared memory; whose memory it is must be held meanwhile."""
+    return ctypes.string_at(address, nbytes)
 
 
 def array_message(layout: Layout, owner: Owner, address: int) -> ArrayMessage:
@@ -204,7 +213,7 @@ def array_message(layout: Layout, owner: Owner, address: int) -> ArrayMessage:
     message = type_.__new__(type_)
     message._array = array_at(owner, address, layout.shape, layout.typestr, readonly=True)
     message._gone = ""
-    message._borrow = None
+    message._borrow = owner
     if type_ is Audio:
         message.sample_rate = layout.parameter  # type: ignore[attr-defined]
     elif type_ is Video:
@@ -315,8 +324,10 @@ def decode(header: Buffer, body: Buffer) -> RuntimeData | Marker:
     layout = parse_layout(fields.layout)
     check_header(fields, layout, view.nbytes)
     split = layout.payload_bytes
+    if split + fields.metadata_bytes < view.nbytes:
+        raise DecodeError(f"{view.nbytes - split - fields.metadata_bytes:,} bytes too many")
     message: Message
-    if layout.type in _PLAIN:
+    if not layout.is_array:
         message = plain_message(layout, view[:split].tobytes())
     else:
         owner = Owner()
