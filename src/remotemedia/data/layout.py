@@ -72,16 +72,14 @@ class Layout:
 
     Attributes:
         type: the message type.
-        dtype, typestr, shape: of the array, for the types that are one; shape is () otherwise.
+        dtype, shape: of the array, for the types that are one; shape is () otherwise.
         parameter: sample rate in Hz (Audio) or pixel format (Video), else None.
         is_array: whether the payload is an array.
         payload_bytes: size of the payload.
         block: the layout as bytes of the header.
     """
 
-    __slots__ = (
-        *("block", "dtype", "is_array", "parameter", "payload_bytes", "shape", "type", "typestr"),
-    )
+    __slots__ = (*("block", "dtype", "is_array", "parameter", "payload_bytes", "shape", "type"),)
 
     def __init__(
         self,
@@ -101,7 +99,6 @@ class Layout:
         self.is_array = issubclass(type_, ArrayMessage)
         self.payload_bytes = payload_bytes
         self.dtype = dtype
-        self.typestr = dtype.str
         self.shape = shape
         self.parameter = parameter
         self.block = self._pack()

@@ -40,7 +40,6 @@ from remotemedia.data.layout import (
     tensor_layout,
 )
 from remotemedia.data.media import Audio, Video
-from remotemedia.data.memory import Owner, array_at
 from remotemedia.data.message import (
     MAX_METADATA_BYTES,
     NO_METADATA,
@@ -207,13 +206,11 @@ def body_at(address: int, nbytes: int) -> bytes:
     return ctypes.string_at(address, nbytes)
 
 
-def array_message(layout: Layout, owner: Owner, address: int) -> ArrayMessage:
-    """Make the message of an array layout around memory at `address`, read-only, no copy."""
-    type_ = cast("type[ArrayMessage]", layout.type)
+def array_message(layout: Layout, array: NDArray[np.generic]) -> ArrayMessage:
+    """Make the message of an array layout around an array of that shape; no copy."""
+    type_: type[ArrayMessage] = layout.type  # type: ignore[assignment]
     message = type_.__new__(type_)
-    message._array = array_at(owner, address, layout.shape, layout.typestr, readonly=True)
-    message._gone = ""
-    message._borrow = owner
+    message._array = array
     if type_ is Audio:
         message.sample_rate = layout.parameter  # type: ignore[attr-defined]
     elif type_ is Video:
@@ -330,9 +327,9 @@ def decode(header: Buffer, body: Buffer) -> RuntimeData | Marker:
     if not layout.is_array:
         message = plain_message(layout, view[:split].tobytes())
     else:
-        owner = Owner()
-        owner.sample = view
-        message = array_message(layout, owner, view.__array_interface__["data"][0])
+        array = view[:split].view(layout.dtype).reshape(layout.shape)
+        array.setflags(write=False)
+        message = array_message(layout, array)
     message.timestamp_ns = fields.timestamp_ns
     message.correlation_id = fields.correlation_id
     message.metadata = (

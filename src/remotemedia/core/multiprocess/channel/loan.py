@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+import time
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
 
 from remotemedia.core.errors import LoanError
 from remotemedia.data.media import Audio, Video
-from remotemedia.data.memory import Owner, array_at
+from remotemedia.data.memory import OWN_REFERENCES, count_references, keep_until_unused
 from remotemedia.data.message import NO_METADATA, ArrayMessage
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from remotemedia.core.multiprocess.channel.publisher import Publisher
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from remotemedia.data.layout import Layout
 
 M = TypeVar("M", bound=ArrayMessage)
-
-# Inside `withdraw` an array has two references of ours: the local name, and getrefcount's argument.
-_SOMEBODY_ELSE = 3
 
 
 class Loan(Generic[M]):
@@ -56,21 +54,18 @@ class Loan(Generic[M]):
         self.layout = layout
         self.chunk = chunk
         self.token: object | None = token
-        owner = Owner()
-        owner.sample = token
-        self._array = array_at(owner, chunk.address, layout.shape, layout.typestr, readonly=False)
-        message = message_type.__new__(message_type)
-        message._array = self._array[...]
-        message._borrow = None
-        message._gone = ""
-        message.timestamp_ns = publisher.now_ns()
+        if chunk.layout is not layout:
+            chunk.layout = layout
+            chunk.array = np.ndarray(layout.shape, layout.dtype, chunk.body)
+        message = self.message = message_type.__new__(message_type)
+        message._array = chunk.array[...]  # type: ignore[index]
+        message.timestamp_ns = time.monotonic_ns()
         message.correlation_id = 0
         message.metadata = NO_METADATA
         if message_type is Audio:
             message.sample_rate = layout.parameter  # type: ignore[attr-defined]
         elif message_type is Video:
             message.format = layout.parameter  # type: ignore[attr-defined]
-        self.message = message
 
     def send(self, timeout_seconds: float | None = None) -> None:
         """Send the message now; see `Publisher.send` for waiting and errors.
@@ -85,28 +80,39 @@ class Loan(Generic[M]):
         if self.token is not None:
             self.withdraw("discarded")
 
-    def withdraw(self, gone: str) -> tuple[NDArray[np.generic], bool]:
-        """Make the message dead; return its array, and whether somebody still refers to it.
+    def withdraw(self, gone: str) -> NDArray[np.generic] | None:
+        """Make the message dead and the token unreachable.
+
+        Returns:
+            The array, if somebody still refers to a slice of it. Then its memory must not be sent,
+            and is kept for as long as they do.
 
         Raises:
             LoanError: it was sent or given back before.
         """
-        if self.token is None:
+        token, self.token = self.token, None
+        if token is None:
             raise LoanError("this loan was sent or given back before; take another")
         message = self.message
         given = message._array
         message._array = None
         message._gone = gone
-        assert given is not None
-        if sys.getrefcount(given) >= _SOMEBODY_ELSE:
+        # Ours are the local name and the argument: the message has let go.
+        if given is not None and count_references(given) > OWN_REFERENCES - 1:
             # Empty and read-only, whoever has it: numpy's own way of giving an array new content.
             given.setflags(write=False)
-            given.__setstate__((1, (0,), given.dtype, False, b""))
-        del given
-        array = self._array
-        self.token = None
-        del self._array
-        return array, sys.getrefcount(array) >= _SOMEBODY_ELSE
+            given.__setstate__((1, (0,), given.dtype, False, b""))  # type: ignore[arg-type]
+        given = None
+        array = self.chunk.array
+        if array is None or count_references(array) == OWN_REFERENCES:
+            return None
+        self.chunk.array = self.chunk.layout = None
+        keep_until_unused(array, token)
+        return array
+
+    def __del__(self) -> None:
+        if self.token is not None:
+            self.discard()
 
     def __enter__(self) -> M:
         return self.message
@@ -120,7 +126,7 @@ class Loan(Generic[M]):
         if kind is not None:
             self.discard()
         elif self.token is not None:
-            self.send()
+            self._publisher.send_loan(self)
 
     async def __aenter__(self) -> M:
         return self.message

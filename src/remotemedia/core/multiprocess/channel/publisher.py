@@ -34,7 +34,7 @@ from remotemedia.data.layout import (
 )
 from remotemedia.data.media import Audio, Video
 from remotemedia.data.message import ArrayMessage, Message
-from remotemedia.data.plain import Binary
+from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary
 from remotemedia.data.tensor import Tensor
 from remotemedia.data.wire import HEADER, Flag, Payload, dissect, pack_metadata
 
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=ArrayMessage)
 _NO_LIMIT = 1 << 64
+_EPOCH_AT = int(LedgerWord.EPOCH)
+_now_ns = time.monotonic_ns
 
 
 class Publisher:
@@ -94,6 +96,8 @@ class Publisher:
         self._state_at, self._sent_at, self._bytes_at = (
             port.slot + word for word in (PortWord.STATE, PortWord.SENT, PortWord.BYTES)
         )
+        declared = port.max_message_bytes
+        self._max_bytes = MAX_MESSAGE_BYTES if declared is None else declared
         self._sent = words[self._sent_at]
         self._bytes = words[self._bytes_at]
         # Up to this sequence number credit is known; it is looked up again only when it is used up.
@@ -189,9 +193,11 @@ class Publisher:
             ) from None
         except TypeError as error:
             raise DataError(f"loan of {type_.__name__}: {error}") from error
+        if layout.payload_bytes > self._max_bytes:
+            raise self._too_large(layout.payload_bytes)
         with self._lock:
-            self._require_open()
-            self._checked_size(layout.payload_bytes)
+            if self._is_closed:
+                self._require_open()
             chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
         return Loan(self, type_, layout, chunk, token)
 
@@ -221,6 +227,7 @@ class Publisher:
         with self._lock:
             if self._words[self._state_at] == PortState.OPEN:
                 self._words[self._state_at] = PortState.FINISHED
+                self._limit = 0  # the next send looks for credit, and is told
                 self._ring()
 
     def close(self) -> None:
@@ -230,11 +237,6 @@ class Publisher:
             self._is_closed = True
             with self._lock:
                 self._writer.close()
-
-    @staticmethod
-    def now_ns() -> int:
-        """The clock of all timestamps: CLOCK_MONOTONIC in nanoseconds."""
-        return time.monotonic_ns()
 
     def __enter__(self) -> Publisher:
         return self
@@ -264,7 +266,8 @@ class Publisher:
             if self._sent >= self._limit and not self._find_credit():
                 return None
             nbytes = layout.payload_bytes
-            self._checked_size(nbytes)
+            if nbytes > self._max_bytes:
+                raise self._too_large(nbytes)
             chunk, token = self._writer.loan(nbytes + len(metadata))
             if isinstance(payload, bytes):
                 chunk.body[:nbytes] = payload
@@ -282,12 +285,13 @@ class Publisher:
                 return None
             message, chunk, token, layout = loan.message, loan.chunk, loan.token, loan.layout
             metadata = pack_metadata(message) if message.metadata else b""
-            array, is_in_use = loan.withdraw("sent")
-            if is_in_use or len(metadata) > METADATA_ROOM_BYTES:
+            in_use = loan.withdraw("sent")
+            if in_use is not None or len(metadata) > METADATA_ROOM_BYTES:
+                source = chunk.array if in_use is None else in_use
                 chunk, token = self._writer.loan(layout.payload_bytes + len(metadata))
-                np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), array)
+                np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), source)
                 self._words[self.port.slot + PortWord.COPIES] += 1
-            self._emit(chunk, token, layout, message, metadata, Flag.NONE, None)
+            self._emit(chunk, token, layout, message, metadata, 0, None)
         return True
 
     def _emit(
@@ -311,12 +315,12 @@ class Publisher:
             len(metadata),
             sent,
             self._incarnation,
-            words[LedgerWord.EPOCH] if epoch is None else epoch,
+            words[_EPOCH_AT] if epoch is None else epoch,
             self._session,
             0,
             message.correlation_id,
             message.timestamp_ns,
-            time.monotonic_ns(),
+            _now_ns(),
         )
         # Counted before it is handed over: whatever a reader has was counted, even if we die here.
         words[self._sent_at] = sent
@@ -371,7 +375,7 @@ class Publisher:
         return None if waiting else True
 
     def _wait(self, attempt: Callable[[], bool | None], timeout_seconds: float | None) -> None:
-        began = time.monotonic_ns()
+        began = _now_ns()
         try:
             done = self._doorbell.wait_for(attempt, timeout_seconds)
         finally:
@@ -382,7 +386,7 @@ class Publisher:
     async def _wait_async(
         self, attempt: Callable[[], bool | None], timeout_seconds: float | None
     ) -> None:
-        began = time.monotonic_ns()
+        began = _now_ns()
         try:
             # Cancelled here, the message was not sent: sending is part of the attempt.
             done = await self._on_loop().wait_for(attempt, timeout_seconds)
@@ -401,7 +405,7 @@ class Publisher:
     def _stop_waiting(self, began_ns: int) -> None:
         for connection in self.port.connections:
             self._words[connection.slot + ConnectionWord.CREDIT_WANTED] = 0
-        self._words[self.port.slot + PortWord.BLOCKED_NS] += time.monotonic_ns() - began_ns
+        self._words[self.port.slot + PortWord.BLOCKED_NS] += _now_ns() - began_ns
 
     def _refusal(self) -> BackpressureError:
         words = self._words
@@ -430,14 +434,11 @@ class Publisher:
         if self._is_closed or self._words[self._state_at] != PortState.OPEN:
             raise ChannelClosed(f"the publisher of port {self.port.name} is closed")
 
-    def _checked_size(self, nbytes: int) -> int:
-        declared = self.port.max_message_bytes
-        if declared is not None and nbytes > declared:
-            raise DataError(
-                f"port {self.port.name} declares at most {declared:,} bytes a message and this one "
-                f"has {nbytes:,}; raise its max_message_bytes"
-            )
-        return nbytes
+    def _too_large(self, nbytes: int) -> DataError:
+        return DataError(
+            f"port {self.port.name} declares at most {self._max_bytes:,} bytes a message and this "
+            f"one has {nbytes:,}; raise its max_message_bytes"
+        )
 
 
 _LAYOUTS: dict[type[ArrayMessage], Callable[..., Layout]] = {

@@ -69,6 +69,11 @@ class Channel:
         """Its name."""
         return self.plan.name
 
+    @property
+    def parties(self) -> set[int]:
+        """Indices of the endpoints that write or read it."""
+        return {self.plan.writer, *(one.reader for one in self.plan.connections)}
+
 
 @dataclass
 class _Party:
@@ -234,21 +239,20 @@ class ChannelRegistry:
         channel.plan = msgspec.structs.replace(plan, connections=connections, taps=taps)
         return connection
 
-    def create_publisher(self, channel: Channel, *, endpoint: Endpoint | None = None) -> Publisher:
+    def create_publisher(self, channel: Channel) -> Publisher:
         """Open the sending end of a channel in this process.
+
+        It has a doorbell of its own, so that a thread of its own may use it.
 
         Args:
             channel: planned without a writer.
-            endpoint: whose doorbell it shares; None gives it its own, so that a thread of its own
-                may use it.
 
         Raises:
             ChannelError, SharedMemoryExhausted: it cannot be opened.
         """
-        party = self._parties[channel.plan.writer]
-        mine = endpoint or self._open_here(party)
         self._create(channel)
-        channel.publisher = mine.publish(channel.plan)
+        endpoint = self._open_here(self._parties[channel.plan.writer])
+        channel.publisher = endpoint.publish(channel.plan)
         return channel.publisher
 
     def create_subscriber(
@@ -285,6 +289,27 @@ class ChannelRegistry:
             channel.publisher.add_connection(connection, self._bell(party))
         return subscriber
 
+    def open(self, name: str) -> Endpoint:
+        """Open an endpoint in this process: every port it writes and every connection it reads.
+
+        Its ends share one doorbell, and so one thread or event loop.
+
+        Raises:
+            ChannelError, SharedMemoryExhausted: it is unknown, or an end cannot be opened.
+        """
+        party = self._known(name)
+        endpoint = self._open_here(party)
+        mine = [one for one in self._channels.values() if party.index in one.parties]
+        for channel in mine:
+            self._create(channel)
+            for connection in channel.plan.connections:
+                if connection.reader == party.index:
+                    endpoint.subscribe(channel.plan, connection)
+        for channel in mine:
+            if channel.plan.writer == party.index:
+                channel.publisher = endpoint.publish(channel.plan)
+        return endpoint
+
     def ticket(self, name: str) -> Ticket:
         """Write down what another process needs to open its ends.
 
@@ -300,15 +325,13 @@ class ChannelRegistry:
             raise ChannelError("the transport in memory has no other processes")
         ports, inputs, peers = [], [], set()
         for channel in self._channels.values():
+            if party.index not in channel.parties:
+                continue
+            self._create(channel)
+            peers |= channel.parties - {party.index}
             plan = channel.plan
-            reads = [one for one in plan.connections if one.reader == party.index]
-            inputs += [(plan, one) for one in reads]
-            peers |= {plan.writer} if reads else set()
-            if plan.writer == party.index:
-                ports.append(plan)
-                peers |= {one.reader for one in plan.connections}
-            if reads or plan.writer == party.index:
-                self._create(channel)
+            ports += [plan] if plan.writer == party.index else []
+            inputs += [(plan, one) for one in plan.connections if one.reader == party.index]
         others = (self._parties[index] for index in sorted(peers))
         return Ticket(
             root=self.root,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 from remotemedia.core.errors import ChannelClosed, DecodeError, EndOfStream, PeerLost
@@ -18,7 +17,12 @@ from remotemedia.core.multiprocess.transport.ledger import (
     ReaderState,
 )
 from remotemedia.data.layout import Layout, parse_layout
-from remotemedia.data.memory import Borrow
+from remotemedia.data.memory import (
+    OWN_REFERENCES,
+    array_at,
+    count_references,
+    keep_until_unused,
+)
 from remotemedia.data.message import NO_METADATA, ArrayMessage, Message
 from remotemedia.data.wire import (
     HEADER,
@@ -32,15 +36,17 @@ from remotemedia.data.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from types import TracebackType
 
     from remotemedia.core.multiprocess.channel.bell import Bell
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
-    from remotemedia.core.multiprocess.transport.base import Reader
+    from remotemedia.core.multiprocess.transport.base import Chunk, Reader, Sample
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
 
 _MAX_KNOWN_LAYOUTS = 256
+_EPOCH_AT = int(LedgerWord.EPOCH)
+_now_ns = time.monotonic_ns
 _LAST_BUCKET = HISTOGRAM_BUCKETS - 1
 
 
@@ -73,11 +79,14 @@ class Subscriber:
         self.port = port
         self.connection = connection
         self._reader = reader
+        self._take: Callable[[], Sample | None] = reader.take
+        self._max_held = connection.max_held
         self._words = words
         self._doorbell = doorbell
         self._bell = bell
         self._is_closed = False
-        self._returned: deque[object] = deque()
+        # Chunks whose arrays may still be in use, and the tokens that own their memory.
+        self._held: list[tuple[Chunk, object]] = []
         self._layouts: dict[bytes, Layout] = {}
         self._raw: RawHeader | None = None
         at = connection.slot
@@ -88,7 +97,6 @@ class Subscriber:
         self._position = words[self._position_at]
         self._received = words[self._received_at]
         self._released = words[at + ConnectionWord.RELEASED]
-        self._held = 0
         words[at + ConnectionWord.STATE] = ReaderState.OPEN
         self._wake_writer()
 
@@ -107,10 +115,17 @@ class Subscriber:
             DecodeError: the next message is damaged; it is counted, and the next call goes on.
             ChannelClosed: the subscriber is closed.
         """
-        message = self.take()
-        if message is not None:
-            return message
-        return self._doorbell.wait_for(self._take_or_end, timeout_seconds)
+        while True:
+            if self._held:
+                self._settle()
+            sample = self._take()
+            if sample is None and timeout_seconds != 0:
+                sample = self._doorbell.spin(self._take)
+            if sample is None:
+                return self._doorbell.wait_for(self._take_or_end, timeout_seconds)
+            message = self._admit(sample)
+            if message is not None:
+                return message
 
     def receive_nowait(self) -> Message | None:
         """Take the next message if there is one; errors as `receive`."""
@@ -129,40 +144,10 @@ class Subscriber:
         Raises:
             DecodeError, ChannelClosed: as `receive`.
         """
-        if self._returned:
+        if self._held:
             self._settle()
-        if self._is_closed:
-            raise ChannelClosed(f"the subscriber of {self.connection.name} is closed")
-        words = self._words
-        while True:
-            taken = self._reader.take()
-            if taken is None:
-                return None
-            view, address, room, token = taken
-            raw = self._raw = HEADER.unpack_from(view)
-            block, flags, metadata_bytes, sequence, _, epoch, _, reserved, *_ = raw
-            layout = self._layouts.get(block)
-            try:
-                if layout is None:
-                    layout = self._learn(block)
-                nbytes = layout.payload_bytes + metadata_bytes
-                if nbytes > room or metadata_bytes or flags or reserved:
-                    check_header(raw, layout, room)
-            except DecodeError:
-                self._count_unreadable()
-                raise
-            if sequence != self._position + 1 and not self._note_gap(sequence):
-                continue
-            self._position = sequence
-            words[self._position_at] = sequence
-            wanted = words[self._wanted_at]
-            if wanted and sequence >= wanted:
-                self._wake_writer()
-            if epoch != words[LedgerWord.EPOCH] and epoch < words[LedgerWord.EPOCH]:
-                self._count_drop(ConnectionWord.DROPPED_INTERRUPTED, 1)
-                continue
-            break
-        return self._deliver(raw, layout, address, token)
+        sample = self._take()
+        return None if sample is None else self._admit(sample)
 
     @property
     def header(self) -> Header:
@@ -184,7 +169,7 @@ class Subscriber:
     def held(self) -> int:
         """How many views the reader keeps now."""
         self._settle()
-        return self._held
+        return len(self._held)
 
     @property
     def has_ended(self) -> bool:
@@ -197,9 +182,10 @@ class Subscriber:
         Messages that are held stay valid. Twice is harmless.
         """
         if not self._is_closed:
-            self._settle()
             self._is_closed = True
+            self._leave_held()
             self._words[self.connection.slot + ConnectionWord.STATE] = ReaderState.CLOSED
+            self._take = self._take_from_closed
             self._reader.close()
             self._wake_writer()
 
@@ -258,61 +244,121 @@ class Subscriber:
             )
         return EndOfStream(f"port {self.port.name} has finished")
 
-    def _deliver(self, raw: RawHeader, layout: Layout, address: int, token: object) -> Message:
+    def _admit(self, sample: Sample) -> Message | None:
+        """Make the message of a sample, and count it; None if it is not to be delivered."""
         words = self._words
-        _, _, metadata_bytes, _, _, _, _, _, correlation_id, timestamp_ns, sent_ns = raw
-        self._received += 1
-        words[self._received_at] = self._received
-        bucket = max(0, time.monotonic_ns() - sent_ns).bit_length()
+        chunk, room, token = sample
+        raw = self._raw = HEADER.unpack_from(chunk.header)
+        (
+            block,
+            flags,
+            metadata_bytes,
+            sequence,
+            _,
+            epoch,
+            _,
+            reserved,
+            correlation,
+            timestamp,
+            sent,
+        ) = raw
+        layout = self._layouts.get(block) or self._learn(block)
+        if metadata_bytes or flags or reserved or layout.payload_bytes > room:
+            self._check(raw, layout, room)
+        if sequence != self._position + 1 and not self._note_gap(sequence):
+            return None
+        self._position = words[self._position_at] = sequence
+        wanted = words[self._wanted_at]
+        if wanted and sequence >= wanted:
+            self._wake_writer()
+        if epoch != words[_EPOCH_AT] and epoch < words[_EPOCH_AT]:
+            self._count_drop(ConnectionWord.DROPPED_INTERRUPTED, 1)
+            return None
+        if layout.is_array and not metadata_bytes:
+            if chunk.layout is not layout:
+                self._view(chunk, layout)
+            message: Message = array_message(layout, chunk.array[...])  # type: ignore[index]
+            self._held.append((chunk, token))
+            message.metadata = NO_METADATA
+        else:
+            message = self._decode(layout, chunk, metadata_bytes, token)
+        message.correlation_id = correlation
+        message.timestamp_ns = timestamp
+        self._received = words[self._received_at] = self._received + 1
+        bucket = (_now_ns() - sent).bit_length()
         words[self._histogram_at + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
-        message: Message
+        if len(self._held) > self._max_held:
+            self._copy(message)
+        return message
+
+    def _decode(self, layout: Layout, chunk: Chunk, metadata_bytes: int, token: object) -> Message:
+        """The uncommon kinds of message: no array, or with metadata."""
+        address, payload_bytes = chunk.address, layout.payload_bytes
         try:
-            metadata = (
-                unpack_metadata(body_at(address + layout.payload_bytes, metadata_bytes))
-                if metadata_bytes
-                else NO_METADATA
-            )
+            metadata = NO_METADATA
+            if metadata_bytes:
+                metadata = unpack_metadata(body_at(address + payload_bytes, metadata_bytes))
+            message: Message
             if layout.is_array:
-                borrow = Borrow()
-                borrow.sample = token
-                borrow.returned = self._returned
-                self._held += 1
-                array = message = array_message(layout, borrow, address)
-                if self._held > self.connection.max_held:
-                    self._copy(array)
+                self._view(chunk, layout)
+                message = array_message(layout, chunk.array[...])  # type: ignore[index]
+                self._held.append((chunk, token))
             else:
-                message = plain_message(layout, body_at(address, layout.payload_bytes))
+                message = plain_message(layout, body_at(address, payload_bytes))
                 self._release(1)
         except DecodeError:
-            self._received -= 1
-            words[self._received_at] = self._received
             self._count_drop(ConnectionWord.DROPPED_UNREADABLE, 1)
             raise
-        message.correlation_id = correlation_id
-        message.timestamp_ns = timestamp_ns
         message.metadata = metadata
         return message
 
-    def _copy(self, message: ArrayMessage) -> None:
+    @staticmethod
+    def _view(chunk: Chunk, layout: Layout) -> None:
+        """Give a chunk that nobody holds an array of the message that came in it."""
+        chunk.layout = layout
+        chunk.array = array_at(chunk.address, layout.shape, layout.dtype, layout.payload_bytes)
+        chunk.array.setflags(write=False)
+
+    def _copy(self, message: Message) -> None:
+        if not isinstance(message, ArrayMessage):
+            return
         message.detach()
         self._words[self.connection.slot + ConnectionWord.COPIED] += 1
 
     def _learn(self, block: bytes) -> Layout:
-        layout = parse_layout(block)
+        try:
+            layout = parse_layout(block)
+        except DecodeError:
+            self._count_unreadable()
+            raise
         if len(self._layouts) >= _MAX_KNOWN_LAYOUTS:
             self._layouts.clear()
         self._layouts[block] = layout
         return layout
 
     def _settle(self) -> None:
-        """Count the views that were given back, and drop their samples, in the reader's thread."""
-        count = 0
-        while self._returned:
-            self._returned.popleft()
-            count += 1
-        if count:
-            self._held -= count
-            self._release(count)
+        """Give back what nobody refers to any more."""
+        kept = []
+        for held in self._held:
+            array = held[0].array
+            if array is not None and count_references(array) > OWN_REFERENCES:
+                kept.append(held)
+        released = len(self._held) - len(kept)
+        if released:
+            self._held = kept
+            self._release(released)
+
+    def _leave_held(self) -> None:
+        """Hand what is still in use over to whoever uses it."""
+        self._settle()
+        for chunk, token in self._held:
+            assert chunk.array is not None
+            keep_until_unused(chunk.array, token)
+            chunk.array = chunk.layout = None
+        self._held = []
+
+    def __del__(self) -> None:
+        self._leave_held()
 
     def _release(self, count: int) -> None:
         self._released += count
@@ -335,9 +381,19 @@ class Subscriber:
         return True
 
     def _count_unreadable(self) -> None:
-        self._position += 1
-        self._words[self._position_at] = self._position
+        # Its sequence number is not to be believed: it counts as the next one.
+        self._position = self._words[self._position_at] = self._position + 1
         self._count_drop(ConnectionWord.DROPPED_UNREADABLE, 1)
+
+    def _check(self, raw: RawHeader, layout: Layout, room: int) -> None:
+        try:
+            check_header(raw, layout, room)
+        except DecodeError:
+            self._count_unreadable()
+            raise
+
+    def _take_from_closed(self) -> None:
+        raise ChannelClosed(f"the subscriber of {self.connection.name} is closed")
 
     def _count_drop(self, word: ConnectionWord, count: int) -> None:
         self._words[self.connection.slot + word] += count

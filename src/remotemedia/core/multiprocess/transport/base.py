@@ -6,29 +6,43 @@ full loses its oldest sample: who must not lose one does not send without credit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
+    from remotemedia.data.layout import Layout
 
 ALIGNMENT_BYTES = 64
 
 
-class Chunk(Protocol):
-    """Memory for one sample. The same chunk comes back for later samples.
+class Chunk:
+    """Memory for one sample, as one process sees it. The same chunk comes back for later samples.
 
     Attributes:
-        header: `HEADER_BYTES` bytes, writable for the writer.
+        header: `HEADER_BYTES` bytes; writable for the writer.
         address: where the payload begins, aligned to `ALIGNMENT_BYTES`.
-        body: the payload's bytes, writable, at least as many as were asked for.
+        body: the payload's bytes, as many as were asked for and more; None for a reader.
+        capacity: size of the body.
+        array, layout: what the channel viewed there last. Not the transport's.
     """
 
-    @property
-    def header(self) -> memoryview: ...  # noqa: D102
-    @property
-    def address(self) -> int: ...  # noqa: D102
-    @property
-    def body(self) -> memoryview: ...  # noqa: D102
+    __slots__ = ("address", "array", "body", "capacity", "header", "layout")
+
+    def __init__(self, header: memoryview, address: int, body: memoryview | None) -> None:
+        self.header = header
+        self.address = address
+        self.body = body
+        self.capacity = 0 if body is None else body.nbytes
+        self.array: NDArray[np.generic] | None = None
+        self.layout: Layout | None = None
+
+
+Sample: TypeAlias = tuple[Chunk, int, object]
+"""A received sample: its chunk, the room of the payload in bytes rounded up to `ALIGNMENT_BYTES`,
+and the token that owns the memory."""
 
 
 class Writer(Protocol):
@@ -62,12 +76,8 @@ class Writer(Protocol):
 class Reader(Protocol):
     """The receiving end of one connection. Used by one thread at a time."""
 
-    def take(self) -> tuple[memoryview, int, int, object] | None:
+    def take(self) -> Sample | None:
         """Take the next sample if there is one.
-
-        Returns:
-            Header (to be read before the token is dropped), address of the payload, room of the
-            payload in bytes rounded up to `ALIGNMENT_BYTES`, and the token that owns the memory.
 
         Raises:
             ChannelError: a sample could not be received.

@@ -99,12 +99,13 @@ class Doorbell:
                 "two threads wait on one doorbell; give each thread ends and a doorbell of its own"
             )
         try:
-            found = self._spin(attempt)
+            found = self.spin(attempt)
             return self._block(attempt, timeout_seconds) if found is None else found
         finally:
             self._waiting.release()
 
-    def _spin(self, attempt: Callable[[], T | None]) -> T | None:
+    def spin(self, attempt: Callable[[], T | None]) -> T | None:
+        """Call `attempt` again and again for the spin time, yielding the processor in between."""
         now, give_way = time.monotonic_ns, os.sched_yield
         until = now() + self.spin_ns if self.spin_ns else 0
         while now() < until:

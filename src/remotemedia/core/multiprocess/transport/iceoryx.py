@@ -20,7 +20,7 @@ import iceoryx2 as iox
 
 from remotemedia.core.errors import ChannelError, LoanError, SharedMemoryExhausted
 from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
-from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES
+from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
 from remotemedia.core.multiprocess.transport.folder import sweep
 from remotemedia.core.multiprocess.transport.pages import PageReserver, free_bytes, require_free
 from remotemedia.data.wire import HEADER_BYTES
@@ -41,6 +41,10 @@ _MAX_KNOWN_CHUNKS = 4096
 iox.set_log_level(iox.LogLevel.Fatal)
 
 
+# What the library's Python layer calls after checks that cost more than the call.
+_assume_init = getattr(iox.SampleMutUninit, "__assume_init")
+
+
 class _Header(ctypes.Structure):
     _fields_ = [("words", ctypes.c_uint64 * (HEADER_BYTES // 8))]
 
@@ -52,38 +56,27 @@ class _Block(ctypes.Structure):
 _HeaderBytes = ctypes.c_char * HEADER_BYTES
 
 
-class IceoryxChunk:
-    """Memory of one sample in this process; kept and found again by its address."""
-
-    __slots__ = ("address", "body", "capacity", "header")
-
-    def __init__(self, header_address: int, address: int, capacity: int) -> None:
-        self.header = memoryview(_HeaderBytes.from_address(header_address)).cast("B")
-        self.address = address
-        self.capacity = capacity
-        self.body = memoryview((ctypes.c_char * capacity).from_address(address)).cast("B")
-
-
 class IceoryxWriter:
     """A publisher whose memory is there before it is touched."""
 
     def __init__(self, publisher: Any, port: PortPlan) -> None:
         self._publisher = publisher
+        self._lend = getattr(publisher, "__loan_slice_uninit")
         self._port = port
         self._pages = PageReserver(f"port {port.name}", port.chunks)
         # Addresses are reused, so a chunk is found here and not made anew. A segment is replaced
         # only when a message is larger than all before it; then everything is forgotten.
-        self._chunks: dict[int, IceoryxChunk] = {}
+        self._chunks: dict[int, Chunk] = {}
         self._largest = 0
         self._declared = _initial_bytes(port)
         self.loan(self._declared)  # reserves the first segment; the token drops at once
 
-    def loan(self, nbytes: int) -> tuple[IceoryxChunk, Any]:
+    def loan(self, nbytes: int) -> tuple[Chunk, Any]:
         """See `Writer.loan`."""
         if nbytes > self._largest:
             self._grow(nbytes)
         try:
-            sample = self._publisher.loan_slice_uninit((nbytes + 63) >> 6)
+            sample = self._lend((nbytes + 63) >> 6)
         except iox.LoanError as error:
             raise self._loan_error(error, nbytes) from error
         key = sample.user_header_ptr
@@ -95,7 +88,7 @@ class IceoryxWriter:
     def send(self, token: Any) -> None:
         """See `Writer.send`."""
         try:
-            token.assume_init().send()
+            _assume_init(token).send()
         except iox.SendError as error:
             raise ChannelError(f"port {self._port.name} could not send: {error}") from error
 
@@ -108,7 +101,7 @@ class IceoryxWriter:
 
     def close(self) -> None:
         """See `Writer.close`."""
-        self._publisher = None
+        self._publisher = self._lend = None
         self._chunks.clear()
 
     def _grow(self, nbytes: int) -> None:
@@ -120,12 +113,13 @@ class IceoryxWriter:
         self._pages.forget()
         self._largest = nbytes
 
-    def _map(self, sample: Any, key: int, nbytes: int) -> IceoryxChunk:
+    def _map(self, sample: Any, key: int, nbytes: int) -> Chunk:
         address = sample.payload_ptr
         begin = key - _CHUNK_HEADER_BYTES
         is_declared = self._port.max_message_bytes is not None and nbytes <= self._declared
         self._pages.reserve(begin, address + nbytes - begin, whole=is_declared)
-        chunk = self._chunks[key] = IceoryxChunk(key, address, max(nbytes, 1))
+        body = memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B")
+        chunk = self._chunks[key] = Chunk(_header_at(key), address, body)
         return chunk
 
     def _loan_error(self, error: Exception, nbytes: int) -> Exception:
@@ -144,13 +138,14 @@ class IceoryxReader:
 
     def __init__(self, subscriber: Any, connection: ConnectionPlan) -> None:
         self._subscriber = subscriber
+        self._receive = subscriber.receive
         self._connection = connection
-        self._known: dict[int, tuple[memoryview, int]] = {}
+        self._chunks: dict[int, Chunk] = {}
 
-    def take(self) -> tuple[memoryview, int, int, Any] | None:
+    def take(self) -> Sample | None:
         """See `Reader.take`."""
         try:
-            sample = self._subscriber.receive()
+            sample = self._receive()
         except iox.ReceiveError as error:
             raise ChannelError(
                 f"connection {self._connection.name} could not receive: {error}"
@@ -158,23 +153,22 @@ class IceoryxReader:
         if sample is None:
             return None
         key = sample.user_header_ptr
-        known = self._known.get(key)
-        if known is None:
-            known = self._remember(key, sample.payload_ptr)
-        return known[0], known[1], sample.header.number_of_elements << 6, sample
+        chunk = self._chunks.get(key)
+        if chunk is None:
+            chunk = self._remember(key, sample.payload_ptr)
+        return chunk, sample.header.number_of_elements << 6, sample
 
     def close(self) -> None:
         """See `Reader.close`."""
-        self._subscriber = None
-        self._known.clear()
+        self._subscriber = self._receive = None
+        self._chunks.clear()
 
-    def _remember(self, key: int, address: int) -> tuple[memoryview, int]:
-        # A view of a constant number of bytes at an address: right for whatever is mapped there.
-        if len(self._known) >= _MAX_KNOWN_CHUNKS:
-            self._known.clear()
-        header = memoryview(_HeaderBytes.from_address(key)).cast("B").toreadonly()
-        known = self._known[key] = header, address
-        return known
+    def _remember(self, key: int, address: int) -> Chunk:
+        # Views of a constant number of bytes at an address: right for whatever is mapped there.
+        if len(self._chunks) >= _MAX_KNOWN_CHUNKS:
+            self._chunks.clear()
+        chunk = self._chunks[key] = Chunk(_header_at(key).toreadonly(), address, None)
+        return chunk
 
 
 class IceoryxHold:
@@ -302,6 +296,10 @@ class IceoryxTransport:
 
     def _open(self, port: PortPlan, what: str) -> Any:
         return _attempt(what, lambda: self._builder(port).open(), iox.PublishSubscribeOpenError)
+
+
+def _header_at(address: int) -> memoryview:
+    return memoryview(_HeaderBytes.from_address(address)).cast("B")
 
 
 def _initial_bytes(port: PortPlan) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from remotemedia.core.errors import ChannelError, LoanError, SharedMemoryExhausted
 from remotemedia.core.multiprocess.plan import MAX_LOANS
-from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES
+from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
 from remotemedia.data.wire import HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -21,19 +21,13 @@ if TYPE_CHECKING:
 _HEADER_ROOM = -(-HEADER_BYTES // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
-class MemoryChunk:
-    """Memory for one sample, which is its own token."""
-
-    __slots__ = ("__weakref__", "address", "body", "header", "room")
-
-    def __init__(self, nbytes: int) -> None:
-        self.room = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        memory = np.empty(_HEADER_ROOM + self.room + ALIGNMENT_BYTES, np.uint8)
-        start = -memory.__array_interface__["data"][0] % ALIGNMENT_BYTES
-        memory = memory[start:]
-        self.header = memory[:HEADER_BYTES].data
-        self.body = memory[_HEADER_ROOM : _HEADER_ROOM + self.room].data
-        self.address = memory.__array_interface__["data"][0] + _HEADER_ROOM
+def _new_chunk(nbytes: int) -> Chunk:
+    room = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+    memory = np.empty(_HEADER_ROOM + room + ALIGNMENT_BYTES, np.uint8)
+    memory = memory[-memory.__array_interface__["data"][0] % ALIGNMENT_BYTES :]
+    address = memory.__array_interface__["data"][0] + _HEADER_ROOM
+    # The memory lives as long as the views of it that the chunk keeps.
+    return Chunk(memory[:HEADER_BYTES].data, address, memory[_HEADER_ROOM:][:room].data)
 
 
 class _Loan:
@@ -41,12 +35,12 @@ class _Loan:
 
     __slots__ = ("_writer", "chunk")
 
-    def __init__(self, writer: MemoryWriter, chunk: MemoryChunk) -> None:
-        self.chunk: MemoryChunk | None = chunk
+    def __init__(self, writer: MemoryWriter, chunk: Chunk) -> None:
+        self.chunk: Chunk | None = chunk
         self._writer = writer
         writer.loans += 1
 
-    def spend(self) -> MemoryChunk:
+    def spend(self) -> Chunk:
         chunk, self.chunk = self.chunk, None
         if chunk is None:
             raise LoanError("this loan has been sent already")
@@ -64,7 +58,7 @@ class MemoryWriter:
         self._readers: tuple[MemoryReader, ...] = ()
         self.loans = 0
 
-    def loan(self, nbytes: int) -> tuple[MemoryChunk, _Loan]:
+    def loan(self, nbytes: int) -> tuple[Chunk, _Loan]:
         """See `Writer.loan`."""
         name = self._service.port.name
         if self.loans >= MAX_LOANS:
@@ -74,7 +68,7 @@ class MemoryWriter:
         limit = self._service.limit_bytes
         if limit is not None and nbytes > limit:
             raise SharedMemoryExhausted(f"a message of port {name}", nbytes, limit, "memory")
-        chunk = MemoryChunk(nbytes)
+        chunk = _new_chunk(nbytes)
         return chunk, _Loan(self, chunk)
 
     def send(self, token: object) -> None:
@@ -98,15 +92,17 @@ class MemoryReader:
 
     def __init__(self, service: _Service, capacity: int) -> None:
         self._service = service
-        self.queue: deque[MemoryChunk] = deque(maxlen=capacity)  # full: the oldest goes
+        self.queue: deque[Chunk] = deque(maxlen=capacity)  # full: the oldest goes
 
-    def take(self) -> tuple[memoryview, int, int, MemoryChunk] | None:
+    def take(self) -> Sample | None:
         """See `Reader.take`."""
         try:
-            chunk = self.queue.popleft()
+            written = self.queue.popleft()
         except IndexError:
             return None
-        return chunk.header.toreadonly(), chunk.address, chunk.room, chunk
+        # A chunk of its own for every reader: what it keeps there is its own.
+        chunk = Chunk(written.header.toreadonly(), written.address, None)
+        return chunk, written.capacity, written
 
     def close(self) -> None:
         """See `Reader.close`."""
