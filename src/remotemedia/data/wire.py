@@ -70,14 +70,21 @@ class Flag(IntFlag):
 
 
 _ALL_FLAGS = int(Flag.END_OF_INPUT | Flag.ERROR)
-HEADER = struct.Struct(f"<{LAYOUT_BYTES}sIIQIIIIQqQ")
+HEADER = struct.Struct(f"<{LAYOUT_BYTES}sIIQ16sQqQ")
+CONTEXT = struct.Struct("<IIII")
+NO_CONTEXT = bytes(CONTEXT.size)
 HEADER_BYTES = HEADER.size
 _packb = msgspec.msgpack.Encoder().encode
 _unpackb = msgspec.msgpack.Decoder().decode
 
 
-RawHeader: TypeAlias = tuple[bytes, int, int, int, int, int, int, int, int, int, int]
-"""The fields of a `Header`, as they are unpacked."""
+class Context(NamedTuple):
+    """The fields that hardly ever change from message to message."""
+
+    incarnation: int
+    epoch: int
+    session: int
+    reserved: int
 
 
 class Header(NamedTuple):
@@ -87,13 +94,19 @@ class Header(NamedTuple):
     flags: int
     metadata_bytes: int
     sequence: int
-    incarnation: int
-    epoch: int
-    session: int
-    reserved: int
+    context_bytes: bytes
     correlation_id: int
     timestamp_ns: int
     sent_ns: int
+
+    @property
+    def context(self) -> Context:
+        """Incarnation of the sender, epoch and session."""
+        return Context._make(CONTEXT.unpack(self.context_bytes))
+
+
+RawHeader: TypeAlias = tuple[bytes, int, int, int, bytes, int, int, int]
+"""The fields of a `Header`, as they are unpacked."""
 
 
 def dissect(message: Message) -> tuple[Layout, Payload]:
@@ -189,13 +202,13 @@ def check_header(raw: RawHeader, layout: Layout, room: int) -> None:
     Raises:
         DecodeError: it claims more, or sets what it must not.
     """
-    _, flags, metadata_bytes, _, _, _, _, reserved, *_ = raw
+    _, flags, metadata_bytes, *_ = raw
     if layout.payload_bytes + metadata_bytes > room:
         raise DecodeError(
             f"the message has {room:,} bytes and its header describes {layout.payload_bytes:,} of "
             f"payload and {metadata_bytes:,} of metadata"
         )
-    if metadata_bytes > MAX_METADATA_BYTES or flags & ~_ALL_FLAGS or reserved:
+    if metadata_bytes > MAX_METADATA_BYTES or flags & ~_ALL_FLAGS:
         raise DecodeError(
             f"the header is damaged (flags {flags:#x}, {metadata_bytes:,} bytes of metadata)"
         )
@@ -300,8 +313,8 @@ def encode(message: RuntimeData) -> tuple[bytes, bytes]:
         if isinstance(payload, np.ndarray)
         else payload
     )
-    envelope = (0, len(metadata), 0, 0, 0, 0, 0, message.correlation_id, message.timestamp_ns, 0)
-    return HEADER.pack(layout.block, *envelope), body + metadata
+    envelope = (message.correlation_id, message.timestamp_ns, 0)
+    return HEADER.pack(layout.block, 0, len(metadata), 0, NO_CONTEXT, *envelope), body + metadata
 
 
 def decode(header: Buffer, body: Buffer) -> RuntimeData | Marker:

@@ -36,7 +36,7 @@ from remotemedia.data.media import Audio, Video
 from remotemedia.data.message import ArrayMessage, Message
 from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary
 from remotemedia.data.tensor import Tensor
-from remotemedia.data.wire import HEADER, Flag, Payload, dissect, pack_metadata
+from remotemedia.data.wire import CONTEXT, HEADER, Flag, Payload, dissect, pack_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,6 +93,7 @@ class Publisher:
         self._incarnation = incarnation
         self._session = session
         self._is_closed = False
+        self._enter_epoch(words[_EPOCH_AT])
         self._state_at, self._sent_at, self._bytes_at = (
             port.slot + word for word in (PortWord.STATE, PortWord.SENT, PortWord.BYTES)
         )
@@ -195,10 +196,9 @@ class Publisher:
             raise DataError(f"loan of {type_.__name__}: {error}") from error
         if layout.payload_bytes > self._max_bytes:
             raise self._too_large(layout.payload_bytes)
-        with self._lock:
-            if self._is_closed:
-                self._require_open()
-            chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
+        if self._is_closed:
+            self._require_open()
+        chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
         return Loan(self, type_, layout, chunk, token)
 
     def send_loan(self, loan: Loan[Any], timeout_seconds: float | None = None) -> None:
@@ -307,6 +307,10 @@ class Publisher:
         words, sent, nbytes = self._words, self._sent + 1, layout.payload_bytes
         if metadata:
             chunk.body[nbytes : nbytes + len(metadata)] = metadata
+        if epoch is None:
+            epoch = words[_EPOCH_AT]
+        if epoch != self._epoch:
+            self._enter_epoch(epoch)
         HEADER.pack_into(
             chunk.header,
             0,
@@ -314,10 +318,7 @@ class Publisher:
             flags,
             len(metadata),
             sent,
-            self._incarnation,
-            words[_EPOCH_AT] if epoch is None else epoch,
-            self._session,
-            0,
+            self._context,
             message.correlation_id,
             message.timestamp_ns,
             _now_ns(),
@@ -335,6 +336,10 @@ class Publisher:
         for fd, asleep in self._bells:
             if words[asleep]:
                 os.eventfd_write(fd, 1)
+
+    def _enter_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._context = CONTEXT.pack(self._incarnation, epoch, self._session, 0)
 
     def _find_credit(self) -> bool:
         """Look up how far the lossless readers have come; whether one more message may be sent."""

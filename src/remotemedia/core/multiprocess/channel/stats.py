@@ -121,7 +121,9 @@ def connection_stats(
     counts = words[at + HISTOGRAM_AT : at + HISTOGRAM_AT + HISTOGRAM_BUCKETS].tolist()
     sent = max(0, words[port.slot + PortWord.SENT] - read[ConnectionWord.BASE])
     dropped = {reason: read[word] for reason, word in DROP_REASONS.items()}
-    queued = sent - read[ConnectionWord.RECEIVED] - sum(dropped.values())
+    taken = max(0, read[ConnectionWord.POSITION] - read[ConnectionWord.BASE])
+    received = taken - sum(dropped.values())
+    queued = sent - taken
     state = read[ConnectionWord.STATE]
     if state in (ReaderState.CLOSED, ReaderState.LOST):
         dropped["closed" if state == ReaderState.CLOSED else "lost"] += queued
@@ -136,7 +138,7 @@ def connection_stats(
         policy=connection.policy,
         capacity=connection.capacity,
         sent=sent,
-        received=read[ConnectionWord.RECEIVED],
+        received=received,
         released=read[ConnectionWord.RELEASED],
         copied=read[ConnectionWord.COPIED],
         dropped=dropped,

@@ -25,7 +25,9 @@ from remotemedia.data.memory import (
 )
 from remotemedia.data.message import NO_METADATA, ArrayMessage, Message
 from remotemedia.data.wire import (
+    CONTEXT,
     HEADER,
+    Context,
     Header,
     RawHeader,
     array_message,
@@ -89,13 +91,12 @@ class Subscriber:
         self._held: list[tuple[Chunk, object]] = []
         self._layouts: dict[bytes, Layout] = {}
         self._raw: RawHeader | None = None
+        self._context, self._epoch = b"", 0
         at = connection.slot
         self._position_at = at + ConnectionWord.POSITION
-        self._received_at = at + ConnectionWord.RECEIVED
         self._wanted_at = at + ConnectionWord.CREDIT_WANTED
         self._histogram_at = at + HISTOGRAM_AT
         self._position = words[self._position_at]
-        self._received = words[self._received_at]
         self._released = words[at + ConnectionWord.RELEASED]
         words[at + ConnectionWord.STATE] = ReaderState.OPEN
         self._wake_writer()
@@ -219,7 +220,7 @@ class Subscriber:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Subscriber {self.connection.name}: {self._received} received>"
+        return f"<Subscriber {self.connection.name}: at {self._position}>"
 
     def _take_or_end(self) -> Message | None:
         message = self.take()
@@ -249,21 +250,9 @@ class Subscriber:
         words = self._words
         chunk, room, token = sample
         raw = self._raw = HEADER.unpack_from(chunk.header)
-        (
-            block,
-            flags,
-            metadata_bytes,
-            sequence,
-            _,
-            epoch,
-            _,
-            reserved,
-            correlation,
-            timestamp,
-            sent,
-        ) = raw
+        block, flags, metadata_bytes, sequence, context, correlation, timestamp, sent = raw
         layout = self._layouts.get(block) or self._learn(block)
-        if metadata_bytes or flags or reserved or layout.payload_bytes > room:
+        if metadata_bytes or flags or layout.payload_bytes > room:
             self._check(raw, layout, room)
         if sequence != self._position + 1 and not self._note_gap(sequence):
             return None
@@ -271,7 +260,7 @@ class Subscriber:
         wanted = words[self._wanted_at]
         if wanted and sequence >= wanted:
             self._wake_writer()
-        if epoch != words[_EPOCH_AT] and epoch < words[_EPOCH_AT]:
+        if (context != self._context or words[_EPOCH_AT] != self._epoch) and self._is_old(context):
             self._count_drop(ConnectionWord.DROPPED_INTERRUPTED, 1)
             return None
         if layout.is_array and not metadata_bytes:
@@ -284,7 +273,6 @@ class Subscriber:
             message = self._decode(layout, chunk, metadata_bytes, token)
         message.correlation_id = correlation
         message.timestamp_ns = timestamp
-        self._received = words[self._received_at] = self._received + 1
         bucket = (_now_ns() - sent).bit_length()
         words[self._histogram_at + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
         if len(self._held) > self._max_held:
@@ -384,6 +372,14 @@ class Subscriber:
         # Its sequence number is not to be believed: it counts as the next one.
         self._position = self._words[self._position_at] = self._position + 1
         self._count_drop(ConnectionWord.DROPPED_UNREADABLE, 1)
+
+    def _is_old(self, context: bytes) -> bool:
+        """Whether a message of this context was sent before the last interrupt."""
+        epoch = self._words[_EPOCH_AT]
+        is_old = Context._make(CONTEXT.unpack(context)).epoch < epoch
+        # Remembered only where it is current: then the next one of its kind needs no look.
+        self._context, self._epoch = b"" if is_old else context, epoch
+        return is_old
 
     def _check(self, raw: RawHeader, layout: Layout, room: int) -> None:
         try:

@@ -14,6 +14,7 @@ Its rules (version 0.10.0, which is pinned) that shape this file:
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import TYPE_CHECKING, Any
 
 import iceoryx2 as iox
@@ -22,7 +23,12 @@ from remotemedia.core.errors import ChannelError, LoanError, SharedMemoryExhaust
 from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
 from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
 from remotemedia.core.multiprocess.transport.folder import sweep
-from remotemedia.core.multiprocess.transport.pages import PageReserver, free_bytes, require_free
+from remotemedia.core.multiprocess.transport.pages import (
+    PAGE_BYTES,
+    PageReserver,
+    free_bytes,
+    require_free,
+)
 from remotemedia.data.wire import HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -68,21 +74,21 @@ class IceoryxWriter:
         # only when a message is larger than all before it; then everything is forgotten.
         self._chunks: dict[int, Chunk] = {}
         self._largest = 0
+        self._lock = threading.Lock()
         self._declared = _initial_bytes(port)
         self.loan(self._declared)  # reserves the first segment; the token drops at once
 
     def loan(self, nbytes: int) -> tuple[Chunk, Any]:
-        """See `Writer.loan`."""
+        """See `Writer.loan`. Any thread may call it."""
         if nbytes > self._largest:
             self._grow(nbytes)
         try:
             sample = self._lend((nbytes + 63) >> 6)
         except iox.LoanError as error:
             raise self._loan_error(error, nbytes) from error
-        key = sample.user_header_ptr
-        chunk = self._chunks.get(key)
+        chunk = self._chunks.get(sample.user_header_ptr)
         if chunk is None or chunk.capacity < nbytes:
-            chunk = self._map(sample, key, nbytes)
+            chunk = self._map(sample, nbytes)
         return chunk, sample
 
     def send(self, token: Any) -> None:
@@ -107,19 +113,21 @@ class IceoryxWriter:
     def _grow(self, nbytes: int) -> None:
         # The library writes its header into the new segment before we can reserve it: the only
         # pages that are checked and not reserved.
-        headers = self._port.chunks * 4096
+        headers = self._port.chunks * PAGE_BYTES
         require_free(nbytes + headers + _CONTROL_BYTES, f"a message of port {self._port.name}")
-        self._chunks.clear()
-        self._pages.forget()
-        self._largest = nbytes
+        with self._lock:
+            self._chunks.clear()
+            self._pages.forget()
+            self._largest = max(self._largest, nbytes)
 
-    def _map(self, sample: Any, key: int, nbytes: int) -> Chunk:
-        address = sample.payload_ptr
+    def _map(self, sample: Any, nbytes: int) -> Chunk:
+        key, address = sample.user_header_ptr, sample.payload_ptr
         begin = key - _CHUNK_HEADER_BYTES
         is_declared = self._port.max_message_bytes is not None and nbytes <= self._declared
-        self._pages.reserve(begin, address + nbytes - begin, whole=is_declared)
         body = memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B")
-        chunk = self._chunks[key] = Chunk(_header_at(key), address, body)
+        with self._lock:
+            self._pages.reserve(begin, address + nbytes - begin, whole=is_declared)
+            chunk = self._chunks[key] = Chunk(_header_at(key), address, body)
         return chunk
 
     def _loan_error(self, error: Exception, nbytes: int) -> Exception:
@@ -237,7 +245,7 @@ class IceoryxTransport:
     def open_writer(self, port: PortPlan) -> IceoryxWriter:
         """See `Transport.open_writer`."""
         what = f"opening the writer of port {port.name}"
-        require_free(_CONTROL_BYTES + 4096 * port.chunks, what)
+        require_free(_CONTROL_BYTES + PAGE_BYTES * port.chunks, what)
         service = self._open(port, what)
         publisher = _attempt(
             what,

@@ -76,7 +76,6 @@ class ConnectionWord(IntEnum):
     """Sequence number before the first message meant for it. Written by the writer."""
     POSITION = auto()
     """Sequence number of the newest message it has taken."""
-    RECEIVED = auto()
     RELEASED = auto()
     COPIED = auto()
     """Messages copied because the reader kept more views than its share."""
