@@ -349,18 +349,17 @@ def children() -> set[int]:
         with open(f"/proc/self/task/{own}/children", "rb") as file:
             return {int(pid) for pid in file.read().split()}
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return {
-            pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if parent(pid) == own
-        }
+        return scan_children(own)
 
 
-def parent(pid: int) -> int:
-    """Return the pid of a process's parent; 0 if there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except OSError:
-        return 0
+def scan_children(parent: int) -> set[int]:
+    """Return the pids of a process's children by looking at every process."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+            if int(file.read().rpartition(b")")[2].split()[1]) == parent:
+                found.add(int(pid))
+    return found
 
 
 def oom_file() -> str:
