@@ -70,7 +70,7 @@ class Reports:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._theirs.close()
+        self.close_write_end()
         self._writer.close()
         await self._writer.wait_closed()
 
@@ -78,6 +78,14 @@ class Reports:
     def fds(self) -> dict[int, int]:
         """For `SpawnSpec.fds`."""
         return {3: self._theirs.fileno()}
+
+    def close_write_end(self) -> None:
+        """Leave the writing to the processes: when the last of them is dead, the lines end."""
+        self._theirs.close()
+
+    async def read_to_end(self) -> bytes:
+        """Return what is left to read once every process has ended."""
+        return await self._reader.read()
 
     async def line(self) -> str:
         """Return the next line."""
@@ -91,6 +99,15 @@ class Reports:
 def exists(pid: int) -> bool:
     """Tell whether a process is alive or waits to be reaped."""
     return os.path.exists(f"/proc/{pid}")
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is alive: one that only waits to be reaped by init is not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 async def wait_all_dead(pids: list[int]) -> None:

@@ -58,17 +58,13 @@ class Process:
     def exit(self, end: ProcessExit) -> None:
         """It has ended; what it printed before is read first."""
         self.status = ProcessStatus.EXITED
-        try:
-            self.output.drain()
-        finally:
-            self.exited.set_result(end)
+        self.output.drain()
+        self.exited.set_result(end)
 
     def leave(self) -> None:
         """Nothing of it is left."""
-        try:
-            self.output.close()
-        finally:
-            self.gone.set()
+        self.output.close()
+        self.gone.set()
 
 
 class ProcessHandle:

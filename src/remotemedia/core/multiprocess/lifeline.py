@@ -103,9 +103,10 @@ class Lifeline:
 
     def end(self) -> None:
         """Let the spawner kill all, sweep and end; its reports keep coming until then."""
-        self._discard_outbox()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+        if not self._ended.is_set():
+            self._discard_outbox()
+            with contextlib.suppress(OSError):  # it is about to end by itself
+                self._socket.shutdown(socket.SHUT_WR)
 
     def kill(self) -> None:
         """Kill the spawner; its runners die with it."""

@@ -153,13 +153,20 @@ class PipeReader:
                 continue
             self._tokens -= cost
             self._log_dropped()
-            self._logger.log(self._level, "%s", render(line), extra=self._about)
+            self._emit(self._level, render(line))
 
     def _log_dropped(self) -> None:
         if self._dropped_lines:
-            text = "%d lines were left out here: more than %d KiB a second"
-            count, self._dropped_lines = self._dropped_lines, 0
-            self._logger.warning(text, count, LOG_BYTES_PER_SECOND // 1024, extra=self._about)
+            limit = f"more than {LOG_BYTES_PER_SECOND // 1024} KiB a second"
+            self._emit(logging.WARNING, f"{self._dropped_lines} lines were left out here: {limit}")
+            self._dropped_lines = 0
+
+    def _emit(self, level: int, text: str) -> None:
+        try:
+            self._logger.log(level, "%s", text, extra=self._about)
+        except Exception as error:  # a filter of the user's must not hide the exit of a node
+            context = {"message": "logging the output of a node failed", "exception": error}
+            self._loop.call_exception_handler(context)
 
 
 class NodeOutput:
