@@ -54,7 +54,7 @@ _HINTS = {
     errno.E2BIG: "give it a smaller environment, or fewer descriptors",
     errno.EAGAIN: "raise the limit of processes (ulimit -u, or the container's pids limit)",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.EINVAL: "check cpus against the CPUs of this machine",
+    errno.EINVAL: "check cpus against the CPUs of this machine, and the numbers of fds",
     errno.ENOMEM: "free memory, or raise max_memory_bytes",
 }
 

@@ -63,8 +63,8 @@ class Runner:
 
     __slots__ = ("error_fd", "id", "is_killed", "pid")
 
-    def __init__(self, id: int, pid: int, error_fd: int) -> None:  # noqa: A002 - as in the protocol
-        self.id = id
+    def __init__(self, runner_id: int, pid: int, error_fd: int) -> None:
+        self.id = runner_id
         self.pid = pid
         self.error_fd = error_fd
         self.is_killed = False
@@ -175,25 +175,27 @@ class Spawner:
             self._outbox.clear()
 
     def _receive(self) -> None:
+        """Take one command: what else is ready has its turn before the next."""
+        if self._deadline is not None:
+            return
         room = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
-        while self._deadline is None:
-            try:
-                packet, ancillary, flags, _ = self._lifeline.recvmsg(
-                    MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC
-                )
-            except BlockingIOError:
-                return
-            except ConnectionError:  # closed with packets of ours unread
-                packet, ancillary, flags = b"", [], 0
-            if not packet:
-                self._end()
-                return
-            received = memoryview(b"".join(data for _, _, data in ancillary)).cast("i").tolist()
-            try:
-                self._command(json.loads(packet), received, bool(flags & socket.MSG_CTRUNC))
-            finally:
-                for fd in received:
-                    os.close(fd)
+        try:
+            packet, ancillary, flags, _ = self._lifeline.recvmsg(
+                MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except ConnectionError:  # closed with packets of ours unread
+            packet, ancillary, flags = b"", [], 0
+        if not packet:
+            self._end()
+            return
+        received = memoryview(b"".join(data for _, _, data in ancillary)).cast("i").tolist()
+        try:
+            self._command(json.loads(packet), received, bool(flags & socket.MSG_CTRUNC))
+        finally:
+            for fd in received:
+                os.close(fd)
 
     def _command(self, message: dict[str, Any], received: list[int], is_truncated: bool) -> None:
         match message["op"]:
@@ -208,9 +210,9 @@ class Spawner:
             case "sweep":
                 self._patterns = message["patterns"]
 
-    def _signal(self, id: int, number: int) -> None:  # noqa: A002 - as in the protocol
+    def _signal(self, runner_id: int, number: int) -> None:
         for runner in self._runners.values():
-            if runner.id == id:
+            if runner.id == runner_id:
                 runner.signal(number)
 
     # Processes.
@@ -238,8 +240,8 @@ class Spawner:
         self._runners[pid] = self._execs[error_fd] = runner
         self._poll.register(error_fd, select.POLLIN)
 
-    def _send_failure(self, id: int, number: int | None, stage: str) -> None:  # noqa: A002
-        self._send("spawn_failed", id=id, errno=number or 0, stage=stage)
+    def _send_failure(self, runner_id: int, number: int | None, stage: str) -> None:
+        self._send("spawn_failed", id=runner_id, errno=number or 0, stage=stage)
 
     def _finish_exec(self, runner: Runner) -> None:
         failure = os.read(runner.error_fd, 1024)  # end of file: exec closed it
@@ -287,8 +289,8 @@ class Spawner:
             except PermissionError:
                 self._foreign.add(pid)
         if not leftovers - self._foreign:
-            for id in self._leaving:  # noqa: A001 - as in the protocol
-                self._send("gone", id=id)
+            for runner_id in self._leaving:
+                self._send("gone", id=runner_id)
             self._leaving.clear()
 
 
