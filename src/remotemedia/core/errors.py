@@ -102,7 +102,34 @@ class ExecutorError(RemoteMediaError):
 
 
 class SpawnError(ExecutorError):
-    """A process could not be started at all."""
+    """A process could not be started at all.
+
+    Attributes:
+        what: the process, in words.
+        problem: why not.
+        suggestion: what to do about it; empty if there is nothing to suggest.
+        node_id, session_id: the node; empty if the process was not a node's.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        problem: str,
+        suggestion: str = "",
+        *,
+        node_id: str = "",
+        session_id: str = "",
+    ) -> None:
+        super().__init__(what, problem, suggestion)
+        self.what = what
+        self.problem = problem
+        self.suggestion = suggestion
+        self.node_id = node_id
+        self.session_id = session_id
+
+    def __str__(self) -> str:
+        hint = f"; {self.suggestion}" if self.suggestion else ""
+        return f"{self.what} could not be started: {self.problem}{hint}"
 
 
 class InitTimeout(ExecutorError, TimeoutError):
