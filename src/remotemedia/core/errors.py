@@ -3,6 +3,7 @@
     RemoteMediaError
     |- DataError                 a value that cannot be a message
     |  `- DecodeError            bytes that are not a message of ours
+    |- NodeDefinitionError       a class or function that cannot be a node as it is written
     |- PipelineError             a pipeline that cannot run as written: every finding at once
     `- ExecutorError             running it went wrong
        |- SpawnError             a process could not be started
@@ -38,6 +39,7 @@ __all__ = [
     "Finding",
     "InitTimeout",
     "LoanError",
+    "NodeDefinitionError",
     "PeerLost",
     "PipelineError",
     "PipelineTerminated",
@@ -61,6 +63,23 @@ class DataError(RemoteMediaError, ValueError):
 
 class DecodeError(DataError):
     """Bytes are not a message of this version; nothing of them was used."""
+
+
+class NodeDefinitionError(RemoteMediaError, TypeError):
+    """A class or function cannot be a node as it is written.
+
+    Attributes:
+        node: its qualified name.
+        problem: what is wrong with it, and what to write instead.
+    """
+
+    def __init__(self, node: str, problem: str) -> None:
+        super().__init__(node, problem)
+        self.node = node
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.node} cannot be a node: {self.problem}"
 
 
 @dataclass(frozen=True, slots=True)
