@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from process_helpers import (
+from tests.process_helpers import (
     FAMILY,
     FAMILY_SIZE,
     SLEEPER,
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 # are the sweep pattern and the descriptor to say pids on.
 HOST = """
 import asyncio, os, signal, sys
-from process_helpers import FAMILY, python
+from tests.process_helpers import FAMILY, python
 from remotemedia.core.multiprocess.process import ProcessManager
 
 async def main():

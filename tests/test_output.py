@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from process_helpers import Reports, python
+from tests.process_helpers import Reports, python
 
 from remotemedia.core.multiprocess.output import (
     LOG_BURST_BYTES,

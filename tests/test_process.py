@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from process_helpers import (
+from tests.process_helpers import (
     FAMILY,
     FAMILY_SIZE,
     SLEEPER,

@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from process_helpers import exists
+from tests.process_helpers import exists
 
 from remotemedia.core.multiprocess import spawner
 

@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import array
 import socket
-from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 
 from remotemedia.core.errors import ExecutorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "MAX_FRAME_BYTES",
@@ -42,6 +44,8 @@ __all__ = [
     "OutputBinding",
     "Progress",
     "Ready",
+    "ShowStack",
+    "Stack",
     "Stop",
     "ToRunner",
     "decode_from_runner",
@@ -136,6 +140,10 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Clean up and exit."""
 
 
+class ShowStack(msgspec.Struct, frozen=True, tag=True):
+    """Say where you are; answered even while the node is busy in Python."""
+
+
 class Hello(msgspec.Struct, frozen=True, tag=True):
     """The first word of a runner.
 
@@ -164,6 +172,12 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """The node is initialised and every reader it has is there."""
+
+
+class Stack(msgspec.Struct, frozen=True, tag=True):
+    """Where the node is: its Python stack, as text."""
+
+    text: str
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -202,8 +216,8 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
     """Every input has ended and everything has been worked off."""
 
 
-ToRunner: TypeAlias = Configure | Attach | Interrupt | Drain | Stop
-FromRunner: TypeAlias = Hello | Progress | Ready | Failed | NodeFailure | Drained
+ToRunner: TypeAlias = Configure | Attach | Interrupt | Drain | ShowStack | Stop
+FromRunner: TypeAlias = Hello | Progress | Ready | Stack | Failed | NodeFailure | Drained
 
 _encode = msgspec.msgpack.Encoder().encode
 _to_runner = msgspec.msgpack.Decoder(ToRunner)

@@ -222,6 +222,11 @@ class Publisher:
         """Wait until every planned reader has opened; False when the time is over first."""
         return bool(self._doorbell.wait_for(self._try_connect, timeout_seconds))
 
+    def end_input(self, number: int) -> None:
+        """Say that nothing more will be sent of any input up to this number."""
+        self._words[self.port.slot + PortWord.ENDED] = number
+        self._ring()
+
     def finish(self) -> None:
         """End the stream: readers get what was sent, then `EndOfStream`. Twice is harmless."""
         with self._lock:
