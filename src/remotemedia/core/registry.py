@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from remotemedia.core.describe import TYPE_NAME_MARK, NodeTarget, is_target
+from remotemedia.core.errors import RemoteMediaError
 from remotemedia.core.findings import suggested
 from remotemedia.core.reference import load_file
 
@@ -42,7 +43,7 @@ ENTRY_POINT_GROUP = "remotemedia.nodes"
 _is_loading_modules: ContextVar[bool] = ContextVar("is_loading_modules", default=False)
 
 
-class NodeTypeNotFound(LookupError):
+class NodeTypeNotFound(RemoteMediaError, LookupError):
     """No node type goes by a name, or it could not be imported.
 
     Attributes:
@@ -102,27 +103,32 @@ class Registry:
         self._targets[name] = target
 
     def load_module(self, name: str, folder: Path | None = None) -> None:
-        """Import a module whose nodes may be used: those it registers, and `module:Class`.
+        """Import a module whose nodes may be used: `module:Class`, and names by `@node` in it.
 
         Args:
             name: a path that ends in .py, or a dotted name.
             folder: what paths are relative to, and where dotted names are looked for first.
 
         Raises:
-            ImportError: there is no such module.
+            ImportError: there is no such module, or its code fails.
             ValueError: it registers a name twice, or its own name is taken.
-            Exception: whatever its own code raises.
         """
         is_file = name.endswith(".py")
         key = Path(name).stem if is_file else name
         if key in self._modules:
             raise ValueError(f"there are two modules {key!r}; rename one of the files")
-        with _loading_from(folder if not is_file else ((folder or Path()) / name).parent):
-            module = _load_path((folder or Path()) / name) if is_file else _import(name, folder)
+        path = (folder or Path()) / name
+        with _loading_from(path.parent if is_file else folder):
+            try:
+                module = _load_path(path) if is_file else _import(name, folder)
+            except ImportError:
+                raise
+            except Exception as error:  # the module is the user's: anything can be raised there
+                raise ImportError(f"{type(error).__name__}: {error}", name=name) from error
         self._modules[key] = module
         for value in list(vars(module).values()):
             type_name = vars(value).get(TYPE_NAME_MARK) if is_target(value) else None
-            if isinstance(type_name, str) and value.__module__ == module.__name__:
+            if isinstance(type_name, str):
                 self.register(type_name, value)
 
     def find(self, name: str) -> NodeTarget:
@@ -162,9 +168,9 @@ class Registry:
     def _module_members(self) -> Iterator[tuple[str, str]]:
         for key, module in self._modules.items():
             for name, value in vars(module).items():
-                if isinstance(value, type) and is_target(value):
-                    if value.__module__ == module.__name__ and TYPE_NAME_MARK not in vars(value):
-                        yield key, name
+                is_own = getattr(value, "__module__", None) == module.__name__
+                if isinstance(value, type) and is_own and is_target(value):
+                    yield key, name
 
     def _find_in_module(self, name: str) -> NodeTarget | None:
         key, _, qualname = name.partition(":")
@@ -233,10 +239,10 @@ def _load_entry_point(name: str) -> NodeTarget:
     value = declared.entry_point.value
     try:
         target = declared.entry_point.load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # the module is a plugin's: anything can be raised there
         raise NodeTypeNotFound(
             f"the node type {name!r} is {value} of {declared.distribution}, which cannot be "
-            f"imported: {error}",
+            f"imported: {type(error).__name__}: {error}",
             "its module must import heavy or optional libraries inside of initialize()",
         ) from error
     if not is_target(target):
@@ -248,7 +254,8 @@ def _load_entry_point(name: str) -> NodeTarget:
 
 def _load_path(path: Path) -> ModuleType:
     path = path.resolve()
-    name = f"{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    version = path.stat().st_mtime_ns if path.is_file() else 0  # an edited file is another module
+    name = f"{path.stem}_{zlib.crc32(f'{path} {version}'.encode()):08x}"
     return load_file(str(path), name)
 
 
@@ -271,11 +278,12 @@ def _import(name: str, folder: Path | None) -> ModuleType:
 def _loading_from(folder: Path | None) -> Iterator[None]:
     """Let modules import what lies beside them, and register with the pipeline only."""
     token = _is_loading_modules.set(True)
-    before = list(sys.path)
-    if folder is not None:
-        sys.path.insert(0, str(folder.resolve()))
+    entry = None if folder is None else str(folder.resolve())
+    if entry is not None:
+        sys.path.insert(0, entry)
     try:
         yield
     finally:
         _is_loading_modules.reset(token)
-        sys.path[:] = before
+        if entry in sys.path:
+            sys.path.remove(entry)
