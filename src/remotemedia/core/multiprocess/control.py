@@ -98,6 +98,8 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
         parameters: of the node.
         ticket: its channels, see `Ticket`.
         inputs, outputs: how they belong to the node's ports.
+        host: index of the executor's endpoint in the ticket; rung when a node without outputs has
+            worked off an input.
         on_error: "fail" or "skip".
         spin_ns: how long it looks for news before it sleeps.
     """
@@ -110,6 +112,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     ticket: msgspec.Raw
     inputs: tuple[InputBinding, ...]
     outputs: tuple[OutputBinding, ...]
+    host: int
     on_error: str
     spin_ns: int
 

@@ -218,6 +218,11 @@ class Publisher:
             self._link(connection, bell)
             self._limit = 0
 
+    def try_connect(self) -> bool:
+        """Connect to readers that have opened; whether all have that were planned."""
+        with self._lock:
+            return bool(self._try_connect())
+
     def wait_connected(self, timeout_seconds: float | None = None) -> bool:
         """Wait until every planned reader has opened; False when the time is over first."""
         return bool(self._doorbell.wait_for(self._try_connect, timeout_seconds))

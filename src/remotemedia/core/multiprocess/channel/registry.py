@@ -22,7 +22,6 @@ from remotemedia.core.multiprocess.plan import (
     service_name,
 )
 from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS, Doorbell
-from remotemedia.core.multiprocess.transport.folder import new_prefix, private_folder
 from remotemedia.core.multiprocess.transport.ledger import (
     CONNECTION_WORDS,
     ENDPOINT_WORDS,
@@ -106,25 +105,26 @@ class ChannelRegistry:
     connections made after that take the port's spare taps.
 
     Args:
-        transport: carries the samples; None is a domain of its own in shared memory.
+        transport: carries the samples, and stays the caller's; None is one of its own.
+        scope: what tells the channels of this registry from others of the same transport.
         spin_ns: how long ends opened here look for news before they block; 0 blocks at once.
     """
 
     def __init__(
-        self, transport: Transport | None = None, *, spin_ns: int = DEFAULT_SPIN_NS
+        self,
+        transport: Transport | None = None,
+        *,
+        scope: str = "",
+        spin_ns: int = DEFAULT_SPIN_NS,
     ) -> None:
-        self._domain: IceoryxTransport | None = None
-        self.root, self.prefix = "", ""
+        self._own: IceoryxTransport | None = None
         if transport is None:
             # Imported here: who only uses the transport in memory needs no iceoryx2.
-            from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
+            from remotemedia.core.multiprocess.transport.iceoryx import new_domain
 
-            self.prefix = new_prefix()
-            root = private_folder() / self.prefix.rstrip("_")
-            root.mkdir(mode=0o700)
-            self.root = str(root)
-            transport = self._domain = IceoryxTransport(root, self.prefix)
+            transport = self._own = new_domain()
         self._transport = transport
+        self._scope = scope
         self._spin_ns = spin_ns
         self.ledger = Ledger.create()
         self._parties: list[_Party] = []
@@ -164,7 +164,7 @@ class ChannelRegistry:
         party = self._add(f"{name} writer") if writer is None else self._known(writer)
         plan = PortPlan(
             name=name,
-            service=service_name(self.prefix, name),
+            service=service_name(self._scope, name),
             slot=self.ledger.allocate(PORT_WORDS),
             writer=party.index,
             max_message_bytes=max_message_bytes,
@@ -310,20 +310,34 @@ class ChannelRegistry:
                 channel.publisher = endpoint.publish(channel.plan)
         return endpoint
 
-    def ticket(self, name: str) -> Ticket:
+    def index(self, name: str) -> int:
+        """Return the index of an endpoint; it is what tickets and plans call it.
+
+        Raises:
+            ChannelError: it is unknown.
+        """
+        return self._known(name).index
+
+    def ticket(self, name: str, *, rings: tuple[str, ...] = ()) -> Ticket:
         """Write down what another process needs to open its ends.
 
         All its channels and connections must be planned; what they need is created now. The
         descriptors stay the registry's: hand over duplicates, as `subprocess` does.
+
+        Args:
+            name: the endpoint.
+            rings: endpoints whose doorbells it rings besides those it has channels with.
 
         Raises:
             ChannelError: the endpoint is unknown, or lies in this process.
             SharedMemoryExhausted: there is no memory for its channels.
         """
         party = self._known(name)
-        if self._domain is None:
+        address = self._transport.address
+        if address is None:
             raise ChannelError("the transport in memory has no other processes")
-        ports, inputs, peers = [], [], set()
+        ports, inputs = [], []
+        peers = {self._known(one).index for one in rings}
         for channel in self._channels.values():
             if party.index not in channel.parties:
                 continue
@@ -334,8 +348,8 @@ class ChannelRegistry:
             inputs += [(plan, one) for one in plan.connections if one.reader == party.index]
         others = (self._parties[index] for index in sorted(peers))
         return Ticket(
-            root=self.root,
-            prefix=self.prefix,
+            root=address[0],
+            prefix=address[1],
             endpoint=party.plan,
             ports=tuple(ports),
             inputs=tuple(inputs),
@@ -364,8 +378,7 @@ class ChannelRegistry:
                     words[at] = ReaderState.LOST
         for other in self._parties:
             os.eventfd_write(other.doorbell_fd, 1)
-        if self._domain is not None:
-            self._domain.clean_up_dead()
+        self._transport.clean_up_dead()
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger."""
@@ -387,7 +400,7 @@ class ChannelRegistry:
             channel.hold.close()
 
     def cleanup(self) -> None:
-        """Close everything, and remove all that is left of the domain. Twice is harmless.
+        """Close everything, and remove what is left of a transport of its own. Twice is harmless.
 
         For when the other processes are gone: what they still use is pulled from under their feet.
         """
@@ -402,8 +415,8 @@ class ChannelRegistry:
         for channel in self._channels.values():
             if channel.hold is not None:
                 channel.hold.close()
-        if self._domain is not None:
-            self._domain.close_and_sweep()
+        if self._own is not None:
+            self._own.close_and_sweep()
         self.ledger.close()
 
     def __enter__(self) -> ChannelRegistry:

@@ -168,6 +168,11 @@ class Subscriber:
         return 0 if self._raw is None else self._raw[1]
 
     @property
+    def position(self) -> int:
+        """Sequence number of the message taken last."""
+        return self._position
+
+    @property
     def held(self) -> int:
         """How many views the reader keeps now."""
         self._settle()

@@ -7,7 +7,6 @@ asked where it is.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import traceback
@@ -140,8 +139,3 @@ class Commands:
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._main_thread)
         return "".join(traceback.format_stack(frame)) if frame is not None else ""
-
-
-def ring(fd: int) -> None:
-    """Ring a doorbell whether or not anybody sleeps."""
-    os.eventfd_write(fd, 1)

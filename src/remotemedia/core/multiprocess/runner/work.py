@@ -152,10 +152,16 @@ class Work:
         text = control.shorten(format_error(error))
         self.reporter.say(
             control.NodeFailure(
-                self.context.correlation_id, summary(error), text, repr(self.working_on)
+                self.context.correlation_id, summary(error), text, self.describe_work()
             )
         )
         self._words[self._slot + EndpointWord.ERRORS] = self._errors
+
+    def describe_work(self) -> str:
+        """Say what is being worked on; empty if nothing is."""
+        if self.working_on is None:
+            return ""
+        return f"{self.working_on!r} of input {self.context.correlation_id}"
 
     def attach(self) -> bool:
         """Add the connections that were asked for; return whether there was an interrupt.
@@ -193,7 +199,11 @@ def summary(error: BaseException) -> str:
 def format_error(error: BaseException) -> str:
     """Return an error with its traceback, without the frames of the runner."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and _is_ours(trace.tb_frame.f_code.co_filename):
+    while (
+        trace is not None
+        and trace.tb_next is not None
+        and _is_ours(trace.tb_frame.f_code.co_filename)
+    ):
         trace = trace.tb_next
     return "".join(traceback.format_exception(type(error), error, trace))
 
