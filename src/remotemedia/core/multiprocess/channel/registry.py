@@ -187,6 +187,7 @@ class ChannelRegistry:
         channel: Channel,
         reader: str,
         *,
+        name: str = "",
         policy: Policy | str = Policy.BLOCK,
         capacity: int | None = None,
         max_held: int | None = None,
@@ -196,6 +197,8 @@ class ChannelRegistry:
         Args:
             channel: what it reads.
             reader: the endpoint.
+            name: of the connection; empty is "channel -> reader". Two connections of one reader to
+                one channel need names.
             policy: what happens when it is full.
             capacity: how many messages may wait to be read; None is the channel's, 1 for `latest`.
             max_held: how many received messages the reader may keep as views; None is 4, or what a
@@ -213,7 +216,7 @@ class ChannelRegistry:
             capacity = 1 if chosen is Policy.LATEST else min(channel.capacity, most)
         if max_held is None:
             max_held = min(DEFAULT_MAX_HELD, plan.taps.max_held) if is_late else DEFAULT_MAX_HELD
-        name = f"{channel.name} -> {reader}"
+        name = name or f"{channel.name} -> {reader}"
         _check_range(capacity, f"capacity of {name}", MAX_CAPACITY)
         _check_range(max_held, f"max_held of {name}", MAX_CAPACITY)
         if chosen is Policy.LATEST and capacity != 1:
@@ -310,6 +313,11 @@ class ChannelRegistry:
                 channel.publisher = endpoint.publish(channel.plan)
         return endpoint
 
+    @property
+    def crosses_processes(self) -> bool:
+        """Whether other processes can take part."""
+        return self._transport.address is not None
+
     def index(self, name: str) -> int:
         """Return the index of an endpoint; it is what tickets and plans call it.
 
@@ -317,6 +325,14 @@ class ChannelRegistry:
             ChannelError: it is unknown.
         """
         return self._known(name).index
+
+    def endpoint_plan(self, name: str) -> EndpointPlan:
+        """Return the plan of an endpoint.
+
+        Raises:
+            ChannelError: it is unknown.
+        """
+        return self._known(name).plan
 
     def ticket(self, name: str, *, rings: tuple[str, ...] = ()) -> Ticket:
         """Write down what another process needs to open its ends.
