@@ -187,8 +187,12 @@ def test_types_that_only_a_function_knows_are_found() -> None:
         def process(self, message: Local | rm.Binary) -> list[Local]:
             return []
 
+    def function(message: Local | rm.Binary) -> list[Local]:
+        return []
+
     described = describe(Node1)
     assert kinds(described) == ({"in": ("Tensor", "Binary")}, {"out": ("Tensor",)})
+    assert kinds(describe(function)) == kinds(described)
     assert described.parameters[0].type.endswith("Options | None")
 
 
@@ -306,6 +310,11 @@ class SourceWithInput(Node):
     def on_mute(self, control: Control) -> None: ...
 
 
+class BadPortName(Node):
+    @input("a.b")
+    def on_text(self, text: Text) -> None: ...
+
+
 class Deaf(Node):
     @input
     def on_text(self) -> None: ...
@@ -331,6 +340,7 @@ def mix(one: Audio, two: Audio) -> Audio:
         (Mistyped, "process() takes str, which is no message type; the message types are Audio"),
         (SameInputTwice, "on_b() and on_a() both handle the input 'a'"),
         (SourceWithInput, "split it into two nodes"),
+        (BadPortName, "on_text() handles the input 'a.b'; names of ports are"),
         (Deaf, "on_text() handles an input but takes no message"),
         (PositionalParameter, "'size' is positional-only"),
         (mix, "it takes one and two by position"),

@@ -69,7 +69,7 @@ def repeat(text: Text, *, times: int) -> list[Text]:
 
 
 def findings(config: dict[str, object], target: type[Node] = Whisper) -> list[str]:
-    return [str(finding) for finding in bind_parameters(target, config, "node 'asr'")[1]]
+    return [str(finding) for finding in bind_parameters(target, config, "node 'asr'")[1].values()]
 
 
 def test_names_types_and_defaults_come_from_the_signature() -> None:
@@ -94,7 +94,7 @@ def test_values_become_what_the_signature_asks_for() -> None:
         "extra": [1, {"a": None}],
     }
     bound, found = bind_parameters(Whisper, config, "node 'asr'")
-    assert found == ()
+    assert found == {}
     assert bound == {
         "model": "tiny",
         "device": Device.CUDA,

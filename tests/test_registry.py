@@ -86,7 +86,7 @@ def test_an_unknown_name_is_answered_with_the_one_that_was_meant() -> None:
     registry.register("text.upper", Upper)
     with pytest.raises(NodeTypeNotFound, match=r"unknown node type 'text.uper' .did you mean"):
         registry.find("text.uper")
-    with pytest.raises(NodeTypeNotFound, match="there is 'text.upper'"):
+    with pytest.raises(NodeTypeNotFound, match=r"there is 'text.upper'"):
         registry.find("os")
 
 

@@ -11,6 +11,7 @@ import builtins
 import collections.abc
 import inspect
 import re
+import sys
 from dataclasses import dataclass
 from types import CodeType, FrameType, FunctionType, NoneType, SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Annotated, Union, get_args, get_origin, get_type_hints
@@ -65,15 +66,18 @@ class Emitted:
     is_async: bool
 
 
-def remember_local_names(target: type | FunctionType, frame: FrameType | None) -> None:
-    """Keep the names that annotations use and only the function in `frame` knows.
+def remember_local_names(target: type | FunctionType) -> None:
+    """Keep the names that annotations use and only the function around the definition knows.
 
-    Text annotations of a class made inside a function name things that are gone when the class is
-    described. Nothing is kept for what is made at the level of a module.
+    Text annotations of what is made inside a function name things that are gone when it returns.
     """
-    while frame is not None and frame.f_code.co_name in ("__init_subclass__", "__new__"):
+    enclosing, is_local, _ = target.__qualname__.rpartition(".<locals>.")
+    if not is_local or _NAMES_MARK in vars(target):
+        return
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_qualname != enclosing:
         frame = frame.f_back
-    if frame is None or frame.f_locals is frame.f_globals:
+    if frame is None:
         return
     functions = [target] if isinstance(target, FunctionType) else vars(target).values()
     names = {

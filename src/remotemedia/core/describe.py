@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FunctionType
 from typing import TypeAlias, TypeGuard
 
-from remotemedia.core.annotations import emitted, input_kinds, type_name
+from remotemedia.core.annotations import emitted, input_kinds, remember_local_names, type_name
 from remotemedia.core.errors import NodeDefinitionError
 from remotemedia.core.node import Node
 from remotemedia.core.parameters import takes_any_parameter, typed_parameters
@@ -21,6 +22,7 @@ NodeTarget: TypeAlias = type[Node] | Callable[..., object]
 
 TYPE_NAME_MARK = "__remotemedia_type__"
 
+_PORT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # no dot: "node.port" splits at the last one
 _HOOKS = ("initialize", "finish", "interrupt", "cleanup")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -116,6 +118,8 @@ def describe(target: NodeTarget) -> NodeType:
         senders = handlers + [hook for name, hook in overridden if name == "finish"]
         declared = _declared_outputs(target)
     else:
+        assert isinstance(target, FunctionType)
+        remember_local_names(target)
         inputs = _inputs_of_function(target)
         methods = senders = [target]
         declared = {}
@@ -150,6 +154,12 @@ def _inputs_of_class(
                 )
             continue
         port = mark.name or ("in" if name == "process" else name.removeprefix("on_"))
+        if not _PORT_NAME.fullmatch(port):
+            raise NodeDefinitionError(
+                cls.__qualname__,
+                f"{name}() handles the input {port!r}; names of ports are 1 to 64 of A-Z, a-z, "
+                f"0-9, hyphen and underscore",
+            )
         if port in ports:
             raise NodeDefinitionError(
                 cls.__qualname__,

@@ -26,7 +26,6 @@ A `process` that takes no message is a source: it is called once, and what it yi
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from remotemedia.core.annotations import remember_local_names
@@ -74,7 +73,7 @@ class Node:
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        remember_local_names(cls, sys._getframe(1))
+        remember_local_names(cls)
 
     def initialize(self) -> Awaitable[None] | None:
         """Load what is heavy, before the first message; raise to say that it cannot be done.

@@ -152,7 +152,7 @@ def plain_parameters(config: Mapping[str, object]) -> dict[str, object]:
 
 def bind_parameters(
     target: type[Node] | Callable[..., object], config: Mapping[str, object], where: str
-) -> tuple[dict[str, object], tuple[Finding, ...]]:
+) -> tuple[dict[str, object], dict[str, Finding]]:
     """Check plain parameters against a signature and convert them to what it asks for.
 
     Args:
@@ -161,13 +161,13 @@ def bind_parameters(
         where: the node, for findings.
 
     Returns:
-        Keyword arguments for the parameters that are right, and everything that is wrong. Defaults
-        are left to the signature.
+        Keyword arguments for the parameters that are right, and what is wrong with each other one.
+        Defaults are left to the signature.
     """
     parameters = {parameter.name: parameter for parameter in typed_parameters(target)}
     is_open = takes_any_parameter(target)
     bound: dict[str, object] = {}
-    findings = []
+    findings: dict[str, Finding] = {}
     for name, value in config.items():
         place = f"{where}, parameter {name!r}"
         if name not in parameters:
@@ -175,24 +175,22 @@ def bind_parameters(
                 bound[name] = value
             else:
                 suggestion = suggested(name, parameters) or "it takes no parameters"
-                findings.append(Finding(place, "unknown parameter", suggestion))
+                findings[name] = Finding(place, "unknown parameter", suggestion)
             continue
         parameter = parameters[name]
         try:
             bound[name] = _converted(value, parameter.type)
         except (msgspec.ValidationError, TypeError) as error:
-            findings.append(Finding(place, *_mistyped(value, parameter, error)))
+            findings[name] = Finding(place, *_mistyped(value, parameter, error))
     for parameter in parameters.values():
         if parameter.is_required and parameter.name not in config:
             kind = f", a value of type {type_name(parameter.type)}" if parameter.is_typed else ""
-            findings.append(
-                Finding(
-                    f"{where}, parameter {parameter.name!r}",
-                    "missing parameter",
-                    f"it has no default: give it{kind}",
-                )
+            findings[parameter.name] = Finding(
+                f"{where}, parameter {parameter.name!r}",
+                "missing parameter",
+                f"it has no default: give it{kind}",
             )
-    return bound, tuple(findings)
+    return bound, findings
 
 
 def create_node(
@@ -210,7 +208,7 @@ def create_node(
     """
     bound, findings = bind_parameters(target, config, where)
     if findings:
-        raise TypeError("; ".join(str(finding) for finding in findings))
+        raise TypeError("; ".join(str(finding) for finding in findings.values()))
     return target(**bound) if isinstance(target, type) else FunctionNode(target, bound)
 
 
