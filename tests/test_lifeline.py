@@ -11,6 +11,9 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+
+from remotemedia.core.errors import SpawnError
+from remotemedia.core.multiprocess.process import ProcessManager
 from tests.process_helpers import (
     FAMILY,
     FAMILY_SIZE,
@@ -22,9 +25,6 @@ from tests.process_helpers import (
     python,
     wait_all_dead,
 )
-
-from remotemedia.core.errors import SpawnError
-from remotemedia.core.multiprocess.process import ProcessManager
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.process_helpers import Reports, python
 
 from remotemedia.core.multiprocess.output import (
     LOG_BURST_BYTES,
@@ -22,6 +21,7 @@ from remotemedia.core.multiprocess.output import (
     render,
 )
 from remotemedia.core.multiprocess.process import ProcessManager
+from tests.process_helpers import Reports, python
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

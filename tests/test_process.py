@@ -10,15 +10,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.process_helpers import (
-    FAMILY,
-    FAMILY_SIZE,
-    SLEEPER,
-    STUBBORN,
-    Reports,
-    exists,
-    python,
-)
 
 from remotemedia.core.errors import SpawnError
 from remotemedia.core.multiprocess.leftovers import MARK
@@ -29,6 +20,15 @@ from remotemedia.core.multiprocess.process import (
     ProcessManager,
     ProcessStatus,
     SpawnSpec,
+)
+from tests.process_helpers import (
+    FAMILY,
+    FAMILY_SIZE,
+    SLEEPER,
+    STUBBORN,
+    Reports,
+    exists,
+    python,
 )
 
 if TYPE_CHECKING:

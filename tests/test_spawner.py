@@ -14,9 +14,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.process_helpers import exists
 
 from remotemedia.core.multiprocess import spawner
+from tests.process_helpers import exists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,6 +9,7 @@
        |- SpawnError             a process could not be started
        |- InitTimeout            a node was not ready by its deadline
        |- ProcessCrashed         a process ended before its work did
+       |- NodeFailed             a node failed on one message, and lives on
        |- PipelineTerminated     the session ended because of the error in `__cause__`
        |- SessionNotFound        no session of that name
        |- ResourceLimit          a limit that was set would be passed
@@ -40,6 +41,7 @@ __all__ = [
     "InitTimeout",
     "LoanError",
     "NodeDefinitionError",
+    "NodeFailed",
     "PeerLost",
     "PipelineError",
     "PipelineTerminated",
@@ -220,6 +222,31 @@ class ProcessCrashed(ExecutorError):
         elif self.stderr_tail:
             parts += ["last lines of its standard error:", self.stderr_tail.rstrip()]
         return "\n".join(parts)
+
+
+class NodeFailed(ExecutorError):
+    """A node failed on one message and skipped it (`on_error: skip`).
+
+    Attributes:
+        node_id, session_id: the node.
+        cause: the error in one line.
+        traceback: its Python traceback.
+        working_on: the message.
+    """
+
+    def __init__(
+        self, node_id: str, session_id: str, cause: str, *, traceback: str, working_on: str
+    ) -> None:
+        super().__init__(node_id, session_id, cause)
+        self.node_id = node_id
+        self.session_id = session_id
+        self.cause = cause
+        self.traceback = traceback
+        self.working_on = working_on
+
+    def __str__(self) -> str:
+        head = f"node {self.node_id!r} of session {self.session_id!r} skipped {self.working_on}"
+        return f"{head}: {self.cause}\n{self.traceback.rstrip()}"
 
 
 class PipelineTerminated(ExecutorError):

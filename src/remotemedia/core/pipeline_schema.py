@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from remotemedia.core.pipeline import OnError, Policy  # noqa: TC001 (msgspec reads them)
+
 if TYPE_CHECKING:
-    from remotemedia.core.pipeline import NodeConfig, OnError, Policy
+    from remotemedia.core.pipeline import NodeConfig
 
 __all__ = [
     "ConnectionEntry",

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.wiring import Wiring
     from remotemedia.core.validation import ValidatedNode
 
-__all__ = ["CONTROL_FD", "CONTROL_VARIABLE", "Launched", "Launcher", "ProcessLauncher", "ThreadLauncher"]
+__all__ = [
+    "CONTROL_FD",
+    "CONTROL_VARIABLE",
+    "Launched",
+    "Launcher",
+    "ProcessLauncher",
+    "ThreadLauncher",
+]
 
 CONTROL_FD = 3
 CONTROL_VARIABLE = "REMOTEMEDIA_CONTROL_FD"

@@ -12,7 +12,6 @@ from remotemedia.core.multiprocess.states import PROCESS, ProcessEvent, ProcessS
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from remotemedia.core.multiprocess.exits import ProcessExit

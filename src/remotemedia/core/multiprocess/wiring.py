@@ -1,4 +1,4 @@
-"""The channels of one session: which there are, who writes and reads them, and what each node gets."""
+"""The channels of one session: which there are, who has which end, and what each node gets."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ class Wiring:
         for one in self.pipeline.connections:
             channel = self._channels[one.from_node, one.from_port.name]
             self._join(channel, one.to_node, one.to_port, one.policy, one.capacity, one.is_feedback)
-        for node_id, port in self.pipeline.inputs:
+        for node_id, port in ((one.node_id, one.port) for one in self.pipeline.inputs):
             name = f"input {node_id}.{port.name}"
             channel = registry.create_channel(name, writer=HOST, taps=SpareTaps())
             self.host_inputs[node_id, port.name] = name
             self._join(channel, node_id, port, None, port.capacity, is_feedback=False)
-        for node_id, port in self.pipeline.outputs:
+        for node_id, port in ((one.node_id, one.port) for one in self.pipeline.outputs):
             connection = registry.connect(
                 self._channels[node_id, port.name],
                 HOST,
@@ -148,7 +148,7 @@ class Wiring:
             node_id=node.node_id,
             node_type=node.type.name,
             reference=msgspec.Raw(encode(node.reference)),
-            parameters=msgspec.Raw(encode(node.parameters)),
+            parameters=msgspec.Raw(encode(node.config.config)),
             ticket=msgspec.Raw(encode(ticket)),
             inputs=tuple(self._inputs[node.node_id]),
             outputs=tuple(self._outputs[node.node_id]),

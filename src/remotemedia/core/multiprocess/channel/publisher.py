@@ -141,6 +141,11 @@ class Publisher:
         """Send a message, or raise `BackpressureError` at once; otherwise as `send`."""
         self.send(message, timeout_seconds=0)
 
+    def try_send(self, message: RuntimeData) -> bool | None:
+        """Send a message if there is credit; None, and nothing sent, if there is none."""
+        parcel = (message, *dissect(message), pack_metadata(message), Flag.NONE, None)
+        return self._try_send(*parcel)
+
     async def send_async(
         self,
         message: RuntimeData,
@@ -396,7 +401,7 @@ class Publisher:
         finally:
             self._stop_waiting(began)
         if done is None:
-            raise self._refusal()
+            raise self.refusal()
 
     async def _wait_async(
         self, attempt: Callable[[], bool | None], timeout_seconds: float | None
@@ -408,7 +413,7 @@ class Publisher:
         finally:
             self._stop_waiting(began)
         if done is None:
-            raise self._refusal()
+            raise self.refusal()
 
     def _on_loop(self) -> LoopDoorbell:
         # Imported here: a synchronous node's process has no event loop.
@@ -422,7 +427,8 @@ class Publisher:
             self._words[connection.slot + ConnectionWord.CREDIT_WANTED] = 0
         self._words[self.port.slot + PortWord.BLOCKED_NS] += _now_ns() - began_ns
 
-    def _refusal(self) -> BackpressureError:
+    def refusal(self) -> BackpressureError:
+        """Count a message that is turned away for lack of credit, and make the error for it."""
         words = self._words
         words[self.port.slot + PortWord.REFUSED] += 1
         if self._unopened:

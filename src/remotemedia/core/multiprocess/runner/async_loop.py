@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from remotemedia.core.errors import ChannelClosed
@@ -38,7 +39,7 @@ class AsyncLoop(Work):
         self.commands.wake_with(lambda: loop.call_soon_threadsafe(self._on_news))
         try:
             if source is not None:
-                await self._work(lambda: source(), is_source=True)
+                await self._work(source, is_source=True)
             else:
                 await self._serve()
             await self._work(self.node.finish)
@@ -52,6 +53,7 @@ class AsyncLoop(Work):
         doorbell = LoopDoorbell.of(self.endpoint.doorbell)
         while True:
             found = await doorbell.wait_for(self.attempt, None)
+            assert found is not None
             if isinstance(found, Wake):
                 if found is Wake.FINISHED:
                     return
@@ -60,18 +62,17 @@ class AsyncLoop(Work):
                 elif self.attach():
                     await self._interrupt()
                 continue
-            assert found is not None
             subscriber, message = found
-            found = None
+            del found  # the message is to die with its handler
             began = self.begin(subscriber, message)
-            handler = self.handlers[subscriber]
+            make = partial(self.handlers[subscriber], message)
             try:
-                await self._work(lambda: handler(message))
+                await self._work(make)
             except (Stopped, ChannelClosed):
                 raise
             except Exception as error:
                 self.note_failure(error)  # raises it again, unless the node is to live on
-            del message
+            del message, make
             self.end(began)
 
     async def _work(self, make: Callable[[], object], *, is_source: bool = False) -> None:

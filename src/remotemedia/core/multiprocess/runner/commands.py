@@ -61,7 +61,7 @@ class Commands:
         self._end = end
         self._reporter = reporter
         self._main_thread = main_thread
-        self._wakers: list[Callable[[], None]] = []
+        self._wakers: list[Callable[[], object]] = []
         self._lock = threading.Lock()
         self.configuration: control.Configure | None = None
         self.fds: list[int] = []
@@ -88,7 +88,7 @@ class Commands:
         with self._changed:
             self._changed.wait_for(lambda: self.is_stopping)
 
-    def wake_with(self, waker: Callable[[], None]) -> None:
+    def wake_with(self, waker: Callable[[], object]) -> None:
         """Call this, in the commands thread, whenever there is news."""
         self._wakers.append(waker)
         if self.has_news:

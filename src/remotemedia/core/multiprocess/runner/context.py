@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from remotemedia.core.multiprocess import control
 from remotemedia.core.ports import DATA_TYPES, Addressed
-from remotemedia.data.message import ArrayMessage, Message
+from remotemedia.data.message import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from remotemedia.core.describe import NodeType
     from remotemedia.core.multiprocess.channel.loan import Loan
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunnerContext"]
 
-M = TypeVar("M", bound=ArrayMessage)
+T = TypeVar("T")
 DEFAULT_OUTPUT = "out"
 
 
@@ -58,15 +59,15 @@ class RunnerContext:
         clamped = min(1.0, max(0.0, float(fraction)))
         self._reporter.say(control.Progress(self._phase, clamped, control.shorten(str(message))))
 
-    def loan(self, kind: type[M], port: str, shape: dict[str, object]) -> Loan[M]:
+    def loan(self, kind: type[T], port: str, shape: dict[str, object]) -> AbstractContextManager[T]:
         """See `Node.loan`."""
         publisher = self._publishers.get(port)
         if publisher is None:
             raise self._no_port(port)
         if kind not in self._routes[port]:
             raise self._wrong_kind(port, kind)
-        arguments: Any = shape
-        loan: Loan[M] = publisher.loan(kind, **arguments)
+        lend: Callable[..., Loan[Any]] = publisher.loan
+        loan = lend(kind, **shape)
         loan.message.correlation_id = self.correlation_id
         return loan
 

@@ -167,10 +167,10 @@ class NodeRun:
     ) -> W:
         """Open the channels, readers first, and join them to the node's ports."""
         self._enter("connecting")
-        ticket = msgspec.msgpack.decode(configuration.ticket, type=Ticket)
         if self._open_endpoint is not None:
             endpoint = self._open_endpoint()
         else:
+            ticket = msgspec.msgpack.decode(configuration.ticket, type=Ticket)
             ticket = ticket.with_fds(self._commands.fds)
             endpoint = Endpoint.open(ticket, spin_ns=configuration.spin_ns)
         self._endpoint = endpoint

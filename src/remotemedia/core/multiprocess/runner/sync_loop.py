@@ -44,6 +44,7 @@ class SyncLoop(Work):
         handlers = self.handlers
         while True:
             found = wait_for(attempt, None)
+            assert found is not None
             if isinstance(found, Wake):
                 if found is Wake.FINISHED:
                     return
@@ -52,9 +53,8 @@ class SyncLoop(Work):
                 elif self.attach():
                     self.node.interrupt()
                 continue
-            assert found is not None
             subscriber, message = found
-            found = None
+            del found  # the message is to die with its handler
             began = self.begin(subscriber, message)
             try:
                 result = handlers[subscriber](message)

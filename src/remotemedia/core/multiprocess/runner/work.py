@@ -1,4 +1,4 @@
-"""What the loops of synchronous and asynchronous nodes have in common: ports, counting, failures."""
+"""What the loops of sync and async nodes have in common: ports, counting, failures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LAST_BUCKET = HISTOGRAM_BUCKETS - 1
 Handler: TypeAlias = "Callable[[Message], object]"
 
 
-class Stopped(Exception):  # noqa: N818 (no error: the way out of a node's work)
+class Stopped(Exception):
     """The runner was told to stop while it worked or waited."""
 
 
@@ -52,9 +52,9 @@ class Work:
 
     Args:
         node: the instance.
-        handlers: what takes a message, by the connection it comes from; with the connections that
-            close a cycle left out of `counted`.
-        counted: the connections whose inputs must have ended before ours have.
+        handlers: what takes a message, by the connection it comes from.
+        counted: the connections whose inputs must have ended before ours have: all but those that
+            close a cycle.
         endpoint: its channels.
         publishers: its output ports.
         context: what the node was bound to.
@@ -89,7 +89,8 @@ class Work:
         self._counted = counted
         self._host = host
         self._skips_errors = skips_errors
-        self._inbox = Inbox(endpoint.doorbell, handlers)
+        feedback = [one for one in handlers if one not in counted]
+        self._inbox = Inbox(endpoint.doorbell, handlers, feedback)
         self._words = endpoint.ledger.words
         self._slot = endpoint.plan.slot
         self._ended = 0
