@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from remotemedia.core.errors import EndOfStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
@@ -20,11 +20,18 @@ class Inbox:
     Args:
         doorbell: the one that all the subscribers have.
         subscribers: the connections; more may be added at any time.
+        optional: those of them whose end nobody waits for: they close a cycle.
     """
 
-    def __init__(self, doorbell: Doorbell, subscribers: Iterable[Subscriber] = ()) -> None:
+    def __init__(
+        self,
+        doorbell: Doorbell,
+        subscribers: Iterable[Subscriber] = (),
+        optional: Collection[Subscriber] = (),
+    ) -> None:
         self._doorbell = doorbell
         self._open = list(subscribers)
+        self._optional = list(optional)
         self._next = 0
 
     def add(self, subscriber: Subscriber) -> None:
@@ -67,6 +74,6 @@ class Inbox:
                 continue
             if message is not None:
                 return subscriber, message
-        if not open_:
+        if len(open_) <= len(self._optional) and all(one in self._optional for one in open_):
             raise EndOfStream("every connection has finished")
         return None

@@ -150,6 +150,11 @@ class Publisher:
         """Send a message, or raise `BackpressureError` at once; otherwise as `send`."""
         self.send(message, timeout_seconds=0)
 
+    def try_send(self, message: RuntimeData) -> bool | None:
+        """Send a message if there is credit; None, and nothing sent, if there is none."""
+        parcel = (message, *dissect(message), pack_metadata(message), Flag.NONE, None)
+        return self._try_send(*parcel)
+
     async def send_async(
         self,
         message: RuntimeData,
@@ -227,9 +232,19 @@ class Publisher:
             self._link(connection, bell)
             self._limit = 0
 
+    def try_connect(self) -> bool:
+        """Connect to readers that have opened; whether all have that were planned."""
+        with self._lock:
+            return bool(self._try_connect())
+
     def wait_connected(self, timeout_seconds: float | None = None) -> bool:
         """Wait until every planned reader has opened; False when the time is over first."""
         return bool(self._doorbell.wait_for(self._try_connect, timeout_seconds))
+
+    def end_input(self, number: int) -> None:
+        """Say that nothing more will be sent of any input up to this number."""
+        self._words[self.port.slot + PortWord.ENDED] = number
+        self._ring()
 
     def finish(self) -> None:
         """End the stream: readers get what was sent, then `EndOfStream`. Twice is harmless."""
@@ -399,7 +414,7 @@ class Publisher:
         finally:
             self._stop_waiting(began)
         if done is None:
-            raise self._refusal()
+            raise self.refusal()
 
     async def _wait_async(
         self, attempt: Callable[[], bool | None], timeout_seconds: float | None
@@ -411,7 +426,7 @@ class Publisher:
         finally:
             self._stop_waiting(began)
         if done is None:
-            raise self._refusal()
+            raise self.refusal()
 
     def _on_loop(self) -> LoopDoorbell:
         # Imported here: a synchronous node's process has no event loop.
@@ -425,7 +440,8 @@ class Publisher:
             self._words[connection.slot + ConnectionWord.CREDIT_WANTED] = 0
         self._words[self.port.slot + PortWord.BLOCKED_NS] += _now_ns() - began_ns
 
-    def _refusal(self) -> BackpressureError:
+    def refusal(self) -> BackpressureError:
+        """Count a message that is turned away for lack of credit, and make the error for it."""
         words = self._words
         words[self.port.slot + PortWord.REFUSED] += 1
         if self._unopened:

@@ -22,7 +22,6 @@ from remotemedia.core.multiprocess.plan import (
     service_name,
 )
 from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS, Doorbell
-from remotemedia.core.multiprocess.transport.folder import new_prefix, private_folder
 from remotemedia.core.multiprocess.transport.ledger import (
     CONNECTION_WORDS,
     ENDPOINT_WORDS,
@@ -106,25 +105,26 @@ class ChannelRegistry:
     connections made after that take the port's spare taps.
 
     Args:
-        transport: carries the samples; None is a domain of its own in shared memory.
+        transport: carries the samples, and stays the caller's; None is one of its own.
+        scope: what tells the channels of this registry from others of the same transport.
         spin_ns: how long ends opened here look for news before they block; 0 blocks at once.
     """
 
     def __init__(
-        self, transport: Transport | None = None, *, spin_ns: int = DEFAULT_SPIN_NS
+        self,
+        transport: Transport | None = None,
+        *,
+        scope: str = "",
+        spin_ns: int = DEFAULT_SPIN_NS,
     ) -> None:
-        self._domain: IceoryxTransport | None = None
-        self.root, self.prefix = "", ""
+        self._own: IceoryxTransport | None = None
         if transport is None:
             # Imported here: who only uses the transport in memory needs no iceoryx2.
-            from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
+            from remotemedia.core.multiprocess.transport.iceoryx import new_domain
 
-            self.prefix = new_prefix()
-            root = private_folder() / self.prefix.rstrip("_")
-            root.mkdir(mode=0o700)
-            self.root = str(root)
-            transport = self._domain = IceoryxTransport(root, self.prefix)
+            transport = self._own = new_domain()
         self._transport = transport
+        self._scope = scope
         self._spin_ns = spin_ns
         self.ledger = Ledger.create()
         self._parties: list[_Party] = []
@@ -164,7 +164,7 @@ class ChannelRegistry:
         party = self._add(f"{name} writer") if writer is None else self._known(writer)
         plan = PortPlan(
             name=name,
-            service=service_name(self.prefix, name),
+            service=service_name(self._scope, name),
             slot=self.ledger.allocate(PORT_WORDS),
             writer=party.index,
             max_message_bytes=max_message_bytes,
@@ -187,6 +187,7 @@ class ChannelRegistry:
         channel: Channel,
         reader: str,
         *,
+        name: str = "",
         policy: Policy | str = Policy.BLOCK,
         capacity: int | None = None,
         max_held: int | None = None,
@@ -196,6 +197,8 @@ class ChannelRegistry:
         Args:
             channel: what it reads.
             reader: the endpoint.
+            name: of the connection; empty is "channel -> reader". Two connections of one reader to
+                one channel need names.
             policy: what happens when it is full.
             capacity: how many messages may wait to be read; None is the channel's, 1 for `latest`.
             max_held: how many received messages the reader may keep as views; None is 4, or what a
@@ -213,7 +216,7 @@ class ChannelRegistry:
             capacity = 1 if chosen is Policy.LATEST else min(channel.capacity, most)
         if max_held is None:
             max_held = min(DEFAULT_MAX_HELD, plan.taps.max_held) if is_late else DEFAULT_MAX_HELD
-        name = f"{channel.name} -> {reader}"
+        name = name or f"{channel.name} -> {reader}"
         _check_range(capacity, f"capacity of {name}", MAX_CAPACITY)
         _check_range(max_held, f"max_held of {name}", MAX_CAPACITY)
         if chosen is Policy.LATEST and capacity != 1:
@@ -310,20 +313,47 @@ class ChannelRegistry:
                 channel.publisher = endpoint.publish(channel.plan)
         return endpoint
 
-    def ticket(self, name: str) -> Ticket:
+    @property
+    def crosses_processes(self) -> bool:
+        """Whether other processes can take part."""
+        return self._transport.address is not None
+
+    def index(self, name: str) -> int:
+        """Return the index of an endpoint; it is what tickets and plans call it.
+
+        Raises:
+            ChannelError: it is unknown.
+        """
+        return self._known(name).index
+
+    def endpoint_plan(self, name: str) -> EndpointPlan:
+        """Return the plan of an endpoint.
+
+        Raises:
+            ChannelError: it is unknown.
+        """
+        return self._known(name).plan
+
+    def ticket(self, name: str, *, rings: tuple[str, ...] = ()) -> Ticket:
         """Write down what another process needs to open its ends.
 
         All its channels and connections must be planned; what they need is created now. The
         descriptors stay the registry's: hand over duplicates, as `subprocess` does.
+
+        Args:
+            name: the endpoint.
+            rings: endpoints whose doorbells it rings besides those it has channels with.
 
         Raises:
             ChannelError: the endpoint is unknown, or lies in this process.
             SharedMemoryExhausted: there is no memory for its channels.
         """
         party = self._known(name)
-        if self._domain is None:
+        address = self._transport.address
+        if address is None:
             raise ChannelError("the transport in memory has no other processes")
-        ports, inputs, peers = [], [], set()
+        ports, inputs = [], []
+        peers = {self._known(one).index for one in rings}
         for channel in self._channels.values():
             if party.index not in channel.parties:
                 continue
@@ -334,8 +364,8 @@ class ChannelRegistry:
             inputs += [(plan, one) for one in plan.connections if one.reader == party.index]
         others = (self._parties[index] for index in sorted(peers))
         return Ticket(
-            root=self.root,
-            prefix=self.prefix,
+            root=address[0],
+            prefix=address[1],
             endpoint=party.plan,
             ports=tuple(ports),
             inputs=tuple(inputs),
@@ -364,8 +394,7 @@ class ChannelRegistry:
                     words[at] = ReaderState.LOST
         for other in self._parties:
             os.eventfd_write(other.doorbell_fd, 1)
-        if self._domain is not None:
-            self._domain.clean_up_dead()
+        self._transport.clean_up_dead()
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger."""
@@ -387,13 +416,17 @@ class ChannelRegistry:
             channel.hold.close()
 
     def cleanup(self) -> None:
-        """Close everything, and remove all that is left of the domain. Twice is harmless.
+        """Close everything, and remove what is left of a transport of its own. Twice is harmless.
 
         For when the other processes are gone: what they still use is pulled from under their feet.
         """
         if self._is_closed:
             return
         self._is_closed = True
+        # All ends before all doorbells: an end that closes rings those it had to do with.
+        for party in self._parties:
+            if party.endpoint is not None:
+                party.endpoint.close_ends()
         for party in self._parties:
             if party.endpoint is not None:
                 party.endpoint.close()
@@ -402,8 +435,8 @@ class ChannelRegistry:
         for channel in self._channels.values():
             if channel.hold is not None:
                 channel.hold.close()
-        if self._domain is not None:
-            self._domain.close_and_sweep()
+        if self._own is not None:
+            self._own.close_and_sweep()
         self.ledger.close()
 
     def __enter__(self) -> ChannelRegistry:

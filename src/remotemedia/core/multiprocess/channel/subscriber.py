@@ -92,6 +92,7 @@ class Subscriber:
         self._layouts: dict[bytes, Layout] = {}
         self._raw: RawHeader | None = None
         self._context, self._epoch = b"", 0
+        self._ended = self._ending = self._ending_position = 0
         at = connection.slot
         self._position_at = at + ConnectionWord.POSITION
         self._wanted_at = at + ConnectionWord.CREDIT_WANTED
@@ -167,6 +168,11 @@ class Subscriber:
         return 0 if self._raw is None else self._raw[1]
 
     @property
+    def position(self) -> int:
+        """Sequence number of the message taken last."""
+        return self._position
+
+    @property
     def held(self) -> int:
         """How many views the reader keeps now."""
         self._settle()
@@ -176,6 +182,22 @@ class Subscriber:
     def has_ended(self) -> bool:
         """Whether the writer has finished or died. What it sent may still wait to be taken."""
         return self._words[self.port.slot + PortWord.STATE] >= PortState.FINISHED
+
+    def ended_input(self) -> int:
+        """The newest input that this reader has had everything of.
+
+        Nothing of it, or of any before it, is left in the queue; None will come. Ask after each
+        message, and once the queue is empty.
+        """
+        words, slot = self._words, self.port.slot
+        if self._position >= self._ending_position:
+            self._ended = self._ending
+            # In this order: what was sent of the inputs that have ended, is counted by now.
+            self._ending = words[slot + PortWord.ENDED]
+            self._ending_position = words[slot + PortWord.SENT]
+            if self._position >= self._ending_position:
+                self._ended = self._ending
+        return self._ended
 
     def close(self) -> None:
         """Read no more: what is queued is dropped and counted, and no writer waits for this reader.

@@ -103,6 +103,10 @@ class Hold(Protocol):
 class Transport(Protocol):
     """Creates ports and opens their ends."""
 
+    @property
+    def address(self) -> tuple[str, str] | None:
+        """Folder and prefix by which other processes find it; None if they cannot."""
+
     def create(self, port: PortPlan) -> Hold:
         """Create the service of a port. Done once, by the process that outlives its ends.
 
@@ -126,6 +130,9 @@ class Transport(Protocol):
             SharedMemoryExhausted: there is no memory for it.
             ChannelError: the port does not exist, or all its slots are taken.
         """
+
+    def clean_up_dead(self) -> None:
+        """Free what killed processes left behind. They must have been reaped."""
 
     def close(self) -> None:
         """Give everything back. Twice is harmless."""

@@ -152,6 +152,11 @@ class Doorbell:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.fd)
 
+    def ring(self) -> None:
+        """Wake the process, whether or not it sleeps. Any thread may call it."""
+        if not self._closed:
+            os.eventfd_write(self.fd, 1)
+
     def close(self) -> None:
         """End every wait on it with `ChannelClosed`, in any thread. Twice is harmless."""
         if not self._closed:

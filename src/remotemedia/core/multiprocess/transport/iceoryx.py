@@ -23,7 +23,7 @@ from remotemedia.core.errors import ChannelError, LoanError, SharedMemoryExhaust
 from remotemedia.core.multiprocess.plan import MAX_LOANS
 from remotemedia.core.multiprocess.transport import segments
 from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
-from remotemedia.core.multiprocess.transport.folder import sweep
+from remotemedia.core.multiprocess.transport.folder import new_prefix, private_folder, sweep
 from remotemedia.core.multiprocess.transport.pages import (
     PAGE_BYTES,
     SHM_FOLDER,
@@ -234,6 +234,11 @@ class IceoryxTransport:
         except iox.NodeCreationFailure as error:
             raise ChannelError(f"iceoryx2 cannot start in {root}: {error}") from error
 
+    @property
+    def address(self) -> tuple[str, str]:
+        """See `Transport.address`."""
+        return str(self._root), self._prefix
+
     def create(self, port: PortPlan) -> IceoryxHold:
         """See `Transport.create`."""
         require_free(_CONTROL_BYTES, f"creating port {port.name}")
@@ -323,6 +328,18 @@ class IceoryxTransport:
 
     def _open(self, port: PortPlan, what: str) -> Any:
         return _attempt(what, lambda: self._builder(port).open(), iox.PublishSubscribeOpenError)
+
+
+def new_domain() -> IceoryxTransport:
+    """Start a domain that nobody else has: a private folder and a prefix of its own.
+
+    Raises:
+        ChannelError, ExecutorError: iceoryx2 cannot start on this machine, and why.
+    """
+    prefix = new_prefix()
+    root = private_folder() / prefix.rstrip("_")
+    root.mkdir(mode=0o700)
+    return IceoryxTransport(root, prefix)
 
 
 def _header_at(address: int) -> memoryview:

@@ -49,6 +49,9 @@ class EndpointWord(IntEnum):
     """When it began processing; 0 while it is idle."""
     PROCESSED = auto()
     ERRORS = auto()
+    """Messages that failed and were skipped."""
+    ENDED = auto()
+    """The process has finished with every input up to this number."""
 
 
 class PortWord(IntEnum):
@@ -63,6 +66,9 @@ class PortWord(IntEnum):
     """Time spent waiting for credit."""
     REFUSED = auto()
     """Messages turned away for lack of credit, sent to nobody."""
+    ENDED = auto()
+    """The writer has finished with every input up to this number: nothing more will come of them.
+    Written after the last message of the input was counted in `SENT`."""
     COPIES = auto()
     """Loans that had to be copied because an array of theirs was still in use at send."""
 

@@ -151,6 +151,14 @@ class MemoryTransport:
         self._limit_bytes = limit_bytes
         self._services: dict[str, _Service] = {}
 
+    @property
+    def address(self) -> None:
+        """See `Transport.address`."""
+        return
+
+    def clean_up_dead(self) -> None:
+        """See `Transport.clean_up_dead`: there is one process, and it lives."""
+
     def create(self, port: PortPlan) -> MemoryHold:
         """See `Transport.create`."""
         if port.service in self._services:

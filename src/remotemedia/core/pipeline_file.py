@@ -1,0 +1,215 @@
+"""Pipelines as YAML or JSON files.
+
+    version: v1
+    name: voice-assistant
+    modules: [my_nodes.py]
+    nodes:
+      - {id: vad, node_type: silero_vad, params: {threshold: 0.5}}
+      - {id: asr, node_type: my_nodes:Whisper, params: {model: tiny.en}}
+    connections:
+      - {from: vad.speech, to: asr, policy: block, capacity: 8}
+
+The format is what `pipeline_schema` says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from remotemedia.core.document import Located, Syntax, parse_json, parse_yaml
+from remotemedia.core.errors import Finding, PipelineError
+from remotemedia.core.findings import suggested
+from remotemedia.core.pipeline import Connection, NodeConfig, Pipeline, Restart
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["json_schema", "load_pipeline", "parse_pipeline"]
+
+MAX_FILE_BYTES = 1024 * 1024
+
+
+def load_pipeline(path: str | Path) -> Pipeline:
+    """Read a pipeline file; nothing is imported or started.
+
+    Args:
+        path: a .json file, or YAML by any other name. Its `modules` are relative to its folder.
+
+    Raises:
+        PipelineError: the file cannot be read or is no pipeline, with everything that is wrong.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        finding = Finding("file", f"cannot be read: {error.strerror or error}")
+        raise PipelineError(str(path), (finding,)) from error
+    except UnicodeDecodeError as error:
+        raise PipelineError(str(path), (Finding("file", "is no UTF-8 text"),)) from error
+    if len(content) > MAX_FILE_BYTES:
+        problem = f"is larger than {MAX_FILE_BYTES:,} bytes"
+        raise PipelineError(str(path), (Finding("file", problem),))
+    return parse_pipeline(text, str(path), is_json=path.suffix == ".json", folder=path.parent)
+
+
+def parse_pipeline(
+    text: str, name: str, *, is_json: bool = False, folder: Path | None = None
+) -> Pipeline:
+    """Read the text of a pipeline file.
+
+    Args:
+        text: the file.
+        name: what to call it in errors.
+        is_json: whether it is JSON; else it is YAML.
+        folder: what `modules` is relative to.
+
+    Raises:
+        PipelineError: it is no pipeline, with everything that is wrong, by line.
+    """
+    findings: list[Finding] = []
+    try:
+        root = (parse_json if is_json else parse_yaml)(text, findings)
+    except Syntax as error:
+        raise PipelineError(name, (error.finding,)) from error
+    reader = _Reader(findings)
+    pipeline = reader.pipeline(root, Path(name).stem, folder)
+    if findings:
+        ordered = sorted(findings, key=lambda finding: finding.line or 0)
+        raise PipelineError(name, tuple(ordered))
+    return pipeline
+
+
+class _Reader:
+    """Reads entries field by field, so that one mistake does not hide the next."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        self.findings = findings
+
+    def pipeline(self, root: Located, name: str, folder: Path | None) -> Pipeline:
+        fields = self.fields(root, PipelineEntry, "pipeline")
+        given = fields.get("name")
+        modules = fields.get("modules", [])
+        pipeline = Pipeline(
+            given if isinstance(given, str) else name,
+            modules=tuple(modules) if isinstance(modules, list) else (),
+            folder=folder,
+        )
+        pipeline.lines = dict(_lines(root, ()))
+        for place, entry in self.entries(root, "nodes"):
+            self.node(entry, place, pipeline)
+        for place, entry in self.entries(root, "connections"):
+            self.connection(entry, place, pipeline)
+        return pipeline
+
+    def node(self, entry: Located, place: str, pipeline: Pipeline) -> None:
+        before = len(self.findings)
+        fields = self.fields(entry, NodeEntry, place)
+        restart = _items(entry).get("restart")
+        if restart is not None and restart.value is not None:
+            values = self.fields(restart, RestartEntry, f"{place}, restart")
+            fields["restart"] = values
+        if len(self.findings) == before:
+            node = msgspec.convert(fields, NodeEntry)
+            pipeline.add_node(_config(node))
+
+    def connection(self, entry: Located, place: str, pipeline: Pipeline) -> None:
+        before = len(self.findings)
+        fields = self.fields(entry, ConnectionEntry, place)
+        if len(self.findings) == before:
+            line = msgspec.convert(fields, ConnectionEntry)
+            pipeline.connect(
+                Connection(line.source, None, line.to, None, line.policy, line.capacity)
+            )
+
+    def entries(self, root: Located, key: str) -> list[tuple[str, Located]]:
+        """Return the entries of a list with a place to name each by."""
+        listed = _items(root).get(key)
+        if listed is None or not isinstance(listed.value, list):
+            return []
+        places = []
+        for index, entry in enumerate(listed.value):
+            items = _items(entry)
+            place = f"{key}[{index}]"
+            if key == "nodes" and (id_ := items.get("id")) is not None:
+                place = f"node {id_.value!r}"
+            elif (source := items.get("from")) is not None and (to := items.get("to")) is not None:
+                place = f"connection {source.value} -> {to.value}"
+            places.append((place, entry))
+        return places
+
+    def fields(self, entry: Located, type_: type[msgspec.Struct], place: str) -> dict[str, object]:
+        """Return the plain values of a mapping that fit the fields of `type_`; the rest is found.
+
+        Lists of entries are left to `entries`.
+        """
+        if not isinstance(entry.value, dict):
+            self.find(place, "must be a mapping of keys to values", entry.line)
+            return {}
+        known = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+        values: dict[str, object] = {}
+        for key, item in entry.value.items():
+            line = entry.key_lines[key]
+            if key not in known:
+                free = [name for name in known if name not in entry.value]
+                self.find(f"{place}, key {key!r}", "unknown key", line, suggested(key, free))
+                continue
+            value = item.plain()
+            is_nested = key in ("nodes", "connections", "restart") and value is not None
+            expected = {"restart": dict}.get(key, list) if is_nested else known[key].type
+            try:
+                values[key] = msgspec.convert(value, expected)
+            except msgspec.ValidationError as error:
+                self.find(f"{place}, key {key!r}", sentence(error), line)
+        for key, field in known.items():
+            if field.required and key not in entry.value:
+                self.find(place, f"the key {key!r} is missing", entry.line)
+        return values
+
+    def find(self, where: str, problem: str, line: int, suggestion: str = "") -> None:
+        self.findings.append(Finding(where, problem, suggestion, line))
+
+
+def _items(entry: Located) -> Mapping[str, Located]:
+    return entry.value if isinstance(entry.value, dict) else {}
+
+
+def _lines(
+    located: Located, place: tuple[str | int, ...]
+) -> list[tuple[tuple[str | int, ...], int]]:
+    """Return the line of everything down to the parameters of nodes, by the way to it."""
+    lines = [(place, located.line)]
+    if len(place) < 4 and isinstance(located.value, dict):
+        for key, item in located.value.items():
+            lines += _lines(item, (*place, key))
+            lines.append(((*place, key), located.key_lines[key]))
+    elif len(place) < 4 and isinstance(located.value, list):
+        for index, item in enumerate(located.value):
+            lines += _lines(item, (*place, index))
+    return lines
+
+
+def _config(entry: NodeEntry) -> NodeConfig:
+    restart = entry.restart or RestartEntry()
+    return NodeConfig(
+        node_type=entry.node_type,
+        node_id=entry.id,
+        executor=entry.executor,
+        config=entry.params,
+        python_executable=entry.python_executable,
+        environment=entry.environment,
+        inherit_environment=entry.inherit_environment,
+        working_directory=entry.working_directory,
+        cpu_affinity=None if entry.cpu_affinity is None else tuple(entry.cpu_affinity),
+        memory_limit_bytes=entry.memory_limit_bytes,
+        cuda_visible_devices=entry.cuda_visible_devices,
+        restart=Restart(
+            restart.policy, restart.max_restarts, restart.window_seconds, restart.backoff_seconds
+        ),
+        on_error=entry.on_error,
+        stall_timeout_seconds=entry.stall_timeout_seconds,
+    )

@@ -1,0 +1,121 @@
+"""The format of pipeline files, as types; `pipeline.schema.json` is generated from them.
+
+Prints the schema when run: `python -m remotemedia.core.pipeline_schema`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from remotemedia.core.pipeline import OnError, Policy  # noqa: TC001 (msgspec reads them)
+
+if TYPE_CHECKING:
+    from remotemedia.core.pipeline import NodeConfig
+
+__all__ = [
+    "ConnectionEntry",
+    "NodeEntry",
+    "PipelineEntry",
+    "RestartEntry",
+    "json_schema",
+    "option_problems",
+    "sentence",
+]
+
+NodeId = Annotated[
+    str,
+    Meta(pattern="^[A-Za-z0-9_.-]{1,64}$", description="name of the node in this pipeline"),
+]
+Positive = Annotated[float, Meta(gt=0)]
+
+Version: TypeAlias = Literal["v1"]
+
+
+class RestartEntry(Struct, forbid_unknown_fields=True):
+    """Whether a crashed node is started again."""
+
+    policy: Literal["never", "on_failure"] = "never"
+    max_restarts: Annotated[int, Meta(ge=1)] = 3
+    window_seconds: Positive = 30.0
+    backoff_seconds: tuple[Positive, Positive] = (0.1, 5.0)
+
+
+class NodeEntry(Struct, forbid_unknown_fields=True):
+    """One node and how its process is run; see `NodeConfig`."""
+
+    id: NodeId
+    node_type: Annotated[str, Meta(description="registered name, or module:Class")]
+    params: Annotated[dict[str, object], Meta(description="parameters of the node")] = {}
+    executor: str | None = None
+    python_executable: str | None = None
+    environment: dict[str, str] = {}
+    inherit_environment: bool = True
+    working_directory: str | None = None
+    cpu_affinity: list[Annotated[int, Meta(ge=0)]] | None = None
+    memory_limit_bytes: Annotated[int, Meta(ge=1)] | None = None
+    cuda_visible_devices: str | None = None
+    restart: RestartEntry | None = None
+    on_error: OnError = "fail"
+    stall_timeout_seconds: Positive | None = None
+
+
+class ConnectionEntry(Struct, forbid_unknown_fields=True):
+    """From an output to an input, each "node" or "node.port"."""
+
+    source: Annotated[str, Meta(description="node or node.port")] = msgspec.field(name="from")
+    to: Annotated[str, Meta(description="node or node.port")]
+    policy: Policy | None = None
+    capacity: Annotated[int, Meta(ge=1)] | None = None
+
+
+class PipelineEntry(Struct, forbid_unknown_fields=True):
+    """A pipeline of nodes, each a process of its own."""
+
+    version: Version
+    nodes: list[NodeEntry]
+    name: str | None = None
+    modules: Annotated[
+        list[str], Meta(description="Python files beside this one, or dotted module names")
+    ] = []
+    connections: list[ConnectionEntry] = []
+
+
+def json_schema() -> dict[str, object]:
+    """Return the JSON schema of pipeline files."""
+    schema = msgspec.json.schema(PipelineEntry)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "remotemedia pipeline",
+        **schema,
+    }
+
+
+def option_problems(config: NodeConfig) -> list[tuple[str, str]]:
+    """Return what is wrong with the options of a node, as (option, problem).
+
+    Options that were read from a file are right already; those given in Python may be anything.
+    """
+    problems = []
+    for field in msgspec.structs.fields(NodeEntry):
+        if field.name in ("id", "node_type", "params"):
+            continue
+        try:
+            msgspec.convert(getattr(config, field.name), field.type, from_attributes=True)
+        except msgspec.ValidationError as error:
+            problems.append((field.name, sentence(error)))
+    return problems
+
+
+def sentence(error: msgspec.ValidationError) -> str:
+    """Return msgspec's complaint as the end of a sentence."""
+    text = str(error).replace("`", "'")
+    return text[:1].lower() + text[1:]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")

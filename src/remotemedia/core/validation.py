@@ -1,0 +1,457 @@
+"""Checking a pipeline before anything starts: every mistake at once, or plain data to start from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, get_args
+
+from remotemedia.core.describe import NodeTarget, NodeType, Port, describe, is_target
+from remotemedia.core.errors import Finding, NodeDefinitionError, PipelineError
+from remotemedia.core.findings import listed, suggested
+from remotemedia.core.graph import count_paths, feedback, find_cycles
+from remotemedia.core.multiprocess.config import MultiprocessConfig
+from remotemedia.core.multiprocess.plan import MAX_CAPACITY
+from remotemedia.core.parameters import bind_parameters, plain_parameters
+from remotemedia.core.pipeline import Connection, NodeConfig, Pipeline, Policy
+from remotemedia.core.pipeline_schema import option_problems
+from remotemedia.core.reference import NodeReference, reference_to
+from remotemedia.core.registry import NodeTypeNotFound, Registry, default_registry
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+__all__ = [
+    "Limits",
+    "SessionPort",
+    "ValidatedConnection",
+    "ValidatedNode",
+    "ValidatedPipeline",
+    "validate",
+]
+
+_NODE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Limits(Protocol):
+    """What validation reads from an executor's settings."""
+
+    @property
+    def max_processes_per_session(self) -> int | None:
+        """Nodes that a session may have; None: any number."""
+        ...
+
+    @property
+    def channel_capacity(self) -> int:
+        """Capacity of connections that neither say one nor have a port that does."""
+        ...
+
+    @property
+    def enable_backpressure(self) -> bool:
+        """Whether connections without a policy block."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatedNode:
+    """A node that can be started.
+
+    Attributes:
+        config: as it was written, with the name of its type and plain parameters.
+        type: its ports and parameters.
+        reference: where its process finds the definition.
+    """
+
+    config: NodeConfig
+    type: NodeType
+    reference: NodeReference
+
+    @property
+    def node_id(self) -> str:
+        """Its name in the pipeline."""
+        return self.config.node_id
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatedConnection:
+    """A connection between ports that exist and fit, with its policy and capacity settled.
+
+    A message of a type that the input does not take can still arrive where the output sends
+    several: the reader checks each.
+
+    Attributes:
+        from_node, from_port: where messages come from.
+        to_node, to_port: where they go.
+        policy: what happens when it is full.
+        capacity: how many messages wait in it.
+        is_feedback: it closes a cycle: the ends of inputs and of the stream do not pass it.
+    """
+
+    from_node: str
+    from_port: Port
+    to_node: str
+    to_port: Port
+    policy: Policy
+    capacity: int
+    is_feedback: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.from_node}.{self.from_port.name} -> {self.to_node}.{self.to_port.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPort:
+    """A port that nothing in the pipeline is connected to: an input or output of the session."""
+
+    node_id: str
+    port: Port
+
+    def __str__(self) -> str:
+        return f"{self.node_id}.{self.port.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatedPipeline:
+    """A pipeline that can be started, as plain data.
+
+    Attributes:
+        name: for people.
+        nodes, connections: in the order they were written.
+        inputs, outputs: the ports that nothing is connected to.
+        paths_to_outputs: for each input and each output, both as "node.port", the number of paths
+            between them: so many ends of an input arrive at that output. Feedback is on no path,
+            so the count is finite; 0 means that what is sent there never comes out here.
+    """
+
+    name: str
+    nodes: tuple[ValidatedNode, ...]
+    connections: tuple[ValidatedConnection, ...]
+    inputs: tuple[SessionPort, ...]
+    outputs: tuple[SessionPort, ...]
+    paths_to_outputs: Mapping[str, Mapping[str, int]]
+
+
+def validate(
+    pipeline: Pipeline,
+    registry: Registry | None = None,
+    limits: Limits | None = None,
+    *,
+    executors: Collection[str] | None = None,
+) -> ValidatedPipeline:
+    """Check a pipeline; nothing is started, and modules of nodes are imported at most.
+
+    Cycles: one whose connections all block could wait for itself for ever and is refused. In the
+    others, connections that do not block are feedback if they close a cycle with the blocking ones
+    and those written before them.
+
+    Args:
+        pipeline: what was written.
+        registry: where names of node types are found; None: the default registry.
+        limits: settings of the executor; None: its defaults.
+        executors: names of the executors that there are; None: any name is right.
+
+    Returns:
+        Plain data: the same for the same pipeline.
+
+    Raises:
+        PipelineError: with everything that is wrong.
+    """
+    checker = _Checker(pipeline, registry or default_registry, limits or MultiprocessConfig())
+    return checker.check(executors)
+
+
+class _Checker:
+    """One run of `validate`; collects findings."""
+
+    def __init__(self, pipeline: Pipeline, registry: Registry, limits: Limits) -> None:
+        self.pipeline = pipeline
+        self.registry = Registry(registry)
+        self.limits = limits
+        self.findings: list[Finding] = []
+        self.ids: set[str] = set()
+        self.nodes: dict[str, ValidatedNode] = {}
+        self.connections: list[ValidatedConnection] = []
+
+    def check(self, executors: Collection[str] | None) -> ValidatedPipeline:
+        self.load_modules()
+        self.check_size()
+        self.ids = {config.node_id for config in self.pipeline.nodes}
+        seen: set[str] = set()
+        for index, config in enumerate(self.pipeline.nodes):
+            self.check_node(index, config, is_duplicate=config.node_id in seen)
+            self.check_executor(index, config, executors)
+            seen.add(config.node_id)
+        for index, connection in enumerate(self.pipeline.connections):
+            self.check_connection(index, connection)
+        self.check_cycles()
+        if self.findings:
+            raise PipelineError(self.pipeline.name, tuple(self.findings))
+        return self.result()
+
+    def find(self, where: str, problem: str, suggestion: str, *place: str | int) -> None:
+        self.findings.append(Finding(where, problem, suggestion, self.pipeline.line_of(*place)))
+
+    def load_modules(self) -> None:
+        for index, name in enumerate(self.pipeline.modules):
+            try:
+                self.registry.load_module(name, self.pipeline.folder)
+            except ImportError as error:
+                hint = ""
+                if isinstance(error, ModuleNotFoundError) and error.name != name:
+                    hint = "import heavy or optional libraries inside of initialize()"
+                problem = f"cannot be imported: {error}"
+                self.find(f"module {name!r}", problem, hint, "modules", index)
+            except ValueError as error:
+                self.find(f"module {name!r}", str(error), "", "modules", index)
+
+    def check_size(self) -> None:
+        count, limit = len(self.pipeline.nodes), self.limits.max_processes_per_session
+        if count == 0:
+            self.find("pipeline", "it has no nodes", "add one", "nodes")
+        if limit is not None and count > limit:
+            self.find(
+                "pipeline",
+                f"it has {count} nodes, each a process, and the limit is {limit}",
+                "raise max_processes_per_session, or set it to None",
+                "nodes",
+            )
+
+    def check_node(self, index: int, config: NodeConfig, *, is_duplicate: bool) -> None:
+        where = f"node {config.node_id!r}"
+        place = ("nodes", index)
+        if not isinstance(config.node_id, str) or not _NODE_ID.fullmatch(config.node_id):
+            self.find(
+                where,
+                "the id must be 1 to 64 of A-Z, a-z, 0-9, dot, hyphen and underscore",
+                "",
+                *place,
+                "id",
+            )
+        if is_duplicate:
+            self.find(where, "there are two nodes of this id", "rename one", *place, "id")
+        for option, problem in option_problems(config):
+            self.find(f"{where}, {option}", problem, "", *place, option)
+        try:
+            target = self.target_of(config)
+            described = describe(target)
+            reference = reference_to(target)
+        except NodeTypeNotFound as error:
+            self.find(where, error.problem, error.suggestion, *place, "node_type")
+            return
+        except NodeDefinitionError as error:
+            self.find(where, str(error), "", *place, "node_type")
+            return
+        plain = self.check_parameters(where, target, config, index)
+        name = config.node_type if isinstance(config.node_type, str) else described.name
+        if not is_duplicate:
+            self.nodes[config.node_id] = ValidatedNode(
+                replace(config, node_type=name, config=plain),
+                replace(described, name=name),
+                reference,
+            )
+
+    def target_of(self, config: NodeConfig) -> NodeTarget:
+        if isinstance(config.node_type, str):
+            return self.registry.find(config.node_type)
+        if not is_target(config.node_type):
+            raise NodeTypeNotFound(
+                f"its type is {config.node_type!r}, which is no node",
+                "give a registered name, a subclass of Node or an annotated function",
+            )
+        return config.node_type
+
+    def check_parameters(
+        self, where: str, target: NodeTarget, config: NodeConfig, index: int
+    ) -> dict[str, object]:
+        try:
+            plain = plain_parameters(config.config)
+        except TypeError as error:
+            self.find(where, str(error), "", "nodes", index, "params")
+            return {}
+        for name, finding in bind_parameters(target, plain, where)[1].items():
+            self.find(
+                finding.where, finding.problem, finding.suggestion, "nodes", index, "params", name
+            )
+        return plain
+
+    def check_executor(
+        self, index: int, config: NodeConfig, executors: Collection[str] | None
+    ) -> None:
+        name = config.executor
+        if executors is not None and name is not None and name not in executors:
+            self.find(
+                f"node {config.node_id!r}, executor",
+                f"there is no executor {name!r}",
+                suggested(name, executors) or "register it with the runtime first",
+                "nodes",
+                index,
+                "executor",
+            )
+
+    def check_connection(self, index: int, connection: Connection) -> None:
+        where = f"connection {connection}"
+        place = ("connections", index)
+        policy = connection.policy
+        if policy is not None and policy not in get_args(Policy):
+            hint = suggested(str(policy), get_args(Policy))
+            self.find(where, f"unknown policy {policy!r}", hint, *place, "policy")
+        capacity = connection.capacity
+        if capacity is not None and not (
+            isinstance(capacity, int) and 1 <= capacity <= MAX_CAPACITY
+        ):
+            problem = f"the capacity is {capacity!r}; it must be from 1 to {MAX_CAPACITY:,}"
+            self.find(where, problem, "", *place, "capacity")
+        if policy == "latest" and capacity not in (None, 1):
+            self.find(
+                where,
+                f"latest keeps one message, and the capacity is {capacity}",
+                "drop the capacity, or use drop_oldest",
+                *place,
+                "capacity",
+            )
+        source = self.resolve(
+            where, connection.from_node, connection.from_port, "output", *place, "from"
+        )
+        target = self.resolve(where, connection.to_node, connection.to_port, "input", *place, "to")
+        if source is not None and target is not None:
+            self.join(where, source, target, connection, index)
+
+    def resolve(
+        self, where: str, node: str, port: str | None, direction: str, *place: str | int
+    ) -> SessionPort | None:
+        """Return the port that an endpoint means; what is wrong with it is found."""
+        if port is None:
+            prefix, dot, suffix = node.rpartition(".")
+            if (
+                node in self.ids
+                and dot
+                and prefix in self.ids
+                and self.has(prefix, suffix, direction)
+            ):
+                self.find(
+                    where,
+                    f"{node!r} is a node, and also the {direction} {suffix!r} of {prefix!r}",
+                    "rename one of the nodes",
+                    *place,
+                )
+                return None
+            if node not in self.ids and prefix in self.ids:
+                node, port = prefix, suffix
+        if node not in self.ids:
+            self.find(where, f"there is no node {node!r}", suggested(node, self.ids), *place)
+            return None
+        if node not in self.nodes:
+            return None  # what is wrong with the node is found already
+        ports = self.ports(node, direction)
+        if port is None:
+            return self.only_port(where, node, ports, direction, *place)
+        if port not in ports:
+            hint = suggested(port, ports) or f"it has no {direction}s"
+            self.find(where, f"{node!r} has no {direction} {port!r}", hint, *place)
+            return None
+        return SessionPort(node, ports[port])
+
+    def only_port(
+        self, where: str, node: str, ports: dict[str, Port], direction: str, *place: str | int
+    ) -> SessionPort | None:
+        default = "out" if direction == "output" else "in"
+        if len(ports) == 1:
+            default = next(iter(ports))
+        if default in ports:
+            return SessionPort(node, ports[default])
+        if ports:
+            problem = f"{node!r} has the {direction}s {listed(ports)}"
+            self.find(where, problem, f"say which: {node}.{next(iter(ports))}", *place)
+        else:
+            self.find(where, f"{node!r} has no {direction}s", "", *place)
+        return None
+
+    def ports(self, node: str, direction: str) -> dict[str, Port]:
+        described = self.nodes[node].type
+        ports = described.outputs if direction == "output" else described.inputs
+        return {port.name: port for port in ports}
+
+    def has(self, node: str, port: str, direction: str) -> bool:
+        return node in self.nodes and port in self.ports(node, direction)
+
+    def join(
+        self,
+        where: str,
+        source: SessionPort,
+        target: SessionPort,
+        connection: Connection,
+        index: int,
+    ) -> None:
+        """Add a connection, unless it is there already or its ends do not fit."""
+        sent, taken = source.port.kinds, target.port.kinds
+        if not set(sent) & set(taken):
+            self.find(
+                where,
+                f"{source} sends {' or '.join(sent)}, and {target} takes {' or '.join(taken)}",
+                "put a node between them that converts",
+                "connections",
+                index,
+            )
+            return
+        ends = (source.node_id, source.port.name, target.node_id, target.port.name)
+        for other in self.connections:
+            if ends == (other.from_node, other.from_port.name, other.to_node, other.to_port.name):
+                self.find(where, "it is there twice", "remove one", "connections", index)
+                return
+        policy = connection.policy or (
+            "block" if self.limits.enable_backpressure else "drop_oldest"
+        )
+        wish = target.port.capacity or source.port.capacity or self.limits.channel_capacity
+        capacity = 1 if policy == "latest" else connection.capacity or wish
+        self.connections.append(
+            ValidatedConnection(
+                source.node_id, source.port, target.node_id, target.port, policy, capacity
+            )
+        )
+
+    def check_cycles(self) -> None:
+        blocking = [(c.from_node, c.to_node) for c in self.connections if c.policy == "block"]
+        for cycle in find_cycles(blocking):
+            self.find(
+                f"cycle {' -> '.join(cycle)}",
+                "every connection of it blocks, so it could wait for itself for ever",
+                "give the one that leads back policy drop_oldest, latest or error",
+                "connections",
+            )
+
+    def result(self) -> ValidatedPipeline:
+        edges = [(c.from_node, c.to_node) for c in self.connections]
+        closes = feedback(edges, [c.policy == "block" for c in self.connections])
+        connections = tuple(
+            replace(connection, is_feedback=is_feedback)
+            for connection, is_feedback in zip(self.connections, closes, strict=True)
+        )
+        sent = {(c.from_node, c.from_port.name) for c in connections}
+        taken = {(c.to_node, c.to_port.name) for c in connections}
+        inputs = self.unconnected("input", taken)
+        outputs = self.unconnected("output", sent)
+        forward = [edge for edge, is_feedback in zip(edges, closes, strict=True) if not is_feedback]
+        paths = {port.node_id: count_paths(forward, port.node_id) for port in inputs}
+        return ValidatedPipeline(
+            self.pipeline.name,
+            tuple(self.nodes.values()),
+            connections,
+            inputs,
+            outputs,
+            {
+                str(source): {
+                    str(sink): paths[source.node_id].get(sink.node_id, 0) for sink in outputs
+                }
+                for source in inputs
+            },
+        )
+
+    def unconnected(
+        self, direction: str, connected: Collection[tuple[str, str]]
+    ) -> tuple[SessionPort, ...]:
+        return tuple(
+            SessionPort(node_id, port)
+            for node_id in self.nodes
+            for name, port in self.ports(node_id, direction).items()
+            if (node_id, name) not in connected
+        )
