@@ -258,7 +258,7 @@ def unpack_metadata(encoded: bytes) -> Metadata:
     """
     try:
         value = _unpackb(encoded)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise DecodeError(f"the metadata is damaged: {error}") from error
     if not isinstance(value, dict):
         raise DecodeError(f"the metadata is damaged: it is a {type(value).__name__}, no map")

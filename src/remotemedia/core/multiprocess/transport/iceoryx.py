@@ -339,7 +339,11 @@ def new_domain() -> IceoryxTransport:
     prefix = new_prefix()
     root = private_folder() / prefix.rstrip("_")
     root.mkdir(mode=0o700)
-    return IceoryxTransport(root, prefix)
+    try:
+        return IceoryxTransport(root, prefix)
+    except BaseException:
+        sweep(root, prefix)
+        raise
 
 
 def _header_at(address: int) -> memoryview:
