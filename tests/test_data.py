@@ -399,7 +399,7 @@ def test_use_after_release_raises_and_a_second_release_is_harmless(
     message.release()
     message.release()
     name = {Audio: "samples", Video: "pixels", Tensor: "array", Binary: "data"}[type(message)]
-    with pytest.raises(ReleasedError, match="was released.*copy"):
+    with pytest.raises(ReleasedError, match=r"was released.*copy"):
         getattr(message, name)
     with pytest.raises(ReleasedError):
         assert message == make()
@@ -444,7 +444,7 @@ def test_a_tensor_that_numpy_cannot_view_is_refused_with_advice() -> None:
             return object()
 
     for value in (OnGpu(), HalfDone()):
-        with pytest.raises(DataError, match="numpy cannot view.*move it to the CPU"):
+        with pytest.raises(DataError, match=r"numpy cannot view.*move it to the CPU"):
             Tensor(value)
 
 
