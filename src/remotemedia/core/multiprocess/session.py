@@ -325,7 +325,7 @@ class Session:
     def node_exited(self, node: NodeProcess, end: ProcessExit, *, is_expected: bool) -> None:
         """See `Owner.node_exited`."""
         assert node.launched is not None
-        self._has_dead = self._has_dead or end.code != 0
+        self._has_dead = self._has_dead or end.code != 0 or not is_expected
         self._bus.emit(
             events.ProcessExited(self.session_id, node.node_id, node.launched.pid, end, is_expected)
         )
