@@ -261,7 +261,7 @@ class Exchange:
 
     def _pump(self) -> bool:
         """Take one output and give it to whom it belongs; False if there is none."""
-        if self._has_finished:
+        if self._has_finished or not self._subscribers:
             return False
         try:
             taken = self._inbox.take()
@@ -299,8 +299,12 @@ class Exchange:
         if self._receivers == 0:
             while self._pump():
                 self._unclaimed.clear()
-        if not self._has_finished or not all(one.is_drained for one in self._nodes.values()):
+        if self._subscribers and not self._has_finished:
             return None
+        if not all(one.is_drained for one in self._nodes.values()):
+            return None
+        self._has_finished = True
+        self.wake()
         return True
 
     def _announce(self) -> None:

@@ -40,6 +40,9 @@ class Owner(Protocol):
     def node_skipped(self, node: NodeProcess, failure: control.NodeFailure) -> None:
         """A message failed, and it lives on."""
 
+    def node_drained(self, node: NodeProcess) -> None:
+        """Every input has ended, and it has worked everything off."""
+
     def node_failed(self, node: NodeProcess, error: ExecutorError) -> None:
         """It failed; said once, as soon as it is known."""
 
@@ -203,6 +206,7 @@ class NodeProcess:
                 )
             case control.Drained():
                 self.is_drained = True
+                self._owner.node_drained(self)
 
     def _version_error(self, hello: control.Hello) -> ExecutorError:
         return ExecutorError(
