@@ -173,7 +173,7 @@ def test_async_handlers_and_hooks_make_a_node_async() -> None:
 
 
 def test_types_that_only_a_function_knows_are_found() -> None:
-    import remotemedia.data as rm  # noqa: PLC0415
+    import remotemedia.data as rm
 
     Local: TypeAlias = rm.Tensor
 

@@ -9,6 +9,7 @@
        |- SpawnError             a process could not be started
        |- InitTimeout            a node was not ready by its deadline
        |- ProcessCrashed         a process ended before its work did
+       |- NodeFailed             a node failed on one message, and lives on
        |- PipelineTerminated     the session ended because of the error in `__cause__`
        |- SessionNotFound        no session of that name
        |- ResourceLimit          a limit that was set would be passed
@@ -40,6 +41,7 @@ __all__ = [
     "InitTimeout",
     "LoanError",
     "NodeDefinitionError",
+    "NodeFailed",
     "PeerLost",
     "PipelineError",
     "PipelineTerminated",
@@ -121,7 +123,34 @@ class ExecutorError(RemoteMediaError):
 
 
 class SpawnError(ExecutorError):
-    """A process could not be started at all."""
+    """A process could not be started at all.
+
+    Attributes:
+        what: the process, in words.
+        problem: why not.
+        suggestion: what to do about it; empty if there is nothing to suggest.
+        node_id, session_id: the node; empty if the process was not a node's.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        problem: str,
+        suggestion: str = "",
+        *,
+        node_id: str = "",
+        session_id: str = "",
+    ) -> None:
+        super().__init__(what, problem, suggestion)
+        self.what = what
+        self.problem = problem
+        self.suggestion = suggestion
+        self.node_id = node_id
+        self.session_id = session_id
+
+    def __str__(self) -> str:
+        hint = f"; {self.suggestion}" if self.suggestion else ""
+        return f"{self.what} could not be started: {self.problem}{hint}"
 
 
 class InitTimeout(ExecutorError, TimeoutError):
@@ -193,6 +222,31 @@ class ProcessCrashed(ExecutorError):
         elif self.stderr_tail:
             parts += ["last lines of its standard error:", self.stderr_tail.rstrip()]
         return "\n".join(parts)
+
+
+class NodeFailed(ExecutorError):
+    """A node failed on one message and skipped it (`on_error: skip`).
+
+    Attributes:
+        node_id, session_id: the node.
+        cause: the error in one line.
+        traceback: its Python traceback.
+        working_on: the message.
+    """
+
+    def __init__(
+        self, node_id: str, session_id: str, cause: str, *, traceback: str, working_on: str
+    ) -> None:
+        super().__init__(node_id, session_id, cause)
+        self.node_id = node_id
+        self.session_id = session_id
+        self.cause = cause
+        self.traceback = traceback
+        self.working_on = working_on
+
+    def __str__(self) -> str:
+        head = f"node {self.node_id!r} of session {self.session_id!r} skipped {self.working_on}"
+        return f"{head}: {self.cause}\n{self.traceback.rstrip()}"
 
 
 class PipelineTerminated(ExecutorError):

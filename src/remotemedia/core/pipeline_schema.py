@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from remotemedia.core.findings import wrong_choice
-from remotemedia.core.pipeline import OnError, Policy  # noqa: TC001 - msgspec reads them
+from remotemedia.core.pipeline import OnError, Policy
 
 if TYPE_CHECKING:
     from remotemedia.core.pipeline import NodeConfig

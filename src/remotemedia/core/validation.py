@@ -10,7 +10,8 @@ from remotemedia.core.describe import NodeTarget, Port, describe, is_target
 from remotemedia.core.errors import Finding, NodeDefinitionError, PipelineError
 from remotemedia.core.findings import listed, suggested
 from remotemedia.core.graph import count_paths, feedback, find_cycles
-from remotemedia.core.multiprocess.config import MAX_CAPACITY, MultiprocessConfig
+from remotemedia.core.multiprocess.config import MultiprocessConfig
+from remotemedia.core.multiprocess.plan import MAX_CAPACITY
 from remotemedia.core.parameters import bind_parameters, plain_parameters
 from remotemedia.core.pipeline import Connection, NodeConfig, Pipeline, Policy
 from remotemedia.core.pipeline_schema import option_problems
@@ -27,7 +28,14 @@ from remotemedia.core.validated import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["validate"]
+__all__ = [
+    "Limits",
+    "SessionPort",
+    "ValidatedConnection",
+    "ValidatedNode",
+    "ValidatedPipeline",
+    "validate",
+]
 
 _NODE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 

@@ -36,7 +36,7 @@ from remotemedia.data.media import (
     check_pixel_format,
     check_sample_rate,
 )
-from remotemedia.data.message import Message, checked_int
+from remotemedia.data.message import ArrayMessage, Message, checked_int
 from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary, Control, File, Json, Text
 from remotemedia.data.tensor import DTYPES, MAX_DIMENSIONS, Tensor, check_dtype
 
@@ -72,13 +72,14 @@ class Layout:
 
     Attributes:
         type: the message type.
-        dtype, typestr, shape: of the array, for the types that are one; shape is () otherwise.
+        dtype, shape: of the array, for the types that are one; shape is () otherwise.
         parameter: sample rate in Hz (Audio) or pixel format (Video), else None.
+        is_array: whether the payload is an array.
         payload_bytes: size of the payload.
         block: the layout as bytes of the header.
     """
 
-    __slots__ = ("block", "dtype", "parameter", "payload_bytes", "shape", "type", "typestr")
+    __slots__ = (*("block", "dtype", "is_array", "parameter", "payload_bytes", "shape", "type"),)
 
     def __init__(
         self,
@@ -95,9 +96,9 @@ class Layout:
                 f"{MAX_MESSAGE_BYTES:,}: send it in parts, or as a File"
             )
         self.type = type_
+        self.is_array = issubclass(type_, ArrayMessage)
         self.payload_bytes = payload_bytes
         self.dtype = dtype
-        self.typestr = dtype.str
         self.shape = shape
         self.parameter = parameter
         self.block = self._pack()

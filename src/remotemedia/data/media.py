@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -57,14 +57,14 @@ class Audio(ArrayMessage):
             raise DataError(f"samples have shape {array.shape}; it must be (frames, channels)")
         check_channels(array.shape[1])
         self.sample_rate = check_sample_rate(sample_rate)
-        self._array, self._borrow, self._gone = array, None, ""
+        self._array = array
         self._set_envelope(timestamp_ns, correlation_id, metadata)
 
     @property
     def samples(self) -> NDArray[np.float32]:
         """The samples, float32, shape (frames, channels); read-only when received."""
         array = self._array
-        return cast("NDArray[np.float32]", self._live_array() if array is None else array)
+        return self._live_array() if array is None else array  # type: ignore[return-value]
 
     @property
     def frames(self) -> int:
@@ -126,14 +126,14 @@ class Video(ArrayMessage):
             array = array[:, :, None]
         check_picture_shape(array.shape, format)
         self.format = format
-        self._array, self._borrow, self._gone = array, None, ""
+        self._array = array
         self._set_envelope(timestamp_ns, correlation_id, metadata)
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
         """The picture, uint8, in the shape its format has; read-only when received."""
         array = self._array
-        return cast("NDArray[np.uint8]", self._live_array() if array is None else array)
+        return self._live_array() if array is None else array  # type: ignore[return-value]
 
     @property
     def width(self) -> int:

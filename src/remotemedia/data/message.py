@@ -15,8 +15,6 @@ from remotemedia.core.errors import DataError, LoanError, ReleasedError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from remotemedia.data.memory import Borrow
-
 MetadataValue: TypeAlias = (
     bool | int | float | str | bytes | list["MetadataValue"] | dict[str, "MetadataValue"] | None
 )
@@ -62,11 +60,7 @@ class Message:
         self.metadata = NO_METADATA if not metadata else _checked_metadata(metadata)
 
     def release(self) -> None:
-        """Give back the shared memory behind a received message; using the message then raises.
-
-        Arrays already taken from it stay valid and keep the memory until they are collected.
-        Messages that own their memory have nothing to give back. Calling it twice is harmless.
-        """
+        """Let go of what the message holds; messages that are no arrays hold nothing."""
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
@@ -76,6 +70,10 @@ class Message:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __bool__(self) -> bool:
+        """Always true: an empty message is not the same as none."""
+        return True
+
     def _content(self) -> object:
         """What equality compares, besides type and metadata."""
         raise TypeError(f"{type(self).__name__} is not a message type")
@@ -84,18 +82,24 @@ class Message:
 class ArrayMessage(Message):
     """A message whose payload is one array: owned, borrowed from shared memory, or on loan."""
 
-    __slots__ = ("_array", "_borrow", "_gone")
+    __slots__ = ("_array", "_gone")
 
     _array: NDArray[np.generic] | None
-    _borrow: Borrow | None
     _gone: str
+    """Why there is no array any more; set when it goes."""
 
     def release(self) -> None:
-        """Give back the shared memory behind a received message; using the message then raises."""
-        if self._borrow is not None and not self._gone:
-            self._gone = "released"
+        """Let go of the array: shared memory goes back early, and using the message raises.
+
+        Arrays taken from it before stay valid and keep the memory. Twice is harmless.
+        """
+        if self._array is not None:
             self._array = None
-            self._borrow = None
+            self._gone = "released"
+
+    def detach(self) -> None:
+        """Copy the array out of shared memory, and give that memory back."""
+        self._array = self._live_array().copy()
 
     def _content(self) -> object:
         return self._format(), _WholeArray(self._live_array())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -119,19 +119,20 @@ class Binary(ArrayMessage):
                 f"data is a {type(data).__name__}; it must be bytes or another contiguous "
                 f"buffer ({error})"
             ) from error
-        self._array, self._borrow, self._gone = array, None, ""
+        self._array = array
         self._set_envelope(timestamp_ns, correlation_id, metadata)
 
     @property
     def data(self) -> memoryview:
         """The bytes; a read-only view when received, writable on a loan."""
-        return self._live_array().data.cast("B")
+        # Through a view of its own, so that a loan can see that it is still in use.
+        return self._live_array()[:].data
 
     @property
     def array(self) -> NDArray[np.uint8]:
         """The bytes as an array, uint8, shape (n,)."""
         array = self._array
-        return cast("NDArray[np.uint8]", self._live_array() if array is None else array)
+        return self._live_array() if array is None else array  # type: ignore[return-value]
 
     def __len__(self) -> int:
         return self._live_array().shape[0]

@@ -58,7 +58,7 @@ class Tensor(ArrayMessage):
             raise DataError(
                 f"array has {checked.ndim} dimensions; at most {MAX_DIMENSIONS} are allowed"
             )
-        self._array, self._borrow, self._gone = checked, None, ""
+        self._array = checked
         self._set_envelope(timestamp_ns, correlation_id, metadata)
 
     @property

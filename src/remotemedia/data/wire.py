@@ -19,6 +19,7 @@ Control as MessagePack. No pickle.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
@@ -39,7 +40,6 @@ from remotemedia.data.layout import (
     tensor_layout,
 )
 from remotemedia.data.media import Audio, Video
-from remotemedia.data.memory import Owner, array_at
 from remotemedia.data.message import (
     MAX_METADATA_BYTES,
     NO_METADATA,
@@ -65,17 +65,26 @@ class Flag(IntFlag):
     NONE = 0
     END_OF_INPUT = 1
     """The node has finished with the input of this correlation id."""
-    END_OF_STREAM = 2
-    """The port will never send again."""
-    ERROR = 4
+    ERROR = 2
     """The payload describes an error of the input of this correlation id."""
 
 
-_ALL_FLAGS = int(Flag.END_OF_INPUT | Flag.END_OF_STREAM | Flag.ERROR)
-HEADER = struct.Struct(f"<{LAYOUT_BYTES}sIIQIIIIQqQ")
+_ALL_FLAGS = int(Flag.END_OF_INPUT | Flag.ERROR)
+HEADER = struct.Struct(f"<{LAYOUT_BYTES}sIIQ16sQqQ")
+CONTEXT = struct.Struct("<IIII")
+NO_CONTEXT = bytes(CONTEXT.size)
 HEADER_BYTES = HEADER.size
 _packb = msgspec.msgpack.Encoder().encode
 _unpackb = msgspec.msgpack.Decoder().decode
+
+
+class Context(NamedTuple):
+    """The fields that hardly ever change from message to message."""
+
+    incarnation: int
+    epoch: int
+    session: int
+    reserved: int
 
 
 class Header(NamedTuple):
@@ -85,13 +94,19 @@ class Header(NamedTuple):
     flags: int
     metadata_bytes: int
     sequence: int
-    incarnation: int
-    epoch: int
-    session: int
-    reserved: int
+    context_bytes: bytes
     correlation_id: int
     timestamp_ns: int
     sent_ns: int
+
+    @property
+    def context(self) -> Context:
+        """Incarnation of the sender, epoch and session."""
+        return Context._make(CONTEXT.unpack(self.context_bytes))
+
+
+RawHeader: TypeAlias = tuple[bytes, int, int, int, bytes, int, int, int]
+"""The fields of a `Header`, as they are unpacked."""
 
 
 def dissect(message: Message) -> tuple[Layout, Payload]:
@@ -181,30 +196,34 @@ def pack_metadata(message: Message) -> bytes:
     return encode_plain(dict(metadata), "metadata", MAX_METADATA_BYTES) if metadata else b""
 
 
-def check_header(header: Header, layout: Layout, nbytes: int) -> None:
+def check_header(raw: RawHeader, layout: Layout, room: int) -> None:
     """Hold what a header claims against the bytes there are.
 
     Raises:
-        DecodeError: they differ.
+        DecodeError: it claims more, or sets what it must not.
     """
-    if layout.payload_bytes + header.metadata_bytes != nbytes:
+    _, flags, metadata_bytes, *_ = raw
+    if layout.payload_bytes + metadata_bytes > room:
         raise DecodeError(
-            f"the message has {nbytes:,} bytes and its header describes {layout.payload_bytes:,} "
-            f"of payload and {header.metadata_bytes:,} of metadata"
+            f"the message has {room:,} bytes and its header describes {layout.payload_bytes:,} of "
+            f"payload and {metadata_bytes:,} of metadata"
         )
-    if header.metadata_bytes > MAX_METADATA_BYTES or header.flags & ~_ALL_FLAGS or header.reserved:
+    if metadata_bytes > MAX_METADATA_BYTES or flags & ~_ALL_FLAGS:
         raise DecodeError(
-            f"the header is damaged (flags {header.flags:#x}, metadata {header.metadata_bytes:,})"
+            f"the header is damaged (flags {flags:#x}, {metadata_bytes:,} bytes of metadata)"
         )
 
 
-def array_message(layout: Layout, owner: Owner, address: int) -> ArrayMessage:
-    """Make the message of an array layout around memory at `address`, read-only, no copy."""
-    type_ = cast("type[ArrayMessage]", layout.type)
+def body_at(address: int, nbytes: int) -> bytes:
+    """Copy bytes out of shared memory; whose memory it is must be held meanwhile."""
+    return ctypes.string_at(address, nbytes)
+
+
+def array_message(layout: Layout, array: NDArray[np.generic]) -> ArrayMessage:
+    """Make the message of an array layout around an array of that shape; no copy."""
+    type_: type[ArrayMessage] = layout.type  # type: ignore[assignment]
     message = type_.__new__(type_)
-    message._array = array_at(owner, address, layout.shape, layout.typestr, readonly=True)
-    message._gone = ""
-    message._borrow = None
+    message._array = array
     if type_ is Audio:
         message.sample_rate = layout.parameter  # type: ignore[attr-defined]
     elif type_ is Video:
@@ -294,8 +313,8 @@ def encode(message: RuntimeData) -> tuple[bytes, bytes]:
         if isinstance(payload, np.ndarray)
         else payload
     )
-    envelope = (0, len(metadata), 0, 0, 0, 0, 0, message.correlation_id, message.timestamp_ns, 0)
-    return HEADER.pack(layout.block, *envelope), body + metadata
+    envelope = (message.correlation_id, message.timestamp_ns, 0)
+    return HEADER.pack(layout.block, 0, len(metadata), 0, NO_CONTEXT, *envelope), body + metadata
 
 
 def decode(header: Buffer, body: Buffer) -> RuntimeData | Marker:
@@ -315,13 +334,15 @@ def decode(header: Buffer, body: Buffer) -> RuntimeData | Marker:
     layout = parse_layout(fields.layout)
     check_header(fields, layout, view.nbytes)
     split = layout.payload_bytes
+    if split + fields.metadata_bytes < view.nbytes:
+        raise DecodeError(f"{view.nbytes - split - fields.metadata_bytes:,} bytes too many")
     message: Message
-    if layout.type in _PLAIN:
+    if not layout.is_array:
         message = plain_message(layout, view[:split].tobytes())
     else:
-        owner = Owner()
-        owner.sample = view
-        message = array_message(layout, owner, view.__array_interface__["data"][0])
+        array = view[:split].view(layout.dtype).reshape(layout.shape)
+        array.setflags(write=False)
+        message = array_message(layout, array)
     message.timestamp_ns = fields.timestamp_ns
     message.correlation_id = fields.correlation_id
     message.metadata = (

@@ -1,0 +1,1 @@
+"""Typed messages over a transport: flow control, loans and views, counted in the ledger."""

@@ -1,0 +1,208 @@
+"""One process's share in the channels of a session: its doorbell, and the ends it opens."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from remotemedia.core.errors import ChannelError
+from remotemedia.core.multiprocess.channel.bell import Bell
+from remotemedia.core.multiprocess.channel.inbox import Inbox
+from remotemedia.core.multiprocess.channel.publisher import Publisher
+from remotemedia.core.multiprocess.channel.subscriber import Subscriber
+from remotemedia.core.multiprocess.plan import ConnectionPlan, EndpointPlan, PortPlan
+from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS, Doorbell
+from remotemedia.core.multiprocess.transport.ledger import EndpointWord, Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from remotemedia.core.multiprocess.transport.base import Transport
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """All that a process needs to take part, as plain data beside a few descriptors.
+
+    Attributes:
+        root, prefix: the domain in shared memory.
+        endpoint: the process's own plan.
+        ports: the ports it writes.
+        inputs: the connections it reads, each with its port.
+        peers: doorbells it rings: index, plan and descriptor of the endpoint.
+        ledger_fd, doorbell_fd: descriptors; like those of the peers, numbers in the process that
+            opens the ticket.
+    """
+
+    root: str
+    prefix: str
+    endpoint: EndpointPlan
+    ports: tuple[PortPlan, ...]
+    inputs: tuple[tuple[PortPlan, ConnectionPlan], ...]
+    peers: tuple[tuple[int, EndpointPlan, int], ...]
+    ledger_fd: int
+    doorbell_fd: int
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The descriptors to hand over, in the order that `with_fds` wants."""
+        return (self.ledger_fd, self.doorbell_fd, *(fd for _, _, fd in self.peers))
+
+    def with_fds(self, fds: Sequence[int]) -> Ticket:
+        """The same ticket where the descriptors have other numbers.
+
+        Raises:
+            ChannelError: there are not as many as the ticket needs.
+        """
+        if len(fds) != len(self.fds):
+            raise ChannelError(f"the ticket needs {len(self.fds)} descriptors and got {len(fds)}")
+        ledger_fd, doorbell_fd, *rest = fds
+        peers = tuple(
+            (index, plan, fd) for (index, plan, _), fd in zip(self.peers, rest, strict=True)
+        )
+        return msgspec.structs.replace(
+            self, ledger_fd=ledger_fd, doorbell_fd=doorbell_fd, peers=peers
+        )
+
+    def to_json(self) -> str:
+        """Write the ticket as text, for a command line or a pipe."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Ticket:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ChannelError: it is no ticket.
+        """
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.DecodeError as error:
+            raise ChannelError(f"this is no ticket: {error}") from error
+
+
+class Endpoint:
+    """A process that takes part in channels. Its ends share one doorbell, and so one thread.
+
+    Open it from a ticket: `with Endpoint.open(ticket) as endpoint`.
+
+    Args:
+        transport: carries the samples; not owned.
+        ledger: counts them; not owned.
+        plan: the process's own plan.
+        doorbell_fd: its doorbell; owned.
+        bells: the doorbells it rings, by endpoint index.
+        spin_ns: how long to look for news before blocking; 0 blocks at once.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        ledger: Ledger,
+        plan: EndpointPlan,
+        doorbell_fd: int,
+        bells: dict[int, Bell],
+        *,
+        spin_ns: int = DEFAULT_SPIN_NS,
+    ) -> None:
+        self.plan = plan
+        self.bells = bells
+        self.transport = transport
+        self.ledger = ledger
+        self.doorbell = Doorbell(ledger.words, plan.slot, doorbell_fd, spin_ns)
+        self.publishers: dict[str, Publisher] = {}
+        self.subscribers: dict[str, Subscriber] = {}
+        self._owns: tuple[Transport, Ledger] | None = None
+        self._is_closed = False
+
+    @classmethod
+    def open(cls, ticket: Ticket, *, spin_ns: int = DEFAULT_SPIN_NS) -> Endpoint:
+        """Open what a ticket describes: every port it writes and every connection it reads.
+
+        Readers open first. The ends are found by name in `publishers` and `subscribers`.
+
+        Raises:
+            ChannelError, SharedMemoryExhausted: an end cannot be opened; all is given back.
+        """
+        # Imported here: who only uses the transport in memory needs no iceoryx2.
+        from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
+
+        ledger = Ledger(ticket.ledger_fd)
+        transport = IceoryxTransport(Path(ticket.root), ticket.prefix)
+        bells = {
+            index: Bell(fd, plan.slot + EndpointWord.ASLEEP) for index, plan, fd in ticket.peers
+        }
+        endpoint = cls(
+            transport, ledger, ticket.endpoint, ticket.doorbell_fd, bells, spin_ns=spin_ns
+        )
+        endpoint._owns = transport, ledger
+        try:
+            for port, connection in ticket.inputs:
+                endpoint.subscribe(port, connection)
+            for port in ticket.ports:
+                endpoint.publish(port)
+        except BaseException:
+            endpoint.close()
+            raise
+        return endpoint
+
+    def publish(self, port: PortPlan) -> Publisher:
+        """Open the sending end of a port."""
+        publisher = Publisher(
+            self.transport.open_writer(port), port, self.ledger.words, self.doorbell, self.bells
+        )
+        self.publishers[port.name] = publisher
+        return publisher
+
+    def subscribe(self, port: PortPlan, connection: ConnectionPlan) -> Subscriber:
+        """Open the receiving end of a connection."""
+        reader = self.transport.open_reader(port, connection)
+        bell = self.bells[port.writer]
+        subscriber = Subscriber(reader, port, connection, self.ledger.words, self.doorbell, bell)
+        self.subscribers[connection.name] = subscriber
+        return subscriber
+
+    def inbox(self) -> Inbox:
+        """Read all connections of this process as one, fairly."""
+        return Inbox(self.doorbell, self.subscribers.values())
+
+    def close_channel(self, port: PortPlan) -> None:
+        """Close the ends of one port, if this process has any."""
+        publisher = self.publishers.pop(port.name, None)
+        if publisher is not None:
+            publisher.close()
+        for connection in port.connections:
+            subscriber = self.subscribers.pop(connection.name, None)
+            if subscriber is not None:
+                subscriber.close()
+
+    def close(self) -> None:
+        """Finish what it writes, close what it reads, end its waits. Twice is harmless."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for publisher in self.publishers.values():
+            publisher.close()
+        for subscriber in self.subscribers.values():
+            subscriber.close()
+        self.doorbell.close()
+        if self._owns is not None:
+            transport, ledger = self._owns
+            transport.close()
+            ledger.close()
+            for bell in self.bells.values():
+                os.close(bell.fd)
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,143 @@
+"""Producing a message in place, in the memory that its readers will read."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+from remotemedia.core.errors import LoanError
+from remotemedia.data.media import Audio, Video
+from remotemedia.data.memory import OWN_REFERENCES, count_references, keep_until_unused
+from remotemedia.data.message import NO_METADATA, ArrayMessage
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from remotemedia.core.multiprocess.channel.publisher import Publisher
+    from remotemedia.core.multiprocess.transport.base import Chunk
+    from remotemedia.data.layout import Layout
+
+M = TypeVar("M", bound=ArrayMessage)
+
+
+class Loan(Generic[M]):
+    """A message under construction in shared memory. Sent when its `with` block ends.
+
+    Attributes:
+        message: the message to fill; its array holds whatever was there before. Set its
+            `timestamp_ns`, `correlation_id` and `metadata` as you like.
+
+    An exception inside the block gives the memory back unsent. After the block the message is
+    dead: its array raises, and arrays taken from it have become empty and read-only. A slice of
+    the array that is still referred to then cannot be made harmless: the message is copied out of
+    its reach, and the copy is counted. (Views of other libraries, such as `torch.from_numpy`, are
+    beyond our sight: drop them before the block ends.)
+    """
+
+    __slots__ = ("_array", "_publisher", "chunk", "layout", "message", "token")
+
+    message: M
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        message_type: type[M],
+        layout: Layout,
+        chunk: Chunk,
+        token: object,
+    ) -> None:
+        self._publisher = publisher
+        self.layout = layout
+        self.chunk = chunk
+        self.token: object | None = token
+        if chunk.layout is not layout:
+            chunk.layout = layout
+            chunk.array = np.ndarray(layout.shape, layout.dtype, chunk.body)
+        message = self.message = message_type.__new__(message_type)
+        message._array = chunk.array[...]  # type: ignore[index]
+        message.timestamp_ns = time.monotonic_ns()
+        message.correlation_id = 0
+        message.metadata = NO_METADATA
+        if message_type is Audio:
+            message.sample_rate = layout.parameter  # type: ignore[attr-defined]
+        elif message_type is Video:
+            message.format = layout.parameter  # type: ignore[attr-defined]
+
+    def send(self, timeout_seconds: float | None = None) -> None:
+        """Send the message now; see `Publisher.send` for waiting and errors.
+
+        Raises:
+            LoanError: it was sent or given back before.
+        """
+        self._publisher.send_loan(self, timeout_seconds)
+
+    def discard(self) -> None:
+        """Give the memory back unsent. Twice is harmless."""
+        if self.token is not None:
+            self.withdraw("discarded")
+
+    def withdraw(self, gone: str) -> NDArray[np.generic] | None:
+        """Make the message dead and the token unreachable.
+
+        Returns:
+            The array, if somebody still refers to a slice of it. Then its memory must not be sent,
+            and is kept for as long as they do.
+
+        Raises:
+            LoanError: it was sent or given back before.
+        """
+        token, self.token = self.token, None
+        if token is None:
+            raise LoanError("this loan was sent or given back before; take another")
+        message = self.message
+        given = message._array
+        message._array = None
+        message._gone = gone
+        # Ours are the local name and the argument: the message has let go.
+        if given is not None and count_references(given) > OWN_REFERENCES - 1:
+            # Empty and read-only, whoever has it: numpy's own way of giving an array new content.
+            given.setflags(write=False)
+            given.__setstate__((1, (0,), given.dtype, False, b""))  # type: ignore[arg-type]
+        given = None
+        array = self.chunk.array
+        if array is None or count_references(array) == OWN_REFERENCES:
+            return None
+        self.chunk.array = self.chunk.layout = None
+        keep_until_unused(array, token)
+        return array
+
+    def __del__(self) -> None:
+        if self.token is not None:
+            self.discard()
+
+    def __enter__(self) -> M:
+        return self.message
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.discard()
+        elif self.token is not None:
+            self._publisher.send_loan(self)
+
+    async def __aenter__(self) -> M:
+        return self.message
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.discard()
+        elif self.token is not None:
+            await self._publisher.send_loan_async(self)

@@ -1,0 +1,470 @@
+"""The sending end of an output port: credit, headers, doorbells."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import numpy as np
+
+from remotemedia.core.errors import (
+    BackpressureError,
+    ChannelClosed,
+    DataError,
+    PeerLost,
+)
+from remotemedia.core.multiprocess.channel.loan import Loan
+from remotemedia.core.multiprocess.plan import METADATA_ROOM_BYTES, ConnectionPlan, Policy, PortPlan
+from remotemedia.core.multiprocess.transport.ledger import (
+    ConnectionWord,
+    LedgerWord,
+    PortState,
+    PortWord,
+    ReaderState,
+)
+from remotemedia.data.layout import (
+    Layout,
+    audio_layout,
+    binary_layout,
+    tensor_layout,
+    video_layout,
+)
+from remotemedia.data.media import Audio, Video
+from remotemedia.data.message import ArrayMessage, Message
+from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary
+from remotemedia.data.tensor import Tensor
+from remotemedia.data.wire import CONTEXT, HEADER, Flag, Payload, dissect, pack_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from remotemedia.core.multiprocess.channel.bell import Bell
+    from remotemedia.core.multiprocess.transport.base import Chunk, Writer
+    from remotemedia.core.multiprocess.transport.doorbell import Doorbell
+    from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+    from remotemedia.data.wire import RuntimeData
+
+M = TypeVar("M", bound=ArrayMessage)
+_NO_LIMIT = 1 << 64
+_EPOCH_AT = int(LedgerWord.EPOCH)
+_now_ns = time.monotonic_ns
+
+
+class Publisher:
+    """Sends messages to every connection of one output port.
+
+    A message is sent to all of the port's connections or to none. `send` waits while a `block`
+    connection is full and while a planned reader has not opened yet; a full `error` connection
+    raises. Connections that may drop never hold it up.
+
+    Threads may share a publisher: sends happen one after another.
+
+    Args:
+        writer: the transport's end; owned by the publisher.
+        port: the plan of the port.
+        words: the ledger.
+        doorbell: rung when there may be credit.
+        bells: of the processes that read the port, by endpoint index.
+        incarnation: how often the node was restarted.
+        session: index of the session, for the header.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        port: PortPlan,
+        words: memoryview,
+        doorbell: Doorbell,
+        bells: Mapping[int, Bell],
+        *,
+        incarnation: int = 0,
+        session: int = 0,
+    ) -> None:
+        self.port = port
+        self._writer = writer
+        self._words = words
+        self._doorbell = doorbell
+        self._loop_doorbell: LoopDoorbell | None = None
+        self._lock = threading.Lock()
+        self._incarnation = incarnation
+        self._session = session
+        self._is_closed = False
+        self._enter_epoch(words[_EPOCH_AT])
+        self._state_at, self._sent_at, self._bytes_at = (
+            port.slot + word for word in (PortWord.STATE, PortWord.SENT, PortWord.BYTES)
+        )
+        declared = port.max_message_bytes
+        self._max_bytes = MAX_MESSAGE_BYTES if declared is None else declared
+        self._sent = words[self._sent_at]
+        self._bytes = words[self._bytes_at]
+        # Up to this sequence number credit is known; it is looked up again only when it is used up.
+        self._limit = 0
+        self._lossless: list[ConnectionPlan] = []
+        self._unopened: list[ConnectionPlan] = []
+        self._bells: tuple[Bell, ...] = ()
+        for connection in port.connections:
+            self._link(connection, bells[connection.reader])
+        words[self._state_at] = PortState.OPEN
+
+    def send(
+        self,
+        message: RuntimeData,
+        *,
+        timeout_seconds: float | None = None,
+        flags: Flag = Flag.NONE,
+        epoch: int | None = None,
+    ) -> None:
+        """Send a message; its array is copied once, into shared memory.
+
+        Args:
+            message: stays yours.
+            timeout_seconds: how long to wait for credit; None is for ever, 0 not at all.
+            flags: what the header says besides.
+            epoch: the epoch the message belongs to; None is the present one.
+
+        Raises:
+            BackpressureError: a connection stayed full; nobody got the message.
+            SharedMemoryExhausted: there is no memory for it; nobody got it.
+            DataError: it cannot be sent.
+            PeerLost: the reader of a lossless connection died.
+            ChannelClosed: the publisher is closed.
+        """
+        parcel = (message, *dissect(message), pack_metadata(message), flags, epoch)
+        if self._try_send(*parcel) is None:
+            self._wait(partial(self._try_send, *parcel), timeout_seconds)
+
+    def send_nowait(self, message: RuntimeData) -> None:
+        """Send a message, or raise `BackpressureError` at once; otherwise as `send`."""
+        self.send(message, timeout_seconds=0)
+
+    def try_send(self, message: RuntimeData) -> bool | None:
+        """Send a message if there is credit; None, and nothing sent, if there is none."""
+        parcel = (message, *dissect(message), pack_metadata(message), Flag.NONE, None)
+        return self._try_send(*parcel)
+
+    async def send_async(
+        self,
+        message: RuntimeData,
+        *,
+        timeout_seconds: float | None = None,
+        flags: Flag = Flag.NONE,
+        epoch: int | None = None,
+    ) -> None:
+        """Send a message, awaiting credit; otherwise as `send`. Cancelled, it has sent nothing."""
+        parcel = (message, *dissect(message), pack_metadata(message), flags, epoch)
+        if self._try_send(*parcel) is None:
+            await self._wait_async(partial(self._try_send, *parcel), timeout_seconds)
+
+    @overload
+    def loan(
+        self, type_: type[Audio], /, *, frames: int, channels: int, sample_rate: int
+    ) -> Loan[Audio]: ...
+    @overload
+    def loan(
+        self, type_: type[Video], /, *, height: int, width: int, format: str = ...
+    ) -> Loan[Video]: ...
+    @overload
+    def loan(
+        self, type_: type[Tensor], /, *, shape: tuple[int, ...], dtype: np.dtype[np.generic] | str
+    ) -> Loan[Tensor]: ...
+    @overload
+    def loan(self, type_: type[Binary], /, *, nbytes: int) -> Loan[Binary]: ...
+
+    def loan(self, type_: type[M], /, **arguments: Any) -> Loan[M]:
+        """Take a message to fill in place: no copy at all.
+
+        Use it as `with publisher.loan(Audio, frames=480, channels=1, sample_rate=16000) as audio`.
+
+        Args:
+            type_: Audio (frames, channels, sample_rate in Hz), Video (height, width, format),
+                Tensor (shape, dtype) or Binary (nbytes).
+            arguments: its size and format, as above.
+
+        Raises:
+            DataError: that type cannot be lent, or not in that size.
+            LoanError: too many loans are out.
+            SharedMemoryExhausted: there is no memory for it.
+            ChannelClosed: the publisher is closed.
+        """
+        try:
+            layout = _LAYOUTS[type_](**arguments)
+        except KeyError:
+            lent = ", ".join(lendable.__name__ for lendable in _LAYOUTS)
+            raise DataError(
+                f"a {getattr(type_, '__name__', type_)} cannot be lent; {lent} can: send others"
+            ) from None
+        except TypeError as error:
+            raise DataError(f"loan of {type_.__name__}: {error}") from error
+        if layout.payload_bytes > self._max_bytes:
+            raise self._too_large(layout.payload_bytes)
+        if self._is_closed:
+            self._require_open()
+        chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
+        return Loan(self, type_, layout, chunk, token)
+
+    def send_loan(self, loan: Loan[Any], timeout_seconds: float | None = None) -> None:
+        """Send what a loan holds. Called by `Loan`."""
+        if self._try_loan(loan) is None:
+            self._wait(partial(self._try_loan, loan), timeout_seconds)
+
+    async def send_loan_async(self, loan: Loan[Any]) -> None:
+        """Send what a loan holds, awaiting credit. Called by `Loan`."""
+        if self._try_loan(loan) is None:
+            await self._wait_async(partial(self._try_loan, loan), None)
+
+    def add_connection(self, connection: ConnectionPlan, bell: Bell) -> None:
+        """Send to one more reader from now on; it is owed only what is sent after this."""
+        with self._lock:
+            self._words[connection.slot + ConnectionWord.BASE] = self._sent
+            self._link(connection, bell)
+            self._limit = 0
+
+    def try_connect(self) -> bool:
+        """Connect to readers that have opened; whether all have that were planned."""
+        with self._lock:
+            return bool(self._try_connect())
+
+    def wait_connected(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until every planned reader has opened; False when the time is over first."""
+        return bool(self._doorbell.wait_for(self._try_connect, timeout_seconds))
+
+    def end_input(self, number: int) -> None:
+        """Say that nothing more will be sent of any input up to this number."""
+        self._words[self.port.slot + PortWord.ENDED] = number
+        self._ring()
+
+    def finish(self) -> None:
+        """End the stream: readers get what was sent, then `EndOfStream`. Twice is harmless."""
+        with self._lock:
+            if self._words[self._state_at] == PortState.OPEN:
+                self._words[self._state_at] = PortState.FINISHED
+                self._limit = 0  # the next send looks for credit, and is told
+                self._ring()
+
+    def close(self) -> None:
+        """Finish, and give the port back. Loans that are out can no longer be sent."""
+        if not self._is_closed:
+            self.finish()
+            self._is_closed = True
+            with self._lock:
+                self._writer.close()
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Publisher {self.port.name}: {self._sent} sent>"
+
+    def _try_send(
+        self,
+        message: Message,
+        layout: Layout,
+        payload: Payload,
+        metadata: bytes,
+        flags: int,
+        epoch: int | None,
+    ) -> bool | None:
+        """Send if there is credit; None if there is none."""
+        with self._lock:
+            if self._sent >= self._limit and not self._find_credit():
+                return None
+            nbytes = layout.payload_bytes
+            if nbytes > self._max_bytes:
+                raise self._too_large(nbytes)
+            chunk, token = self._writer.loan(nbytes + len(metadata))
+            if isinstance(payload, bytes):
+                chunk.body[:nbytes] = payload
+            else:
+                np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
+            self._emit(chunk, token, layout, message, metadata, flags, epoch)
+        return True
+
+    def _try_loan(self, loan: Loan[Any]) -> bool | None:
+        """Send a loan if there is credit; None if there is none."""
+        if loan.token is None:
+            loan.withdraw("sent")  # raises
+        with self._lock:
+            if self._sent >= self._limit and not self._find_credit():
+                return None
+            message, chunk, token, layout = loan.message, loan.chunk, loan.token, loan.layout
+            metadata = pack_metadata(message) if message.metadata else b""
+            in_use = loan.withdraw("sent")
+            if in_use is not None or len(metadata) > METADATA_ROOM_BYTES:
+                source = chunk.array if in_use is None else in_use
+                chunk, token = self._writer.loan(layout.payload_bytes + len(metadata))
+                np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), source)
+                self._words[self.port.slot + PortWord.COPIES] += 1
+            self._emit(chunk, token, layout, message, metadata, 0, None)
+        return True
+
+    def _emit(
+        self,
+        chunk: Chunk,
+        token: object,
+        layout: Layout,
+        message: Message,
+        metadata: bytes,
+        flags: int,
+        epoch: int | None,
+    ) -> None:
+        words, sent, nbytes = self._words, self._sent + 1, layout.payload_bytes
+        if metadata:
+            chunk.body[nbytes : nbytes + len(metadata)] = metadata
+        if epoch is None:
+            epoch = words[_EPOCH_AT]
+        if epoch != self._epoch:
+            self._enter_epoch(epoch)
+        HEADER.pack_into(
+            chunk.header,
+            0,
+            layout.block,
+            flags,
+            len(metadata),
+            sent,
+            self._context,
+            message.correlation_id,
+            message.timestamp_ns,
+            _now_ns(),
+        )
+        # Counted before it is handed over: whatever a reader has was counted, even if we die here.
+        words[self._sent_at] = sent
+        try:
+            self._writer.send(token)
+        except BaseException:
+            words[self._sent_at] = self._sent
+            raise
+        self._sent = sent
+        self._bytes += nbytes
+        words[self._bytes_at] = self._bytes
+        for fd, asleep in self._bells:
+            if words[asleep]:
+                os.eventfd_write(fd, 1)
+
+    def _enter_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._context = CONTEXT.pack(self._incarnation, epoch, self._session, 0)
+
+    def _find_credit(self) -> bool:
+        """Look up how far the lossless readers have come; whether one more message may be sent."""
+        self._require_open()
+        if self._unopened and not self._try_connect():
+            return False
+        words, limit = self._words, _NO_LIMIT
+        for connection in self._lossless:
+            at = connection.slot
+            state = words[at + ConnectionWord.STATE]
+            if state == ReaderState.LOST:
+                raise PeerLost(f"the reader of connection {connection.name} died")
+            if state == ReaderState.CLOSED:
+                continue
+            start = max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE])
+            room = start + connection.capacity
+            if room <= self._sent:
+                if connection.policy is Policy.ERROR:
+                    self._words[self.port.slot + PortWord.REFUSED] += 1
+                    raise BackpressureError(connection.name, connection.capacity, "error")
+                # Woken at half, not at every message: a slow reader costs few wake-ups.
+                wanted = self._sent - connection.capacity + max(1, connection.capacity // 2)
+                words[at + ConnectionWord.CREDIT_WANTED] = wanted
+            limit = min(limit, room)
+        self._limit = limit
+        return self._sent < limit
+
+    def _try_connect(self) -> bool | None:
+        """Connect to readers that have opened; None while one has not."""
+        words = self._words
+        at = ConnectionWord.STATE
+        waiting = [c for c in self._unopened if words[c.slot + at] == ReaderState.UNOPENED]
+        if len(waiting) < len(self._unopened):
+            self._writer.connect()
+            self._unopened = waiting
+        for connection in waiting:
+            words[connection.slot + ConnectionWord.CREDIT_WANTED] = 1
+        return None if waiting else True
+
+    def _wait(self, attempt: Callable[[], bool | None], timeout_seconds: float | None) -> None:
+        began = _now_ns()
+        try:
+            done = self._doorbell.wait_for(attempt, timeout_seconds)
+        finally:
+            self._stop_waiting(began)
+        if done is None:
+            raise self.refusal()
+
+    async def _wait_async(
+        self, attempt: Callable[[], bool | None], timeout_seconds: float | None
+    ) -> None:
+        began = _now_ns()
+        try:
+            # Cancelled here, the message was not sent: sending is part of the attempt.
+            done = await self._on_loop().wait_for(attempt, timeout_seconds)
+        finally:
+            self._stop_waiting(began)
+        if done is None:
+            raise self.refusal()
+
+    def _on_loop(self) -> LoopDoorbell:
+        # Imported here: a synchronous node's process has no event loop.
+        from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+
+        self._loop_doorbell = LoopDoorbell.of(self._doorbell)
+        return self._loop_doorbell
+
+    def _stop_waiting(self, began_ns: int) -> None:
+        for connection in self.port.connections:
+            self._words[connection.slot + ConnectionWord.CREDIT_WANTED] = 0
+        self._words[self.port.slot + PortWord.BLOCKED_NS] += _now_ns() - began_ns
+
+    def refusal(self) -> BackpressureError:
+        """Count a message that is turned away for lack of credit, and make the error for it."""
+        words = self._words
+        words[self.port.slot + PortWord.REFUSED] += 1
+        if self._unopened:
+            first = self._unopened[0]
+            return BackpressureError(first.name, first.capacity, f"{first.policy}, not opened yet")
+        fullest = min(
+            self._lossless, key=lambda c: words[c.slot + ConnectionWord.POSITION] + c.capacity
+        )
+        return BackpressureError(fullest.name, fullest.capacity, fullest.policy)
+
+    def _link(self, connection: ConnectionPlan, bell: Bell) -> None:
+        self._unopened.append(connection)
+        if connection.policy.is_lossless:
+            self._lossless.append(connection)
+        if bell not in self._bells:
+            self._bells = (*self._bells, bell)
+
+    def _ring(self) -> None:
+        for fd, asleep in self._bells:
+            if self._words[asleep]:
+                os.eventfd_write(fd, 1)
+
+    def _require_open(self) -> None:
+        if self._is_closed or self._words[self._state_at] != PortState.OPEN:
+            raise ChannelClosed(f"the publisher of port {self.port.name} is closed")
+
+    def _too_large(self, nbytes: int) -> DataError:
+        return DataError(
+            f"port {self.port.name} declares at most {self._max_bytes:,} bytes a message and this "
+            f"one has {nbytes:,}; raise its max_message_bytes"
+        )
+
+
+_LAYOUTS: dict[type[ArrayMessage], Callable[..., Layout]] = {
+    Audio: audio_layout,
+    Video: video_layout,
+    Tensor: tensor_layout,
+    Binary: binary_layout,
+}

@@ -1,0 +1,505 @@
+"""The process that makes channels: services, ledger, doorbells, and the tickets of the others."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from remotemedia.core.errors import ChannelClosed, ChannelError
+from remotemedia.core.multiprocess.channel.bell import Bell
+from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
+from remotemedia.core.multiprocess.channel.stats import PortStats, port_stats
+from remotemedia.core.multiprocess.plan import (
+    MAX_CAPACITY,
+    ConnectionPlan,
+    EndpointPlan,
+    Policy,
+    PortPlan,
+    SpareTaps,
+    service_name,
+)
+from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS, Doorbell
+from remotemedia.core.multiprocess.transport.ledger import (
+    CONNECTION_WORDS,
+    ENDPOINT_WORDS,
+    PORT_WORDS,
+    ConnectionWord,
+    EndpointWord,
+    Ledger,
+    PortState,
+    PortWord,
+    ReaderState,
+)
+from remotemedia.data.plain import MAX_MESSAGE_BYTES
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from remotemedia.core.multiprocess.channel.publisher import Publisher
+    from remotemedia.core.multiprocess.channel.subscriber import Subscriber
+    from remotemedia.core.multiprocess.transport.base import Hold, Transport
+    from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
+
+DEFAULT_CAPACITY = 100
+DEFAULT_MAX_HELD = 4
+
+
+@dataclass
+class Channel:
+    """One output port and all that read it.
+
+    Attributes:
+        plan: as it is now; it grows with its connections.
+        capacity: of connections that do not say otherwise.
+        hold: keeps its service alive, once that exists.
+        publisher: its sending end, if that lies in this process.
+    """
+
+    plan: PortPlan
+    capacity: int
+    hold: Hold | None = None
+    publisher: Publisher | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.plan.name
+
+    @property
+    def parties(self) -> set[int]:
+        """Indices of the endpoints that write or read it."""
+        return {self.plan.writer, *(one.reader for one in self.plan.connections)}
+
+
+@dataclass
+class _Party:
+    """A process that takes part, as its maker sees it."""
+
+    index: int
+    plan: EndpointPlan
+    doorbell_fd: int
+    endpoint: Endpoint | None = None
+
+
+class ChannelRegistry:
+    """Creates channels, opens their ends here or writes tickets for other processes.
+
+    In one process:
+
+        registry = ChannelRegistry()
+        camera = registry.create_channel("camera")
+        preview = registry.create_subscriber(camera, policy="latest")
+        publisher = registry.create_publisher(camera)
+
+    Across processes, say who writes and who reads, then pass each its ticket and descriptors:
+
+        registry.add_endpoint("viewer")
+        registry.connect(camera, "viewer", policy="latest")
+        ticket = registry.ticket("viewer")
+        Popen([..., ticket.to_json()], pass_fds=ticket.fds)     # Endpoint.open(ticket) in there
+
+    A channel's service is made when its first end is opened or its first ticket is written;
+    connections made after that take the port's spare taps.
+
+    Args:
+        transport: carries the samples, and stays the caller's; None is one of its own.
+        scope: what tells the channels of this registry from others of the same transport.
+        spin_ns: how long ends opened here look for news before they block; 0 blocks at once.
+    """
+
+    def __init__(
+        self,
+        transport: Transport | None = None,
+        *,
+        scope: str = "",
+        spin_ns: int = DEFAULT_SPIN_NS,
+    ) -> None:
+        self._own: IceoryxTransport | None = None
+        if transport is None:
+            # Imported here: who only uses the transport in memory needs no iceoryx2.
+            from remotemedia.core.multiprocess.transport.iceoryx import new_domain
+
+            transport = self._own = new_domain()
+        self._transport = transport
+        self._scope = scope
+        self._spin_ns = spin_ns
+        self.ledger = Ledger.create()
+        self._parties: list[_Party] = []
+        self._bells: dict[int, Bell] = {}
+        self._channels: dict[str, Channel] = {}
+        self._is_closed = False
+
+    def create_channel(
+        self,
+        name: str,
+        capacity: int = DEFAULT_CAPACITY,
+        *,
+        writer: str | None = None,
+        max_message_bytes: int | None = None,
+        taps: SpareTaps | None = None,
+    ) -> Channel:
+        """Plan a channel: one output port, with no reader yet.
+
+        Args:
+            name: "node.port"; one channel of that name.
+            capacity: how many messages may wait for each reader, unless the reader says otherwise.
+            writer: the endpoint that will write it; None is an end in this process.
+            max_message_bytes: declared size of a payload: memory is reserved at the start and
+                larger messages are refused. None: memory grows by itself, up to 256 MiB a message.
+            taps: room for readers that come after the channel has opened; None is eight, each with
+                the channel's capacity.
+
+        Raises:
+            ChannelError: the name is taken, the endpoint is unknown or a number is out of range.
+        """
+        self._require_open()
+        if name in self._channels:
+            raise ChannelError(f"there is a channel {name!r} already")
+        _check_range(capacity, f"capacity of channel {name}", MAX_CAPACITY)
+        if max_message_bytes is not None:
+            _check_range(max_message_bytes, f"max_message_bytes of {name}", MAX_MESSAGE_BYTES)
+        party = self._add(f"{name} writer") if writer is None else self._known(writer)
+        plan = PortPlan(
+            name=name,
+            service=service_name(self._scope, name),
+            slot=self.ledger.allocate(PORT_WORDS),
+            writer=party.index,
+            max_message_bytes=max_message_bytes,
+            taps=taps or SpareTaps(8, capacity, DEFAULT_MAX_HELD),
+        )
+        channel = self._channels[name] = Channel(plan, capacity)
+        return channel
+
+    def add_endpoint(self, name: str) -> None:
+        """Plan another process that takes part.
+
+        Raises:
+            ChannelError: the name is taken.
+        """
+        self._require_open()
+        self._add(name)
+
+    def connect(
+        self,
+        channel: Channel,
+        reader: str,
+        *,
+        name: str = "",
+        policy: Policy | str = Policy.BLOCK,
+        capacity: int | None = None,
+        max_held: int | None = None,
+    ) -> ConnectionPlan:
+        """Plan a connection from a channel to an endpoint.
+
+        Args:
+            channel: what it reads.
+            reader: the endpoint.
+            name: of the connection; empty is "channel -> reader". Two connections of one reader to
+                one channel need names.
+            policy: what happens when it is full.
+            capacity: how many messages may wait to be read; None is the channel's, 1 for `latest`.
+            max_held: how many received messages the reader may keep as views; None is 4, or what a
+                spare tap has.
+
+        Raises:
+            ChannelError: the policy is unknown, a number is out of range, or the channel is open
+                and has no spare tap of that size.
+        """
+        plan, chosen = channel.plan, _policy(policy, channel.name)
+        party = self._known(reader)
+        is_late = channel.hold is not None
+        if capacity is None:
+            most = plan.taps.capacity if is_late else MAX_CAPACITY
+            capacity = 1 if chosen is Policy.LATEST else min(channel.capacity, most)
+        if max_held is None:
+            max_held = min(DEFAULT_MAX_HELD, plan.taps.max_held) if is_late else DEFAULT_MAX_HELD
+        name = name or f"{channel.name} -> {reader}"
+        _check_range(capacity, f"capacity of {name}", MAX_CAPACITY)
+        _check_range(max_held, f"max_held of {name}", MAX_CAPACITY)
+        if chosen is Policy.LATEST and capacity != 1:
+            raise ChannelError(f"{name}: latest keeps one message; use drop_oldest to keep more")
+        taps = plan.taps
+        if is_late:
+            if not taps.count or capacity > taps.capacity or max_held > taps.max_held:
+                raise ChannelError(
+                    f"{name}: the channel is open and has {taps.count} spare taps of capacity "
+                    f"{taps.capacity}, {taps.max_held} held; connect before its ends are opened, "
+                    f"or create it with larger taps"
+                )
+            taps = msgspec.structs.replace(taps, count=taps.count - 1)
+        connection = ConnectionPlan(
+            name=name,
+            policy=chosen,
+            capacity=capacity,
+            max_held=max_held,
+            slot=self.ledger.allocate(CONNECTION_WORDS),
+            reader=party.index,
+        )
+        connections = (*plan.connections, connection)
+        channel.plan = msgspec.structs.replace(plan, connections=connections, taps=taps)
+        return connection
+
+    def create_publisher(self, channel: Channel) -> Publisher:
+        """Open the sending end of a channel in this process.
+
+        It has a doorbell of its own, so that a thread of its own may use it.
+
+        Args:
+            channel: planned without a writer.
+
+        Raises:
+            ChannelError, SharedMemoryExhausted: it cannot be opened.
+        """
+        self._create(channel)
+        endpoint = self._open_here(self._parties[channel.plan.writer])
+        channel.publisher = endpoint.publish(channel.plan)
+        return channel.publisher
+
+    def create_subscriber(
+        self,
+        channel: Channel,
+        *,
+        policy: Policy | str = Policy.BLOCK,
+        capacity: int | None = None,
+        max_held: int | None = None,
+    ) -> Subscriber:
+        """Connect to a channel, and open the receiving end in this process.
+
+        A subscriber made before the publisher gets every message; one made after it takes a spare
+        tap and gets what is sent from then on. It has a doorbell of its own, so that a thread of
+        its own may use it.
+
+        Args:
+            channel: what it reads; its publisher, if there is one, must be in this process.
+            policy: as for `connect`.
+            capacity: as for `connect`.
+            max_held: as for `connect`.
+
+        Raises:
+            ChannelError, SharedMemoryExhausted: it cannot be opened.
+        """
+        party = self._add(f"reader {len(self._parties)}")
+        connection = self.connect(
+            channel, party.plan.name, policy=policy, capacity=capacity, max_held=max_held
+        )
+        endpoint = self._open_here(party)
+        self._create(channel)
+        subscriber = endpoint.subscribe(channel.plan, connection)
+        if channel.publisher is not None:
+            channel.publisher.add_connection(connection, self._bell(party))
+        return subscriber
+
+    def open(self, name: str) -> Endpoint:
+        """Open an endpoint in this process: every port it writes and every connection it reads.
+
+        Its ends share one doorbell, and so one thread or event loop.
+
+        Raises:
+            ChannelError, SharedMemoryExhausted: it is unknown, or an end cannot be opened.
+        """
+        party = self._known(name)
+        endpoint = self._open_here(party)
+        mine = [one for one in self._channels.values() if party.index in one.parties]
+        for channel in mine:
+            self._create(channel)
+            for connection in channel.plan.connections:
+                if connection.reader == party.index:
+                    endpoint.subscribe(channel.plan, connection)
+        for channel in mine:
+            if channel.plan.writer == party.index:
+                channel.publisher = endpoint.publish(channel.plan)
+        return endpoint
+
+    @property
+    def crosses_processes(self) -> bool:
+        """Whether other processes can take part."""
+        return self._transport.address is not None
+
+    def index(self, name: str) -> int:
+        """Return the index of an endpoint; it is what tickets and plans call it.
+
+        Raises:
+            ChannelError: it is unknown.
+        """
+        return self._known(name).index
+
+    def endpoint_plan(self, name: str) -> EndpointPlan:
+        """Return the plan of an endpoint.
+
+        Raises:
+            ChannelError: it is unknown.
+        """
+        return self._known(name).plan
+
+    def ticket(self, name: str, *, rings: tuple[str, ...] = ()) -> Ticket:
+        """Write down what another process needs to open its ends.
+
+        All its channels and connections must be planned; what they need is created now. The
+        descriptors stay the registry's: hand over duplicates, as `subprocess` does.
+
+        Args:
+            name: the endpoint.
+            rings: endpoints whose doorbells it rings besides those it has channels with.
+
+        Raises:
+            ChannelError: the endpoint is unknown, or lies in this process.
+            SharedMemoryExhausted: there is no memory for its channels.
+        """
+        party = self._known(name)
+        address = self._transport.address
+        if address is None:
+            raise ChannelError("the transport in memory has no other processes")
+        ports, inputs = [], []
+        peers = {self._known(one).index for one in rings}
+        for channel in self._channels.values():
+            if party.index not in channel.parties:
+                continue
+            self._create(channel)
+            peers |= channel.parties - {party.index}
+            plan = channel.plan
+            ports += [plan] if plan.writer == party.index else []
+            inputs += [(plan, one) for one in plan.connections if one.reader == party.index]
+        others = (self._parties[index] for index in sorted(peers))
+        return Ticket(
+            root=address[0],
+            prefix=address[1],
+            endpoint=party.plan,
+            ports=tuple(ports),
+            inputs=tuple(inputs),
+            peers=tuple((other.index, other.plan, other.doorbell_fd) for other in others),
+            ledger_fd=self.ledger.fd,
+            doorbell_fd=party.doorbell_fd,
+        )
+
+    def endpoint_died(self, name: str) -> None:
+        """Tell everybody that a process is dead. Call it once the process has been reaped.
+
+        Readers of its ports get what is left and then `PeerLost`; writers that wait for it get
+        `PeerLost`; what it held is freed.
+
+        Raises:
+            ChannelError: the endpoint is unknown.
+        """
+        party, words = self._known(name), self.ledger.words
+        for channel in self._channels.values():
+            plan = channel.plan
+            if plan.writer == party.index and words[plan.slot] != PortState.FINISHED:
+                words[plan.slot + PortWord.STATE] = PortState.LOST
+            for connection in plan.connections:
+                at = connection.slot + ConnectionWord.STATE
+                if connection.reader == party.index and words[at] != ReaderState.CLOSED:
+                    words[at] = ReaderState.LOST
+        for other in self._parties:
+            os.eventfd_write(other.doorbell_fd, 1)
+        self._transport.clean_up_dead()
+
+    def stats(self) -> dict[str, PortStats]:
+        """Counts and latencies of every channel, from the ledger."""
+        self._require_open()
+        words = self.ledger.words
+        return {name: port_stats(words, one.plan) for name, one in self._channels.items()}
+
+    def destroy_channel(self, channel: Channel) -> None:
+        """Close a channel's ends in this process and let go of its service. Twice is harmless.
+
+        Its final counts are returned by `stats` no more.
+        """
+        if self._channels.pop(channel.name, None) is None:
+            return
+        for party in self._parties:
+            if party.endpoint is not None:
+                party.endpoint.close_channel(channel.plan)
+        if channel.hold is not None:
+            channel.hold.close()
+
+    def cleanup(self) -> None:
+        """Close everything, and remove what is left of a transport of its own. Twice is harmless.
+
+        For when the other processes are gone: what they still use is pulled from under their feet.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for party in self._parties:
+            if party.endpoint is not None:
+                party.endpoint.close()
+            else:
+                os.close(party.doorbell_fd)
+        for channel in self._channels.values():
+            if channel.hold is not None:
+                channel.hold.close()
+        if self._own is not None:
+            self._own.close_and_sweep()
+        self.ledger.close()
+
+    def __enter__(self) -> ChannelRegistry:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cleanup()
+
+    def _create(self, channel: Channel) -> None:
+        self._require_open()
+        if channel.hold is None:
+            channel.hold = self._transport.create(channel.plan)
+
+    def _add(self, name: str) -> _Party:
+        if any(party.plan.name == name for party in self._parties):
+            raise ChannelError(f"there is an endpoint {name!r} already")
+        plan = EndpointPlan(name, self.ledger.allocate(ENDPOINT_WORDS))
+        party = _Party(len(self._parties), plan, Doorbell.new_fd())
+        self._parties.append(party)
+        self._bells[party.index] = self._bell(party)
+        return party
+
+    def _known(self, name: str) -> _Party:
+        self._require_open()
+        for party in self._parties:
+            if party.plan.name == name:
+                return party
+        known = ", ".join(repr(party.plan.name) for party in self._parties) or "none"
+        raise ChannelError(
+            f"there is no endpoint {name!r} (there are: {known}); add_endpoint it first"
+        )
+
+    def _open_here(self, party: _Party) -> Endpoint:
+        if party.endpoint is None:
+            party.endpoint = Endpoint(
+                self._transport,
+                self.ledger,
+                party.plan,
+                party.doorbell_fd,
+                self._bells,
+                spin_ns=self._spin_ns,
+            )
+        return party.endpoint
+
+    @staticmethod
+    def _bell(party: _Party) -> Bell:
+        return Bell(party.doorbell_fd, party.plan.slot + EndpointWord.ASLEEP)
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise ChannelClosed("the channel registry was cleaned up; make another")
+
+
+def _policy(policy: Policy | str, channel: str) -> Policy:
+    try:
+        return Policy(policy)
+    except ValueError:
+        raise ChannelError(
+            f"channel {channel}: policy is {policy!r}; it must be one of {', '.join(Policy)}"
+        ) from None
+
+
+def _check_range(value: int, what: str, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ChannelError(f"{what} is {value!r}; it must be a whole number from 1 to {most:,}")

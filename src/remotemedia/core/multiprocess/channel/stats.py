@@ -1,0 +1,162 @@
+"""What the ledger says of ports and connections: counts, latency, and whether they balance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from remotemedia.core.multiprocess.transport.ledger import (
+    HISTOGRAM_AT,
+    HISTOGRAM_BUCKETS,
+    ConnectionWord,
+    PortWord,
+    ReaderState,
+)
+
+if TYPE_CHECKING:
+    from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
+
+DROP_REASONS = {
+    "overwritten": ConnectionWord.DROPPED_OVERWRITTEN,
+    "lost": ConnectionWord.DROPPED_LOST,
+    "interrupted": ConnectionWord.DROPPED_INTERRUPTED,
+    "unreadable": ConnectionWord.DROPPED_UNREADABLE,
+    "closed": ConnectionWord.DROPPED_CLOSED,
+}
+
+
+class LatencyHistogram(msgspec.Struct, frozen=True):
+    """Durations by power of two: `counts[k]` of them were below 2**k ns and not below half that."""
+
+    counts: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """How many durations."""
+        return sum(self.counts)
+
+    def percentile_ns(self, percent: float) -> int:
+        """An upper bound of the percentile, within a factor of two; 0 if there is nothing."""
+        wanted = self.total * percent / 100
+        reached = 0
+        for bucket, count in enumerate(self.counts):
+            reached += count
+            if count and reached >= wanted:
+                return 1 << bucket
+        return 0
+
+
+class ConnectionStats(msgspec.Struct, frozen=True):
+    """One connection, at one moment.
+
+    Attributes:
+        name, policy, capacity: from the plan.
+        sent: messages sent since the connection was made.
+        received: handed to the reader.
+        released: given back by it. Counted when it next looks for a message.
+        copied: of those received, how many became copies because it kept too many views.
+        dropped: by reason: overwritten, lost, interrupted, unreadable, closed.
+        queued: waiting to be read.
+        latency: from send to receive.
+    """
+
+    name: str
+    policy: str
+    capacity: int
+    sent: int
+    received: int
+    released: int
+    copied: int
+    dropped: dict[str, int]
+    queued: int
+    latency: LatencyHistogram
+
+    @property
+    def held(self) -> int:
+        """Received and not yet released."""
+        return self.received - self.released
+
+    @property
+    def in_flight(self) -> int:
+        """Waiting to be read, or held by the reader."""
+        return self.queued + self.held
+
+    @property
+    def is_balanced(self) -> bool:
+        """The invariant: `sent = released + dropped + in flight`, each within its bounds."""
+        parts = (self.released, self.held, self.queued, *self.dropped.values())
+        return self.sent == sum(parts) and min(parts) >= 0 and self.queued <= self.capacity
+
+
+class PortStats(msgspec.Struct, frozen=True):
+    """One output port, at one moment.
+
+    Attributes:
+        name: from the plan.
+        sent: messages sent.
+        bytes: payload bytes sent, each message counted once however many read it.
+        blocked_seconds: time spent waiting for credit.
+        refused: messages turned away for lack of credit.
+        loan_copies: loans that were copied because their array was still in use.
+        connections: its readers.
+    """
+
+    name: str
+    sent: int
+    bytes: int
+    blocked_seconds: float
+    refused: int
+    loan_copies: int
+    connections: tuple[ConnectionStats, ...]
+
+
+def connection_stats(
+    words: memoryview, port: PortPlan, connection: ConnectionPlan
+) -> ConnectionStats:
+    """Read a connection's words. They move while they are read: exact once both ends rest."""
+    at = connection.slot
+    # The reader's words first: what it has counted, the writer had sent before.
+    read = {word: words[at + word] for word in ConnectionWord}
+    counts = words[at + HISTOGRAM_AT : at + HISTOGRAM_AT + HISTOGRAM_BUCKETS].tolist()
+    sent = max(0, words[port.slot + PortWord.SENT] - read[ConnectionWord.BASE])
+    dropped = {reason: read[word] for reason, word in DROP_REASONS.items()}
+    taken = max(0, read[ConnectionWord.POSITION] - read[ConnectionWord.BASE])
+    received = taken - sum(dropped.values())
+    queued = sent - taken
+    state = read[ConnectionWord.STATE]
+    if state in (ReaderState.CLOSED, ReaderState.LOST):
+        dropped["closed" if state == ReaderState.CLOSED else "lost"] += queued
+        queued = 0
+    elif not connection.policy.is_lossless:
+        # A full queue loses its oldest before its reader knows.
+        overwritten = max(0, queued - connection.capacity)
+        dropped["overwritten"] += overwritten
+        queued -= overwritten
+    return ConnectionStats(
+        name=connection.name,
+        policy=connection.policy,
+        capacity=connection.capacity,
+        sent=sent,
+        received=received,
+        released=read[ConnectionWord.RELEASED],
+        copied=read[ConnectionWord.COPIED],
+        dropped=dropped,
+        queued=queued,
+        latency=LatencyHistogram(tuple(counts)),
+    )
+
+
+def port_stats(words: memoryview, port: PortPlan) -> PortStats:
+    """Read a port's words and those of its connections."""
+    connections = tuple(connection_stats(words, port, one) for one in port.connections)
+    at = port.slot
+    return PortStats(
+        name=port.name,
+        sent=words[at + PortWord.SENT],
+        bytes=words[at + PortWord.BYTES],
+        blocked_seconds=words[at + PortWord.BLOCKED_NS] / 1e9,
+        refused=words[at + PortWord.REFUSED],
+        loan_copies=words[at + PortWord.COPIES],
+        connections=connections,
+    )

@@ -1,0 +1,421 @@
+"""The receiving end of a connection: headers believed only when checked, views, counting."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from remotemedia.core.errors import ChannelClosed, DecodeError, EndOfStream, PeerLost
+from remotemedia.core.multiprocess.transport.ledger import (
+    HISTOGRAM_AT,
+    HISTOGRAM_BUCKETS,
+    ConnectionWord,
+    LedgerWord,
+    PortState,
+    PortWord,
+    ReaderState,
+)
+from remotemedia.data.layout import Layout, parse_layout
+from remotemedia.data.memory import (
+    OWN_REFERENCES,
+    array_at,
+    count_references,
+    keep_until_unused,
+)
+from remotemedia.data.message import NO_METADATA, ArrayMessage, Message
+from remotemedia.data.wire import (
+    CONTEXT,
+    HEADER,
+    Context,
+    Header,
+    RawHeader,
+    array_message,
+    body_at,
+    check_header,
+    plain_message,
+    unpack_metadata,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from types import TracebackType
+
+    from remotemedia.core.multiprocess.channel.bell import Bell
+    from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
+    from remotemedia.core.multiprocess.transport.base import Chunk, Reader, Sample
+    from remotemedia.core.multiprocess.transport.doorbell import Doorbell
+
+_MAX_KNOWN_LAYOUTS = 256
+_EPOCH_AT = int(LedgerWord.EPOCH)
+_now_ns = time.monotonic_ns
+_LAST_BUCKET = HISTOGRAM_BUCKETS - 1
+
+
+class Subscriber:
+    """Receives the messages of one connection, in order.
+
+    Array messages are views into shared memory for as long as they or their arrays live. A reader
+    that keeps more than `connection.max_held` of them gets copies instead, which are counted, so
+    that the writer never runs out of memory over it. One thread at a time may receive; messages
+    may be dropped in any thread.
+
+    Args:
+        reader: the transport's end; owned by the subscriber.
+        port: the plan of the port it reads.
+        connection: the plan of the connection.
+        words: the ledger.
+        doorbell: rung when there may be a message.
+        bell: of the process that writes the port.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        port: PortPlan,
+        connection: ConnectionPlan,
+        words: memoryview,
+        doorbell: Doorbell,
+        bell: Bell,
+    ) -> None:
+        self.port = port
+        self.connection = connection
+        self._reader = reader
+        self._take: Callable[[], Sample | None] = reader.take
+        self._max_held = connection.max_held
+        self._words = words
+        self._doorbell = doorbell
+        self._bell = bell
+        self._is_closed = False
+        # Chunks whose arrays may still be in use, and the tokens that own their memory.
+        self._held: list[tuple[Chunk, object]] = []
+        self._layouts: dict[bytes, Layout] = {}
+        self._raw: RawHeader | None = None
+        self._context, self._epoch = b"", 0
+        self._ended = self._ending = self._ending_position = 0
+        at = connection.slot
+        self._position_at = at + ConnectionWord.POSITION
+        self._wanted_at = at + ConnectionWord.CREDIT_WANTED
+        self._histogram_at = at + HISTOGRAM_AT
+        self._position = words[self._position_at]
+        self._released = words[at + ConnectionWord.RELEASED]
+        words[at + ConnectionWord.STATE] = ReaderState.OPEN
+        self._wake_writer()
+
+    def receive(self, timeout_seconds: float | None = None) -> Message | None:
+        """Wait for the next message.
+
+        Args:
+            timeout_seconds: how long to wait; None is for ever, 0 not at all.
+
+        Returns:
+            The message, or None when the time is over first.
+
+        Raises:
+            EndOfStream: the writer finished and all it sent has been received.
+            PeerLost: the writer died and all that could be saved of what it sent was received.
+            DecodeError: the next message is damaged; it is counted, and the next call goes on.
+            ChannelClosed: the subscriber is closed.
+        """
+        while True:
+            if self._held:
+                self._settle()
+            sample = self._take()
+            if sample is None and timeout_seconds != 0:
+                sample = self._doorbell.spin(self._take)
+            if sample is None:
+                return self._doorbell.wait_for(self._take_or_end, timeout_seconds)
+            message = self._admit(sample)
+            if message is not None:
+                return message
+
+    def receive_nowait(self) -> Message | None:
+        """Take the next message if there is one; errors as `receive`."""
+        return self._take_or_end()
+
+    async def receive_async(self, timeout_seconds: float | None = None) -> Message | None:
+        """Await the next message; otherwise as `receive`. Cancelled, it has taken nothing."""
+        # Imported here: a synchronous node's process has no event loop.
+        from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+
+        return await LoopDoorbell.of(self._doorbell).wait_for(self._take_or_end, timeout_seconds)
+
+    def take(self) -> Message | None:
+        """Take the next message if there is one, without asking whether the stream has ended.
+
+        Raises:
+            DecodeError, ChannelClosed: as `receive`.
+        """
+        if self._held:
+            self._settle()
+        sample = self._take()
+        return None if sample is None else self._admit(sample)
+
+    @property
+    def header(self) -> Header:
+        """Header of the message taken last.
+
+        Raises:
+            LookupError: none has been taken.
+        """
+        if self._raw is None:
+            raise LookupError(f"nothing has been taken from {self.connection.name} yet")
+        return Header._make(self._raw)
+
+    @property
+    def flags(self) -> int:
+        """Flags of the message taken last."""
+        return 0 if self._raw is None else self._raw[1]
+
+    @property
+    def position(self) -> int:
+        """Sequence number of the message taken last."""
+        return self._position
+
+    @property
+    def held(self) -> int:
+        """How many views the reader keeps now."""
+        self._settle()
+        return len(self._held)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the writer has finished or died. What it sent may still wait to be taken."""
+        return self._words[self.port.slot + PortWord.STATE] >= PortState.FINISHED
+
+    def ended_input(self) -> int:
+        """The newest input that this reader has had everything of.
+
+        Nothing of it, or of any before it, is left in the queue; None will come. Ask after each
+        message, and once the queue is empty.
+        """
+        words, slot = self._words, self.port.slot
+        if self._position >= self._ending_position:
+            self._ended = self._ending
+            # In this order: what was sent of the inputs that have ended, is counted by now.
+            self._ending = words[slot + PortWord.ENDED]
+            self._ending_position = words[slot + PortWord.SENT]
+            if self._position >= self._ending_position:
+                self._ended = self._ending
+        return self._ended
+
+    def close(self) -> None:
+        """Read no more: what is queued is dropped and counted, and no writer waits for this reader.
+
+        Messages that are held stay valid. Twice is harmless.
+        """
+        if not self._is_closed:
+            self._is_closed = True
+            self._leave_held()
+            self._words[self.connection.slot + ConnectionWord.STATE] = ReaderState.CLOSED
+            self._take = self._take_from_closed
+            self._reader.close()
+            self._wake_writer()
+
+    def __iter__(self) -> Iterator[Message]:
+        try:
+            while True:
+                message = self.receive()
+                assert message is not None
+                yield message
+        except EndOfStream:
+            return
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        try:
+            while True:
+                message = await self.receive_async()
+                assert message is not None
+                yield message
+        except EndOfStream:
+            return
+
+    def __enter__(self) -> Subscriber:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Subscriber {self.connection.name}: at {self._position}>"
+
+    def _take_or_end(self) -> Message | None:
+        message = self.take()
+        if message is None and self.has_ended:
+            # Once more: the writer may have sent between our look and its end.
+            message = self.take()
+            if message is None:
+                raise self._end()
+        return message
+
+    def _end(self) -> EndOfStream | PeerLost:
+        words = self._words
+        missing = words[self.port.slot + PortWord.SENT] - self._position
+        if missing > 0:
+            self._position += missing
+            words[self._position_at] = self._position
+            self._count_drop(ConnectionWord.DROPPED_LOST, missing)
+        if words[self.port.slot + PortWord.STATE] == PortState.LOST:
+            return PeerLost(
+                f"the writer of port {self.port.name} died; {self.connection.name} has received "
+                f"all that was left of what it sent"
+            )
+        return EndOfStream(f"port {self.port.name} has finished")
+
+    def _admit(self, sample: Sample) -> Message | None:
+        """Make the message of a sample, and count it; None if it is not to be delivered."""
+        words = self._words
+        chunk, room, token = sample
+        raw = self._raw = HEADER.unpack_from(chunk.header)
+        block, flags, metadata_bytes, sequence, context, correlation, timestamp, sent = raw
+        layout = self._layouts.get(block) or self._learn(block)
+        if metadata_bytes or flags or layout.payload_bytes > room:
+            self._check(raw, layout, room)
+        if sequence != self._position + 1 and not self._note_gap(sequence):
+            return None
+        self._position = words[self._position_at] = sequence
+        wanted = words[self._wanted_at]
+        if wanted and sequence >= wanted:
+            self._wake_writer()
+        if (context != self._context or words[_EPOCH_AT] != self._epoch) and self._is_old(context):
+            self._count_drop(ConnectionWord.DROPPED_INTERRUPTED, 1)
+            return None
+        if layout.is_array and not metadata_bytes:
+            if chunk.layout is not layout:
+                self._view(chunk, layout)
+            message: Message = array_message(layout, chunk.array[...])  # type: ignore[index]
+            self._held.append((chunk, token))
+            message.metadata = NO_METADATA
+        else:
+            message = self._decode(layout, chunk, metadata_bytes, token)
+        message.correlation_id = correlation
+        message.timestamp_ns = timestamp
+        bucket = (_now_ns() - sent).bit_length()
+        words[self._histogram_at + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
+        if len(self._held) > self._max_held:
+            self._copy(message)
+        return message
+
+    def _decode(self, layout: Layout, chunk: Chunk, metadata_bytes: int, token: object) -> Message:
+        """The uncommon kinds of message: no array, or with metadata."""
+        address, payload_bytes = chunk.address, layout.payload_bytes
+        try:
+            metadata = NO_METADATA
+            if metadata_bytes:
+                metadata = unpack_metadata(body_at(address + payload_bytes, metadata_bytes))
+            message: Message
+            if layout.is_array:
+                self._view(chunk, layout)
+                message = array_message(layout, chunk.array[...])  # type: ignore[index]
+                self._held.append((chunk, token))
+            else:
+                message = plain_message(layout, body_at(address, payload_bytes))
+                self._release(1)
+        except DecodeError:
+            self._count_drop(ConnectionWord.DROPPED_UNREADABLE, 1)
+            raise
+        message.metadata = metadata
+        return message
+
+    @staticmethod
+    def _view(chunk: Chunk, layout: Layout) -> None:
+        """Give a chunk that nobody holds an array of the message that came in it."""
+        chunk.layout = layout
+        chunk.array = array_at(chunk.address, layout.shape, layout.dtype, layout.payload_bytes)
+        chunk.array.setflags(write=False)
+
+    def _copy(self, message: Message) -> None:
+        if not isinstance(message, ArrayMessage):
+            return
+        message.detach()
+        self._words[self.connection.slot + ConnectionWord.COPIED] += 1
+
+    def _learn(self, block: bytes) -> Layout:
+        try:
+            layout = parse_layout(block)
+        except DecodeError:
+            self._count_unreadable()
+            raise
+        if len(self._layouts) >= _MAX_KNOWN_LAYOUTS:
+            self._layouts.clear()
+        self._layouts[block] = layout
+        return layout
+
+    def _settle(self) -> None:
+        """Give back what nobody refers to any more."""
+        kept = []
+        for held in self._held:
+            array = held[0].array
+            if array is not None and count_references(array) > OWN_REFERENCES:
+                kept.append(held)
+        released = len(self._held) - len(kept)
+        if released:
+            self._held = kept
+            self._release(released)
+
+    def _leave_held(self) -> None:
+        """Hand what is still in use over to whoever uses it."""
+        self._settle()
+        for chunk, token in self._held:
+            assert chunk.array is not None
+            keep_until_unused(chunk.array, token)
+            chunk.array = chunk.layout = None
+        self._held = []
+
+    def __del__(self) -> None:
+        self._leave_held()
+
+    def _release(self, count: int) -> None:
+        self._released += count
+        self._words[self.connection.slot + ConnectionWord.RELEASED] = self._released
+
+    def _note_gap(self, sequence: int) -> bool:
+        """Count what lies between the last message and this one; False if this one is not ours."""
+        if self._position == 0:
+            # Sent before the writer knew of this connection: not meant for it.
+            self._position = self._words[self.connection.slot + ConnectionWord.BASE]
+        missing = sequence - self._position - 1
+        if missing < 0:
+            return False
+        if missing:
+            is_lossless = self.connection.policy.is_lossless
+            word = (
+                ConnectionWord.DROPPED_LOST if is_lossless else ConnectionWord.DROPPED_OVERWRITTEN
+            )
+            self._count_drop(word, missing)
+        return True
+
+    def _count_unreadable(self) -> None:
+        # Its sequence number is not to be believed: it counts as the next one.
+        self._position = self._words[self._position_at] = self._position + 1
+        self._count_drop(ConnectionWord.DROPPED_UNREADABLE, 1)
+
+    def _is_old(self, context: bytes) -> bool:
+        """Whether a message of this context was sent before the last interrupt."""
+        epoch = self._words[_EPOCH_AT]
+        is_old = Context._make(CONTEXT.unpack(context)).epoch < epoch
+        # Remembered only where it is current: then the next one of its kind needs no look.
+        self._context, self._epoch = b"" if is_old else context, epoch
+        return is_old
+
+    def _check(self, raw: RawHeader, layout: Layout, room: int) -> None:
+        try:
+            check_header(raw, layout, room)
+        except DecodeError:
+            self._count_unreadable()
+            raise
+
+    def _take_from_closed(self) -> None:
+        raise ChannelClosed(f"the subscriber of {self.connection.name} is closed")
+
+    def _count_drop(self, word: ConnectionWord, count: int) -> None:
+        self._words[self.connection.slot + word] += count
+
+    def _wake_writer(self) -> None:
+        if self._words[self._bell.asleep]:
+            os.eventfd_write(self._bell.fd, 1)

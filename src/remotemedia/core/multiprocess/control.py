@@ -1,0 +1,297 @@
+"""What executor and runner say to each other: one MessagePack frame per packet of a socket pair.
+
+    executor                     runner
+       |  <- Hello                 |     it runs, and speaks this version
+       |  Configure + descriptors->|     what it is to run
+       |  <- Progress ...          |     importing, loading, connecting
+       |  <- Ready                 |     initialised, and every reader it has is there
+       |  Interrupt ->             |     drop what was being made
+       |  Attach + descriptor ->   |     one more connection of an output port
+       |  Drain ->                 |     sources: make no more
+       |  <- NodeError ...         |     a message failed, and the node lives on
+       |  <- Drained               |     everything that came has been worked off
+       |  Stop ->                  |     clean up and exit
+
+`Failed` is the runner's last word where something went wrong. End-of-file is death, both ways.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import msgspec
+
+from remotemedia.core.errors import ExecutorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "MAX_FRAME_BYTES",
+    "PROTOCOL_VERSION",
+    "Attach",
+    "Configure",
+    "Drain",
+    "Drained",
+    "Failed",
+    "FromRunner",
+    "Hello",
+    "InputBinding",
+    "Interrupt",
+    "NodeFailure",
+    "OutputBinding",
+    "Progress",
+    "Ready",
+    "ShowStack",
+    "Stack",
+    "Stop",
+    "ToRunner",
+    "decode_from_runner",
+    "decode_to_runner",
+    "new_pair",
+    "receive",
+    "send",
+]
+
+_T = TypeVar("_T")
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 192 * 1024
+"""The largest packet: what a socket takes with the kernel's default limits."""
+MAX_TEXT_CHARACTERS = 48 * 1024
+_MAX_FDS = 253  # SCM_MAX_FD of the kernel
+
+
+class InputBinding(msgspec.Struct, frozen=True):
+    """Which input port of the node a connection feeds.
+
+    Attributes:
+        connection: name of the connection in the ticket.
+        port: name of the node's input port.
+        is_feedback: it closes a cycle: the end of an input does not wait for it.
+    """
+
+    connection: str
+    port: str
+    is_feedback: bool = False
+
+
+class OutputBinding(msgspec.Struct, frozen=True):
+    """Which channel an output port of the node writes.
+
+    Attributes:
+        port: name of the node's output port.
+        channel: name of the channel in the ticket.
+    """
+
+    port: str
+    channel: str
+
+
+class Configure(msgspec.Struct, frozen=True, tag=True):
+    """What the runner is to run; its descriptors come with it.
+
+    Attributes:
+        session_id, node_id, node_type: the node.
+        reference: where its class or function is found, see `NodeReference`.
+        parameters: of the node.
+        ticket: its channels, see `Ticket`.
+        inputs, outputs: how they belong to the node's ports.
+        host: index of the executor's endpoint in the ticket; rung when a node without outputs has
+            worked off an input.
+        on_error: "fail" or "skip".
+        spin_ns: how long it looks for news before it sleeps.
+    """
+
+    session_id: str
+    node_id: str
+    node_type: str
+    reference: msgspec.Raw
+    parameters: msgspec.Raw
+    ticket: msgspec.Raw
+    inputs: tuple[InputBinding, ...]
+    outputs: tuple[OutputBinding, ...]
+    host: int
+    on_error: str
+    spin_ns: int
+
+
+class Attach(msgspec.Struct, frozen=True, tag=True):
+    """One more connection of an output port; the reader's doorbell comes with it.
+
+    Attributes:
+        channel: the channel.
+        connection: its plan.
+        asleep: ledger word that says whether the reader sleeps.
+    """
+
+    channel: str
+    connection: msgspec.Raw
+    asleep: int
+
+
+class Interrupt(msgspec.Struct, frozen=True, tag=True):
+    """The epoch was raised: what was being made is not wanted any more."""
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """A source is to make no more."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Clean up and exit."""
+
+
+class ShowStack(msgspec.Struct, frozen=True, tag=True):
+    """Say where you are; answered even while the node is busy in Python."""
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """The first word of a runner.
+
+    Attributes:
+        version: of this protocol.
+        python: version of its interpreter.
+    """
+
+    version: int
+    python: str
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """How far the start of a node is.
+
+    Attributes:
+        phase: "importing", "loading" or "connecting".
+        fraction: of the phase, 0.0 to 1.0.
+        message: what is being done, as the node says it.
+    """
+
+    phase: str
+    fraction: float
+    message: str
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The node is initialised and every reader it has is there."""
+
+
+class Stack(msgspec.Struct, frozen=True, tag=True):
+    """Where the node is: its Python stack, as text."""
+
+    text: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The runner gives up.
+
+    Attributes:
+        phase: what it was doing: a phase of `Progress`, or "processing", "finishing", "cleanup".
+        error: the error in one line.
+        traceback: the Python traceback.
+        working_on: the message it was working on.
+    """
+
+    phase: str
+    error: str
+    traceback: str
+    working_on: str = ""
+
+
+class NodeFailure(msgspec.Struct, frozen=True, tag=True):
+    """A message failed and was skipped.
+
+    Attributes:
+        correlation_id: the input that it came of.
+        error: the error in one line.
+        traceback: the Python traceback.
+        working_on: the message.
+    """
+
+    correlation_id: int
+    error: str
+    traceback: str
+    working_on: str
+
+
+class Drained(msgspec.Struct, frozen=True, tag=True):
+    """Every input has ended and everything has been worked off."""
+
+
+ToRunner: TypeAlias = Configure | Attach | Interrupt | Drain | ShowStack | Stop
+FromRunner: TypeAlias = Hello | Progress | Ready | Stack | Failed | NodeFailure | Drained
+
+_encode = msgspec.msgpack.Encoder().encode
+_to_runner = msgspec.msgpack.Decoder(ToRunner)
+_from_runner = msgspec.msgpack.Decoder(FromRunner)
+
+
+def new_pair() -> tuple[socket.socket, socket.socket]:
+    """Make the two ends of a control connection."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def shorten(text: str) -> str:
+    """Keep the beginning and the end of a text that is too long for a frame."""
+    if len(text) <= MAX_TEXT_CHARACTERS:
+        return text
+    half = MAX_TEXT_CHARACTERS // 2
+    return f"{text[:half]}\n... [{len(text) - 2 * half} characters left out] ...\n{text[-half:]}"
+
+
+def send(end: socket.socket, message: ToRunner | FromRunner, fds: Sequence[int] = ()) -> None:
+    """Send one message and duplicates of descriptors.
+
+    Raises:
+        ExecutorError: it is larger than a frame.
+        OSError: the other end is gone, or does not read (BlockingIOError).
+    """
+    frame = _encode(message)
+    if len(frame) > MAX_FRAME_BYTES:
+        raise ExecutorError(
+            f"a {type(message).__name__} takes {len(frame):,} bytes and a control frame holds "
+            f"{MAX_FRAME_BYTES:,}: pass large parameters as a path to a file"
+        )
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    end.sendmsg([frame], rights, socket.MSG_NOSIGNAL)
+
+
+def receive(end: socket.socket) -> tuple[bytes, list[int]]:
+    """Receive one frame and the descriptors with it; an empty frame is the end.
+
+    Raises:
+        OSError: the connection broke, or there is nothing (BlockingIOError).
+    """
+    space = socket.CMSG_SPACE(_MAX_FDS * 4)
+    frame, ancillary, _, _ = end.recvmsg(MAX_FRAME_BYTES, space, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    return frame, fds.tolist()
+
+
+def decode_to_runner(frame: bytes) -> ToRunner:
+    """Decode what an executor said.
+
+    Raises:
+        ExecutorError: it is no message of this version.
+    """
+    return _decode(_to_runner, frame)
+
+
+def decode_from_runner(frame: bytes) -> FromRunner:
+    """Decode what a runner said.
+
+    Raises:
+        ExecutorError: it is no message of this version.
+    """
+    return _decode(_from_runner, frame)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_T], frame: bytes) -> _T:
+    try:
+        return decoder.decode(frame)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ExecutorError(f"a control frame is damaged: {error}") from error

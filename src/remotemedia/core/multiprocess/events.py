@@ -1,0 +1,193 @@
+"""What happens in a session, as typed objects, and the bus that carries them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from remotemedia.core.multiprocess.exits import ProcessExit
+    from remotemedia.core.multiprocess.states import SessionState
+
+__all__ = [
+    "Event",
+    "EventBus",
+    "EventStream",
+    "EventsMissed",
+    "NodeError",
+    "NodeProgress",
+    "NodeReady",
+    "PipelineTerminated",
+    "ProcessExited",
+    "ProcessStarted",
+    "SessionReady",
+    "SessionStateChanged",
+]
+
+MAX_WAITING_EVENTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStarted:
+    """A node's process runs."""
+
+    session_id: str
+    node_id: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProgress:
+    """How far the start of a node is: phase, fraction of it (0.0 to 1.0) and what it says."""
+
+    session_id: str
+    node_id: str
+    phase: str
+    fraction: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReady:
+    """A node is initialised and connected; `seconds` since its session began to start."""
+
+    session_id: str
+    node_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeError:
+    """A message failed in a node that lives on (`on_error: skip`)."""
+
+    session_id: str
+    node_id: str
+    correlation_id: int
+    error: str
+    traceback: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessExited:
+    """A node's process has ended; `is_expected` unless it came before the end of its work."""
+
+    session_id: str
+    node_id: str
+    pid: int
+    exit: ProcessExit
+    is_expected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReady:
+    """All nodes are ready; `seconds` since the session began to start."""
+
+    session_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStateChanged:
+    """The session has gone from one state to another."""
+
+    session_id: str
+    before: SessionState
+    after: SessionState
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineTerminated:
+    """The session has ended because of a failure."""
+
+    session_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventsMissed:
+    """This subscriber was too slow: so many events before the next one are missing."""
+
+    count: int
+
+
+Event: TypeAlias = (
+    ProcessStarted
+    | NodeProgress
+    | NodeReady
+    | NodeError
+    | ProcessExited
+    | SessionReady
+    | SessionStateChanged
+    | PipelineTerminated
+    | EventsMissed
+)
+
+
+class EventStream:
+    """The events of one subscriber, from the moment it subscribed: `async for event in stream`.
+
+    It ends when the bus is closed. A subscriber that does not keep up loses its oldest events, and
+    is told how many.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Event] = deque()
+        self._missed = 0
+        self._news = asyncio.Event()
+        self._is_closed = False
+
+    def put(self, event: Event) -> None:
+        """Add an event, at the cost of the oldest if there is no room."""
+        if len(self._waiting) >= MAX_WAITING_EVENTS:
+            self._waiting.popleft()
+            self._missed += 1
+        self._waiting.append(event)
+        self._news.set()
+
+    def close(self) -> None:
+        """End the stream behind what waits."""
+        self._is_closed = True
+        self._news.set()
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._waiting:
+            if self._is_closed:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()  # cancelled here, no event is lost
+        if self._missed:
+            missed, self._missed = self._missed, 0
+            return EventsMissed(missed)
+        return self._waiting.popleft()
+
+
+class EventBus:
+    """Carries events from one session, or one executor, to any number of subscribers."""
+
+    def __init__(self) -> None:
+        self._streams: list[EventStream] = []
+        self._is_closed = False
+
+    def subscribe(self) -> EventStream:
+        """Follow what happens from now on."""
+        stream = EventStream()
+        if self._is_closed:
+            stream.close()
+        self._streams.append(stream)
+        return stream
+
+    def emit(self, event: Event) -> None:
+        """Tell every subscriber. Never waits."""
+        for stream in self._streams:
+            stream.put(event)
+
+    def close(self) -> None:
+        """End every stream behind what waits in it. Twice is harmless."""
+        self._is_closed = True
+        for stream in self._streams:
+            stream.close()

@@ -1,0 +1,338 @@
+"""The session's own end of its channels: what goes in, what comes out, and of which input it came.
+
+Every input has a number. The nodes pass on, beside their messages, up to which input they have
+finished (`PortWord.ENDED`); so the session knows that an input is done without a message for it,
+and whatever a lossy connection dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from remotemedia.core.errors import (
+    BackpressureError,
+    ChannelClosed,
+    DataError,
+    EndOfStream,
+    ExecutorError,
+    NodeFailed,
+)
+from remotemedia.core.multiprocess.channel.inbox import Inbox
+from remotemedia.core.multiprocess.transport.ledger import EndpointWord
+from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.core.ports import DATA_TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from remotemedia.core.multiprocess import control
+    from remotemedia.core.multiprocess.channel.endpoint import Endpoint
+    from remotemedia.core.multiprocess.channel.publisher import Publisher
+    from remotemedia.core.multiprocess.node_process import NodeProcess
+    from remotemedia.core.multiprocess.wiring import Wiring
+    from remotemedia.data import RuntimeData
+
+__all__ = ["Exchange"]
+
+MAX_UNCLAIMED = 1024
+"""Outputs of other inputs that are set aside while one input is streamed."""
+T = TypeVar("T")
+Output: TypeAlias = "RuntimeData"
+
+
+class _Input:
+    """One input port of the session, and the numbers of inputs that are not yet in it."""
+
+    def __init__(self, publisher: Publisher, kinds: tuple[type, ...]) -> None:
+        self.publisher = publisher
+        self.kinds = kinds
+        self.pending: set[int] = set()
+
+
+class Exchange:
+    """Sends inputs and receives outputs, for any number of tasks of one event loop.
+
+    Args:
+        host: the session's endpoint; owned.
+        wiring: which channel is which port.
+        nodes: the nodes, by id.
+        why_not: why nothing can be sent or received any more; None if it can.
+        on_first: called when the first message goes in or out.
+    """
+
+    def __init__(
+        self,
+        host: Endpoint,
+        wiring: Wiring,
+        nodes: Mapping[str, NodeProcess],
+        why_not: Callable[[], ExecutorError | None],
+        on_first: Callable[[], None],
+    ) -> None:
+        self._host = host
+        self._why_not = why_not
+        self._on_first = on_first
+        self._nodes = nodes
+        self._session_id = wiring.session_id
+        self._doorbell = LoopDoorbell.of(host.doorbell)
+        self._words = host.ledger.words
+        self._inputs = {
+            (one.node_id, one.port.name): _Input(
+                host.publishers[wiring.host_inputs[one.node_id, one.port.name]],
+                tuple(DATA_TYPES[kind] for kind in one.port.kinds),
+            )
+            for one in wiring.pipeline.inputs
+        }
+        self._subscribers = list(host.subscribers.values())
+        self._inbox = Inbox(host.doorbell, self._subscribers)
+        self._ends = [
+            wiring.slot(node.node_id) + EndpointWord.ENDED
+            for node in wiring.pipeline.nodes
+            if not node.type.outputs
+        ]
+        self._error_words = {
+            node_id: wiring.slot(node_id) + EndpointWord.ERRORS for node_id in nodes
+        }
+        self._last = 0
+        self._streams: dict[int, deque[Output]] = {}
+        self._abandoned: set[int] = set()
+        self._unclaimed: deque[Output] = deque()
+        self._failures: dict[int, NodeFailed] = {}
+        self._has_finished = False
+        self._is_closing = False
+        self._receivers = 0
+
+    async def send(
+        self, message: RuntimeData, to: str | None, timeout_seconds: float | None
+    ) -> int:
+        """See `Session.send`."""
+        port = self._input(to)
+        if not isinstance(message, port.kinds):
+            takes = " or ".join(kind.__name__ for kind in port.kinds)
+            raise DataError(
+                f"{port.publisher.port.name} takes {takes}, not {type(message).__name__}"
+            )
+        self._require_open()
+        self._last += 1
+        number = message.correlation_id = self._last
+        port.pending.add(number)
+        try:
+            # Cancelled here, the message was not sent, and its number is never used again.
+            await self._send(port.publisher, message, timeout_seconds)
+        finally:
+            port.pending.discard(number)
+            self._announce()
+        self._on_first()
+        return number
+
+    async def _send(
+        self, publisher: Publisher, message: RuntimeData, timeout_seconds: float | None
+    ) -> None:
+        def attempt() -> bool | None:
+            self._require_open()
+            return publisher.try_send(message)
+
+        if await self._doorbell.wait_for(attempt, timeout_seconds) is None:
+            raise publisher.refusal()
+
+    async def recv(self) -> Output:
+        """See `Session.recv`."""
+        self._receivers += 1
+        try:
+            return await self._receive(self._next_unclaimed)
+        finally:
+            self._receivers -= 1
+
+    async def outputs(self) -> AsyncIterator[Output]:
+        """See `Session.outputs`."""
+        self._receivers += 1
+        try:
+            while True:
+                try:
+                    message = await self._receive(self._next_unclaimed)
+                except EndOfStream:
+                    return
+                yield message
+        finally:
+            self._receivers -= 1
+
+    async def stream(self, message: RuntimeData, to: str | None) -> AsyncIterator[Output]:
+        """See `Session.stream`."""
+        # The number that this input will have is reserved before anything can come of it.
+        queue: deque[Output] = deque()
+        self._receivers += 1
+        number = 0
+        try:
+            number = await self._send_claimed(message, to, queue)
+            while True:
+                found = await self._receive(lambda: self._next_of(number, queue))
+                if found is _DONE:
+                    break
+                assert not isinstance(found, _Done)
+                yield found
+            failure = self._failures.pop(number, None)
+            if failure is not None:
+                raise failure
+        finally:
+            self._receivers -= 1
+            if self._streams.pop(number, None) is not None and not self._is_done(number):
+                self._abandoned.add(number)
+
+    async def _send_claimed(
+        self, message: RuntimeData, to: str | None, queue: deque[Output]
+    ) -> int:
+        # Outputs can come before `send` has returned to us: they are claimed by number in advance.
+        number = self._last + 1
+        self._streams[number] = queue
+        try:
+            return await self.send(message, to, None)
+        except BaseException:
+            self._streams.pop(number, None)
+            raise
+
+    async def drain(self) -> None:
+        """End the input, and wait until nothing more comes out; what nobody receives is dropped."""
+        self._is_closing = True
+        for port in self._inputs.values():
+            port.publisher.finish()
+        await self._doorbell.wait_for(self._drained, None)
+
+    def note_failure(self, node_id: str, failure: control.NodeFailure) -> None:
+        """Remember that a node failed on an input and skipped it."""
+        number = failure.correlation_id
+        if number in self._streams and number not in self._failures:
+            self._failures[number] = NodeFailed(
+                node_id,
+                self._session_id,
+                failure.error,
+                traceback=failure.traceback,
+                working_on=failure.working_on,
+            )
+        self.wake()
+
+    def interrupt(self) -> None:
+        """Throw away what was set aside: it came before the interrupt."""
+        self._unclaimed.clear()
+        for queue in self._streams.values():
+            queue.clear()
+
+    def wake(self) -> None:
+        """Have everybody who waits look again."""
+        self._host.doorbell.ring()
+
+    def close(self) -> None:
+        """Send and receive no more; whoever waits gets `ChannelClosed`. Twice is harmless."""
+        self._is_closing = self._has_finished = True
+        self._doorbell.close()
+
+    async def _receive(self, attempt: Callable[[], T | None]) -> T:
+        def checked() -> T | None:
+            failure = self._why_not()
+            if failure is not None:
+                raise failure
+            return attempt()
+
+        found = await self._doorbell.wait_for(checked, None)
+        assert found is not None
+        return found
+
+    def _next_unclaimed(self) -> Output | None:
+        """The next output that no stream wants."""
+        while not self._unclaimed:
+            if not self._pump():
+                if self._has_finished:
+                    raise EndOfStream(f"session {self._session_id!r} has finished")
+                return None
+        return self._unclaimed.popleft()
+
+    def _next_of(self, number: int, queue: deque[Output]) -> Output | _Done | None:
+        """The next output of one input, or that there is none."""
+        while not queue:
+            if len(self._unclaimed) >= MAX_UNCLAIMED:
+                raise BackpressureError(
+                    f"outputs of session {self._session_id!r}", MAX_UNCLAIMED, "set aside"
+                )
+            if self._pump():
+                continue
+            if self._has_finished or self._is_done(number):
+                return None if queue else _DONE
+            return None
+        return queue.popleft()
+
+    def _pump(self) -> bool:
+        """Take one output and give it to whom it belongs; False if there is none."""
+        if self._has_finished:
+            return False
+        try:
+            taken = self._inbox.take()
+        except EndOfStream:
+            self._has_finished = True
+            self.wake()
+            return False
+        if taken is None:
+            return False
+        _, message = taken
+        self._on_first()
+        number = message.correlation_id
+        if number in self._streams:
+            self._streams[number].append(message)  # type: ignore[arg-type]
+            self.wake()
+        elif number not in self._abandoned:
+            self._unclaimed.append(message)  # type: ignore[arg-type]
+            self.wake()
+        return True
+
+    def _is_done(self, number: int) -> bool:
+        """Whether the pipeline has finished with an input, and all of it has been taken."""
+        ended = [subscriber.ended_input() for subscriber in self._subscribers]
+        ended += [self._words[at] for at in self._ends]
+        if min(ended, default=self._last) < number:
+            return False
+        self._abandoned = {one for one in self._abandoned if one > number}
+        reported = {node_id: node.failures for node_id, node in self._nodes.items()}
+        return all(self._words[at] <= reported[one] for one, at in self._error_words.items())
+
+    def _drained(self) -> bool | None:
+        failure = self._why_not()
+        if failure is not None:
+            raise failure
+        if self._receivers == 0:
+            while self._pump():
+                self._unclaimed.clear()
+        if not self._has_finished or not all(one.is_drained for one in self._nodes.values()):
+            return None
+        return True
+
+    def _announce(self) -> None:
+        """Tell every input port up to which number nothing will be sent to it any more."""
+        for port in self._inputs.values():
+            port.publisher.end_input(min(port.pending) - 1 if port.pending else self._last)
+
+    def _input(self, to: str | None) -> _Input:
+        if to is None and len(self._inputs) == 1:
+            return next(iter(self._inputs.values()))
+        names = {f"{node}.{port}": one for (node, port), one in self._inputs.items()}
+        if to is not None:
+            found = names.get(to)
+            of_node = [one for (node, _), one in self._inputs.items() if node == to]
+            if found is None and len(of_node) == 1:
+                found = of_node[0]
+            if found is not None:
+                return found
+        known = ", ".join(names) or "none: all its nodes are sources or connected"
+        problem = "say which input" if to is None else f"there is no input {to!r}"
+        raise DataError(f"{problem}; the inputs of session {self._session_id!r} are: {known}")
+
+    def _require_open(self) -> None:
+        failure = self._why_not()
+        if failure is not None:
+            raise failure
+        if self._is_closing:
+            raise ChannelClosed(f"session {self._session_id!r} is closing: it takes no more input")
+
+
+class _Done:
+    """Nothing more will come."""
+
+
+_DONE = _Done()

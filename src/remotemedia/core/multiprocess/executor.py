@@ -1,0 +1,207 @@
+"""The executor of the contract: sessions whose nodes are processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import secrets
+from typing import TYPE_CHECKING
+
+from remotemedia.core.errors import ExecutorError, SessionNotFound
+from remotemedia.core.multiprocess.config import MultiprocessConfig
+from remotemedia.core.multiprocess.launch import Launcher, ProcessLauncher, ThreadLauncher
+from remotemedia.core.multiprocess.process import ProcessManager
+from remotemedia.core.multiprocess.session import Session
+from remotemedia.core.validation import ValidatedPipeline, validate
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from remotemedia.core.multiprocess.transport.base import Transport
+    from remotemedia.core.pipeline import Pipeline
+    from remotemedia.core.registry import Registry
+
+__all__ = ["InlineExecutor", "MultiprocessExecutor"]
+
+
+class _SessionExecutor:
+    """What executors have in common that run whole sessions."""
+
+    def __init__(
+        self, config: MultiprocessConfig | None = None, *, registry: Registry | None = None
+    ) -> None:
+        self.config = config or MultiprocessConfig()
+        self._registry = registry
+        self._sessions: dict[str, Session] = {}
+        self._is_initialized = False
+        self._is_shut_down = False
+        self._lock = asyncio.Lock()
+
+    @property
+    def sessions(self) -> dict[str, Session]:
+        """The sessions that are starting or running, by name."""
+        return dict(self._sessions)
+
+    async def create_session(
+        self, session_id: str, pipeline: Pipeline | ValidatedPipeline
+    ) -> Session:
+        """Start a session and return when every node is ready.
+
+        Args:
+            session_id: its name, 1 to 64 of A-Z a-z 0-9 _ . -, free again once it has ended.
+            pipeline: what to run; it is validated before anything is started.
+
+        Raises:
+            PipelineError: it cannot run as written, with everything that is wrong.
+            ExecutorError: the name is taken or is no name, or the executor is shut down.
+            SpawnError, ProcessCrashed, InitTimeout: a node did not start; all is rolled back.
+            ResourceLimit: a limit would be passed.
+        """
+        if not isinstance(pipeline, ValidatedPipeline):
+            pipeline = validate(pipeline, self._registry, self.config)
+        check_session_id(session_id)
+        await self.initialize()
+        if session_id in self._sessions:
+            raise ExecutorError(
+                f"there is a session {session_id!r} already; end it first, or choose another name"
+            )
+        transport, launcher = self._parts()
+        session = Session(
+            session_id, pipeline, transport, launcher, self.config, self._forget_session
+        )
+        self._sessions[session_id] = session
+        await session.start()
+        return session
+
+    async def initialize(self) -> None:
+        """Get ready to run sessions. Done by the first session if not before."""
+        async with self._lock:
+            if self._is_shut_down:
+                raise ExecutorError("the executor was shut down; make another")
+            if not self._is_initialized:
+                await self._initialize()
+                self._is_initialized = True
+
+    async def terminate_session(self, session_id: str) -> None:
+        """End a session now; see `Session.terminate`.
+
+        Raises:
+            SessionNotFound: there is no session of that name.
+        """
+        await self.session(session_id).terminate()
+
+    def session(self, session_id: str) -> Session:
+        """Return a session by name.
+
+        Raises:
+            SessionNotFound: there is none of that name.
+        """
+        try:
+            return self._sessions[session_id]
+        except KeyError:
+            raise SessionNotFound(session_id, tuple(self._sessions)) from None
+
+    async def shutdown(self) -> None:
+        """End every session and leave nothing behind. Twice is harmless."""
+        self._is_shut_down = True
+        ends = [session.terminate() for session in self._sessions.values()]
+        await asyncio.gather(*ends, return_exceptions=True)
+        async with self._lock:
+            if self._is_initialized:
+                self._is_initialized = False
+                await self._shut_down()
+
+    async def __aenter__(self) -> _SessionExecutor:
+        await self.initialize()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.shutdown()
+
+    def _forget_session(self, session: Session) -> None:
+        if self._sessions.get(session.session_id) is session:
+            del self._sessions[session.session_id]
+
+    def _parts(self) -> tuple[Transport, Launcher]:
+        raise ExecutorError(f"{type(self).__name__} runs no sessions")
+
+    async def _initialize(self) -> None:
+        return
+
+    async def _shut_down(self) -> None:
+        return
+
+
+class MultiprocessExecutor(_SessionExecutor):
+    """Runs every node in a process of its own, with messages in shared memory.
+
+    Belongs to the event loop that initialises it. Several may exist in one program.
+
+    Args:
+        config: the settings; None are the defaults.
+        registry: where names of node types are found; None is the default registry.
+    """
+
+    async def _initialize(self) -> None:
+        # Imported here: the process that only checks pipelines needs no iceoryx2.
+        from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport, new_domain
+        from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
+
+        _raise_descriptor_limit()
+        self._domain: IceoryxTransport = new_domain()
+        root, prefix = self._domain.address
+        self._manager = ProcessManager()
+        try:
+            await self._manager.start()
+        except BaseException:
+            self._domain.close_and_sweep()
+            raise
+        # If this process dies, the spawner removes them in its stead.
+        self._manager.set_sweep([f"{SHM_FOLDER}/{prefix}*", root])
+
+    def _parts(self) -> tuple[Transport, Launcher]:
+        return self._domain, ProcessLauncher(self._manager, self.config)
+
+    async def _shut_down(self) -> None:
+        self._domain.close_and_sweep()
+        await self._manager.close()
+
+
+class InlineExecutor(_SessionExecutor):
+    """Runs every node in a thread of this process, with the same channels in ordinary memory.
+
+    For tests and debuggers: a breakpoint in a node stops here. Options of a node's process have no
+    effect, and a node that does not come back cannot be killed.
+    """
+
+    def _parts(self) -> tuple[Transport, Launcher]:
+        from remotemedia.core.multiprocess.transport.memory import MemoryTransport
+
+        return MemoryTransport(), ThreadLauncher()
+
+
+def check_session_id(session_id: str) -> None:
+    """Raise `ExecutorError` unless it is a name that a session may have."""
+    import re
+
+    if not isinstance(session_id, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", session_id):
+        raise ExecutorError(
+            f"{session_id!r} is no name for a session: use 1 to 64 of A-Z a-z 0-9 _ . -"
+        )
+
+
+def new_session_id() -> str:
+    """Make a name for a session that has none."""
+    return f"session-{secrets.token_hex(4)}"
+
+
+def _raise_descriptor_limit() -> None:
+    """Every channel costs descriptors (about 13): take all that this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,176 @@
+"""Where a node's life takes place: a process of its own, or a thread of this one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from remotemedia.core.multiprocess.exits import ProcessExit
+from remotemedia.core.multiprocess.spec import SpawnSpec
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
+
+    from remotemedia.core.multiprocess.config import MultiprocessConfig
+    from remotemedia.core.multiprocess.process import ProcessHandle, ProcessManager
+    from remotemedia.core.multiprocess.wiring import Wiring
+    from remotemedia.core.validation import ValidatedNode
+
+__all__ = [
+    "CONTROL_FD",
+    "CONTROL_VARIABLE",
+    "Launched",
+    "Launcher",
+    "ProcessLauncher",
+    "ThreadLauncher",
+]
+
+CONTROL_FD = 3
+CONTROL_VARIABLE = "REMOTEMEDIA_CONTROL_FD"
+
+
+class Launched(Protocol):
+    """A node that was started."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+
+    @property
+    def stderr_tail(self) -> str:
+        """Last lines of its standard error."""
+
+    async def wait(self) -> ProcessExit:
+        """Wait for its end. Cancelling changes nothing."""
+
+    async def wait_gone(self) -> None:
+        """Wait until nothing that it started is left either."""
+
+
+class Launcher(Protocol):
+    """Starts nodes, and ends those that do not end by themselves."""
+
+    async def launch(self, node: ValidatedNode, wiring: Wiring, end: socket.socket) -> Launched:
+        """Start a node with this end of its control connection, which is then closed here.
+
+        Raises:
+            SpawnError: it could not be started.
+        """
+
+    async def end(self, launched: Iterable[Launched], grace_seconds: float) -> None:
+        """End nodes that run, all at once, and return when nothing of them is left."""
+
+
+class ProcessLauncher:
+    """Starts each node in a process of its own.
+
+    Args:
+        manager: starts and ends processes; not owned.
+        config: of the executor.
+    """
+
+    def __init__(self, manager: ProcessManager, config: MultiprocessConfig) -> None:
+        self._manager = manager
+        self._config = config
+
+    async def launch(
+        self, node: ValidatedNode, wiring: Wiring, end: socket.socket
+    ) -> ProcessHandle:
+        """See `Launcher.launch`."""
+        try:
+            return await self._manager.spawn_node(self._spec(node, wiring.session_id, end.fileno()))
+        finally:
+            end.close()
+
+    async def end(self, launched: Iterable[Launched], grace_seconds: float) -> None:
+        """See `Launcher.end`."""
+        handles: list[ProcessHandle] = list(launched)  # type: ignore[arg-type]
+        await self._manager.terminate(handles, grace_seconds)
+
+    def _spec(self, node: ValidatedNode, session_id: str, control_fd: int) -> SpawnSpec:
+        config = node.config
+        environment = {**os.environ} if config.inherit_environment else _minimal_environment()
+        environment |= config.environment
+        if config.cuda_visible_devices is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = config.cuda_visible_devices
+        environment[CONTROL_VARIABLE] = str(CONTROL_FD)
+        return SpawnSpec(
+            node_id=node.node_id,
+            node_type=node.type.name,
+            session_id=session_id,
+            python_executable=config.python_executable or self._config.python_executable,
+            env=environment,
+            cwd=config.working_directory,
+            fds={CONTROL_FD: control_fd},
+            cpus=None if config.cpu_affinity is None else frozenset(config.cpu_affinity),
+            max_memory_bytes=config.memory_limit_bytes,
+        )
+
+
+def _minimal_environment() -> dict[str, str]:
+    """What an interpreter needs to find its files and speak UTF-8, and nothing else."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "XDG_RUNTIME_DIR", "PYTHONPATH")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+class ThreadLauncher:
+    """Runs each node in a thread of this process: for tests and debuggers.
+
+    A thread cannot be killed: a node that does not come back keeps its thread, which does not keep
+    the program from ending.
+    """
+
+    async def launch(self, node: ValidatedNode, wiring: Wiring, end: socket.socket) -> Launched:
+        """See `Launcher.launch`."""
+        return _NodeThread(node.node_id, wiring, end)
+
+    async def end(self, launched: Iterable[Launched], grace_seconds: float) -> None:
+        """See `Launcher.end`: there is nothing to do but wait."""
+        for one in launched:
+            try:
+                async with asyncio.timeout(grace_seconds):
+                    await one.wait()
+            except TimeoutError:
+                continue
+
+
+class _NodeThread:
+    """A node in a thread."""
+
+    stderr_tail = ""
+
+    def __init__(self, node_id: str, wiring: Wiring, end: socket.socket) -> None:
+        # Imported here: the executor of processes needs no runner in its own process.
+        from remotemedia.core.multiprocess.runner.startup import NodeRun
+
+        self.pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
+        self._exited: asyncio.Future[ProcessExit] = self._loop.create_future()
+        self._make = lambda: NodeRun(end, lambda: wiring.open_node(node_id))
+        self._end = end
+        threading.Thread(target=self._run, name=f"node {node_id}", daemon=True).start()
+
+    def _run(self) -> None:
+        code = 1
+        try:
+            code = self._make().run()
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+        finally:
+            self._end.close()
+            self._loop.call_soon_threadsafe(self._set_exit, ProcessExit(code, time.monotonic()))
+
+    def _set_exit(self, end: ProcessExit) -> None:
+        self._exited.set_result(end)
+
+    async def wait(self) -> ProcessExit:
+        """See `Launched.wait`."""
+        return await asyncio.shield(self._exited)
+
+    async def wait_gone(self) -> None:
+        """See `Launched.wait_gone`."""
+        await self.wait()

@@ -1,0 +1,208 @@
+"""The executor's end of the lifeline: starts the spawner, speaks to it, learns of its end.
+
+Nothing here touches what belongs to the whole process: no signal handler, no child watcher, no
+reaper. The spawner's end is learned from a pidfd, and it is reaped by its own pid.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, TypedDict
+
+from remotemedia.core.errors import SpawnError
+from remotemedia.core.multiprocess import spawner
+from remotemedia.core.multiprocess.output import PipeReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["Lifeline", "Report"]
+
+START_SECONDS = 10.0  # a spawner takes some hundredths of one
+
+
+class Report(TypedDict, total=False):
+    """What the spawner says; the table in `spawner.py` tells which fields an event has."""
+
+    event: str
+    id: int
+    pid: int
+    errno: int
+    stage: str
+    status: int
+    max_rss_bytes: int
+    is_oom: bool
+
+
+class Lifeline:
+    """One spawner and the socket to it. All methods belong to the loop that called `open`.
+
+    Args:
+        on_report: called on the loop with every report, in order.
+        on_end: called on the loop once, after the last report, when the spawner has ended.
+    """
+
+    def __init__(self, on_report: Callable[[Report], None], on_end: Callable[[], None]) -> None:
+        self._on_report = on_report
+        self._on_end = on_end
+        self._outbox: deque[tuple[bytes, list[int], int]] = deque()  # packet, own fds, id
+        self._ended = asyncio.Event()  # the spawner is dead and reaped
+
+    @property
+    def pid(self) -> int:
+        """The spawner's pid."""
+        return self._process.pid
+
+    async def open(self) -> None:
+        """Start the spawner and wait until it serves. Cancelled, it leaves none.
+
+        Raises:
+            SpawnError: it could not be started.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._ready = self._loop.create_future()
+        self._launch()
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._ready
+        except TimeoutError:
+            problem = f"it did not answer within {START_SECONDS:g} s"
+            raise SpawnError("the spawner", problem, "is the machine overloaded?") from None
+        finally:
+            if self._ready.cancelled():
+                self.kill()
+                await self.wait_ended()
+
+    def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
+        """Send a command, at once or when the spawner takes it; never waits, never raises.
+
+        A command that cannot be sent is reported as `spawn_failed`. The caller may close `fds`
+        when this returns.
+        """
+        if self._ended.is_set():
+            return
+        packet = json.dumps(message).encode()
+        number = message.get("id", 0)
+        assert isinstance(number, int)
+        if len(packet) > spawner.MAX_MESSAGE_BYTES or len(fds) > spawner.MAX_DESCRIPTORS:
+            self._report_unsent(number, errno.E2BIG)
+        elif self._outbox or not self._try_send(packet, fds, number):
+            self._outbox.append((packet, [os.dup(fd) for fd in fds], number))
+            self._loop.add_writer(self._socket, self._flush)
+
+    def end(self) -> None:
+        """Let the spawner kill all, sweep and end; its reports keep coming until then."""
+        if not self._ended.is_set():
+            self._discard_outbox()
+            with contextlib.suppress(OSError):  # it is about to end by itself
+                self._socket.shutdown(socket.SHUT_WR)
+
+    def kill(self) -> None:
+        """Kill the spawner; its runners die with it."""
+        if not self._ended.is_set():
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def wait_ended(self) -> None:
+        """Wait until the spawner has ended and is reaped."""
+        await self._ended.wait()
+
+    def _launch(self) -> None:
+        python = [sys.executable, "-I", "-S", "-X", "utf8"]
+        with contextlib.ExitStack() as on_error:
+            try:
+                self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                on_error.callback(self._socket.close)
+                stderr, stderr_writer = os.pipe()
+                on_error.callback(os.close, stderr)
+                with theirs, open(stderr_writer, "wb") as errors:
+                    # Popen forks safely beside other threads, and closes what is not passed.
+                    self._process = subprocess.Popen(  # noqa: S603 - our own file
+                        [*python, spawner.__file__, str(theirs.fileno()), str(os.getpid())],
+                        cwd="/",
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=errors,
+                        pass_fds=[theirs.fileno()],
+                        start_new_session=True,
+                    )
+                self._pidfd = os.pidfd_open(self._process.pid)
+            except OSError as error:
+                hint = "it takes Linux 5.3 or later, and an interpreter in sys.executable"
+                raise SpawnError("the spawner", str(error), hint) from error
+            on_error.pop_all()
+        self._socket.setblocking(False)
+        self._stderr = PipeReader(stderr, logging.getLogger("remotemedia.spawner"), logging.ERROR)
+        self._loop.add_reader(self._socket, self._receive)
+        self._loop.add_reader(self._pidfd, self._finish)
+
+    def _try_send(self, packet: bytes, fds: Sequence[int], number: int) -> bool:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self._socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            pass  # it is ending: `_finish` comes next
+        except OSError as error:
+            self._report_unsent(number, error.errno or 0)
+        return True
+
+    def _flush(self) -> None:
+        while self._outbox and self._try_send(*self._outbox[0]):
+            for fd in self._outbox.popleft()[1]:
+                os.close(fd)
+        if not self._outbox:
+            self._loop.remove_writer(self._socket)
+
+    def _discard_outbox(self) -> None:
+        while self._outbox:
+            for fd in self._outbox.popleft()[1]:
+                os.close(fd)
+        self._loop.remove_writer(self._socket)
+
+    def _report_unsent(self, number: int, code: int) -> None:
+        stage = "send the order to the spawner"
+        self._on_report({"event": "spawn_failed", "id": number, "errno": code, "stage": stage})
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                packet = self._socket.recv(spawner.MAX_MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                packet = b""
+            if not packet:
+                self._loop.remove_reader(self._socket)
+                return
+            report: Report = json.loads(packet)
+            if report["event"] != "ready":
+                self._on_report(report)
+            elif not self._ready.done():
+                self._ready.set_result(None)
+
+    def _finish(self) -> None:
+        self._process.poll()  # reaps it
+        self._receive()
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_reader(self._pidfd)
+        self._discard_outbox()
+        self._socket.close()
+        os.close(self._pidfd)
+        self._stderr.close()
+        self._ended.set()
+        if not self._ready.done():
+            why = self._stderr.tail or f"it ended with code {self._process.returncode}"
+            self._ready.set_exception(SpawnError("the spawner", why))
+        self._on_end()

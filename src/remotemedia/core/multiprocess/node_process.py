@@ -1,0 +1,250 @@
+"""One node as its session sees it: started, heard, judged when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from remotemedia.core.errors import ExecutorError, InitTimeout, ProcessCrashed
+from remotemedia.core.multiprocess import control
+from remotemedia.core.multiprocess.states import PROCESS, ProcessEvent, ProcessState
+from remotemedia.core.multiprocess.transport.ledger import EndpointWord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from remotemedia.core.multiprocess.exits import ProcessExit
+    from remotemedia.core.multiprocess.launch import Launched, Launcher
+    from remotemedia.core.multiprocess.wiring import Wiring
+    from remotemedia.core.validation import ValidatedNode
+
+__all__ = ["NodeProcess", "Owner"]
+
+STACK_SECONDS = 0.5
+"""How long a late node has to say where it is."""
+
+
+class Owner(Protocol):
+    """What a session hears of its nodes. All calls come in the session's loop."""
+
+    def node_started(self, node: NodeProcess) -> None:
+        """Its process runs."""
+
+    def node_progressed(self, node: NodeProcess, progress: control.Progress) -> None:
+        """Its start has come further."""
+
+    def node_ready(self, node: NodeProcess) -> None:
+        """It is initialised, and every reader it has is there."""
+
+    def node_skipped(self, node: NodeProcess, failure: control.NodeFailure) -> None:
+        """A message failed, and it lives on."""
+
+    def node_failed(self, node: NodeProcess, error: ExecutorError) -> None:
+        """It failed; said once, as soon as it is known."""
+
+    def node_exited(self, node: NodeProcess, end: ProcessExit, *, is_expected: bool) -> None:
+        """Its process has ended and been reaped."""
+
+
+class NodeProcess:
+    """Starts one node, listens to it, and says how it failed.
+
+    Args:
+        node: as it was validated.
+        wiring: the session's channels.
+        launcher: starts it.
+        owner: hears what happens.
+    """
+
+    def __init__(
+        self, node: ValidatedNode, wiring: Wiring, launcher: Launcher, owner: Owner
+    ) -> None:
+        self.node = node
+        self.node_id = node.node_id
+        self.state: ProcessState = PROCESS.first
+        self.phase = "starting"
+        self.failures = 0
+        self.launched: Launched | None = None
+        self.is_drained = False
+        self._wiring = wiring
+        self._launcher = launcher
+        self._owner = owner
+        self._slot = wiring.slot(node.node_id)
+        self._words = wiring.registry.ledger.words
+        self._end, self._runner_end = control.new_pair()
+        self._end.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._is_listening = False
+        self._has_failed = False
+        self._stack: asyncio.Future[str] | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start it and tell it what to run; return when its process runs.
+
+        Raises:
+            SpawnError: it could not be started.
+            ExecutorError: its parameters are too large.
+        """
+        self._loop.add_reader(self._end, self._listen)
+        self._is_listening = True
+        configuration, fds = self._wiring.configure(self.node)
+        self._end.setblocking(True)
+        control.send(self._end, configuration, fds)  # waits in the socket until it is read
+        self._end.setblocking(False)
+        self.launched = await self._launcher.launch(self.node, self._wiring, self._runner_end)
+        self._watch = self._loop.create_task(self._watch_exit(self.launched))
+        self._owner.node_started(self)
+
+    def tell(self, command: control.ToRunner, fds: Sequence[int] = ()) -> None:
+        """Send a command; a node that is gone does not hear it."""
+        if not self._is_listening:
+            return
+        try:
+            control.send(self._end, command, fds)
+        except OSError:
+            # It is gone, or so stuck that its socket is full: its exit says so.
+            return
+
+    def drain(self) -> None:
+        """Ask a source to make no more."""
+        self._advance(ProcessEvent.DRAIN)
+        self.tell(control.Drain())
+
+    def stop(self) -> None:
+        """Ask it to clean up and exit. Twice is harmless."""
+        self._advance(ProcessEvent.STOP)
+        self.tell(control.Stop())
+
+    async def wait_exit(self) -> None:
+        """Wait until its process has ended and everybody was told."""
+        if self._watch is not None:
+            await asyncio.shield(self._watch)
+
+    async def timeout_error(self, seconds: float) -> InitTimeout:
+        """Make the error of a node that is late, with its stack if it can say."""
+        self._stack = self._loop.create_future()
+        self.tell(control.ShowStack())
+        try:
+            async with asyncio.timeout(STACK_SECONDS):
+                stack = await self._stack
+        except TimeoutError:
+            stack = ""
+        return InitTimeout(self.node_id, self._wiring.session_id, seconds, self.phase, stack)
+
+    def close(self) -> None:
+        """Let go of the control connection. Twice is harmless."""
+        if self._is_listening:
+            self._is_listening = False
+            self._loop.remove_reader(self._end)
+        self._end.close()
+        self._runner_end.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is working on a message now."""
+        return bool(self._words[self._slot + EndpointWord.BEGAN_NS])
+
+    @property
+    def shown_state(self) -> ProcessState:
+        """Its state, with READY told apart from PROCESSING by the ledger."""
+        if self.state is ProcessState.READY and self.is_busy:
+            return ProcessState.PROCESSING
+        return self.state
+
+    def _advance(self, event: ProcessEvent) -> None:
+        self.state = PROCESS.next(self.state, event)
+
+    def _listen(self) -> None:
+        while self._is_listening:
+            try:
+                frame, _ = control.receive(self._end)
+            except BlockingIOError:
+                return
+            except OSError:
+                frame = b""
+            if not frame:
+                # Its end is on its way: the exit of its process tells how.
+                self._is_listening = False
+                self._loop.remove_reader(self._end)
+                return
+            self._hear(control.decode_from_runner(frame))
+
+    def _hear(self, message: control.FromRunner) -> None:
+        match message:
+            case control.Hello():
+                if message.version != control.PROTOCOL_VERSION:
+                    self._fail(self._version_error(message))
+            case control.Progress():
+                self.phase = message.phase
+                self._owner.node_progressed(self, message)
+            case control.Ready():
+                if self.state is ProcessState.INITIALIZING:
+                    self.phase = "processing"
+                    self._advance(ProcessEvent.READY)
+                    self._owner.node_ready(self)
+            case control.Stack():
+                if self._stack is not None and not self._stack.done():
+                    self._stack.set_result(message.text)
+            case control.NodeFailure():
+                self.failures += 1
+                self._owner.node_skipped(self, message)
+            case control.Failed():
+                self._fail(
+                    ProcessCrashed(
+                        self.node_id,
+                        self._wiring.session_id,
+                        1,
+                        f"{message.phase} failed: {message.error}",
+                        traceback=message.traceback,
+                        working_on=message.working_on,
+                    )
+                )
+            case control.Drained():
+                self.is_drained = True
+
+    def _version_error(self, hello: control.Hello) -> ExecutorError:
+        return ExecutorError(
+            f"node {self.node_id!r} speaks version {hello.version} of the control protocol and "
+            f"this process {control.PROTOCOL_VERSION}: install the same version of remotemedia "
+            f"for its interpreter"
+        )
+
+    def _fail(self, error: ExecutorError) -> None:
+        if not self._has_failed and self.state is not ProcessState.STOPPED:
+            self._has_failed = True
+            self._advance(ProcessEvent.FAILED)
+            self._owner.node_failed(self, error)
+
+    async def _watch_exit(self, launched: Launched) -> None:
+        end = await launched.wait()
+        self._listen()  # its last words came before its end
+        is_expected = self.state is ProcessState.STOPPING and not self._has_failed
+        if not is_expected:
+            self._fail(self._crash(launched, end))
+        self._advance(ProcessEvent.EXITED)
+        self._owner.node_exited(self, end, is_expected=is_expected)
+
+    def _crash(self, launched: Launched, end: ProcessExit) -> ProcessCrashed:
+        cause = end.describe()
+        if end.code == 0:
+            cause = "it exited with code 0 before its work was done"
+        if self.state is ProcessState.INITIALIZING:
+            cause = f"{cause}, while {self.phase}"
+        words, slot = self._words, self._slot
+        working_on = ""
+        if words[slot + EndpointWord.BEGAN_NS]:
+            seconds = (time.monotonic_ns() - words[slot + EndpointWord.BEGAN_NS]) / 1e9
+            working_on = (
+                f"message {words[slot + EndpointWord.SEQUENCE]} of input "
+                f"{words[slot + EndpointWord.CORRELATION]}, begun {seconds:.3f} s ago"
+            )
+        return ProcessCrashed(
+            self.node_id,
+            self._wiring.session_id,
+            end.code,
+            cause,
+            stderr_tail=launched.stderr_tail,
+            working_on=working_on,
+        )

@@ -1,0 +1,252 @@
+"""Starts, watches and ends the processes of nodes, through the executor's spawner.
+
+    spawn_node ---> spawned ---> exited ---> gone
+                 `-> SpawnError   `- wait()    `- wait_gone(): no descendant is left either
+
+The spawner says when; nothing here polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import os
+import secrets
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from remotemedia.core.multiprocess import spawner
+from remotemedia.core.multiprocess.exits import ExitReason, ProcessExit
+from remotemedia.core.multiprocess.handle import (
+    Escalation,
+    Process,
+    ProcessHandle,
+    ProcessStatus,
+    ask_then_kill,
+)
+from remotemedia.core.multiprocess.leftovers import MARK, kill_leftovers
+from remotemedia.core.multiprocess.lifeline import Lifeline, Report
+from remotemedia.core.multiprocess.output import NodeOutput
+from remotemedia.core.multiprocess.spec import SpawnSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+__all__ = [
+    "Escalation",
+    "ExitReason",
+    "ProcessExit",
+    "ProcessHandle",
+    "ProcessManager",
+    "ProcessStatus",
+    "SpawnSpec",
+    "ask_then_kill",
+]
+
+GRACE_SECONDS = 5.0  # the contract's, between asking a process to end and killing it
+
+_HINTS = {
+    errno.ENOENT: "check python_executable and the working directory",
+    errno.EACCES: "check the permissions of the interpreter and of the working directory",
+    errno.E2BIG: "give it a smaller environment, or fewer descriptors",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u, or the container's pids limit)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EINVAL: "check cpus against the CPUs of this machine, and the numbers of fds",
+    errno.ENOMEM: "free memory, or raise max_memory_bytes",
+}
+
+
+class ProcessManager:
+    """The processes of one executor. All methods belong to the loop that called `start`.
+
+    A program may have many managers, in any of its threads; none touches the program's signal
+    handlers, child watcher or reaper.
+
+    Args:
+        escalate: how one process is ended.
+    """
+
+    def __init__(self, *, escalate: Escalation = ask_then_kill) -> None:
+        self._escalate = escalate
+        self._lifeline = Lifeline(self._handle_report, self._handle_end)
+        self._mark = secrets.token_hex(8)
+        self._numbers = itertools.count(1)
+        self._processes: dict[int, Process] = {}  # by number, until gone
+        self._patterns: list[str] = []
+        self._is_started = False
+        self._is_lost = False  # the spawner ended, or was ended, before it had done its work
+        self._cleanup: asyncio.Task[None] | None = None  # of what a lost spawner left
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def processes(self) -> dict[int, ProcessHandle]:
+        """The processes that have not exited, by pid."""
+        handles = [process.handle for process in self._processes.values()]
+        return {
+            handle.pid: handle
+            for handle in handles
+            if handle is not None and handle.status is not ProcessStatus.EXITED
+        }
+
+    @property
+    def spawner_pid(self) -> int:
+        """The pid of the spawner, once it was started."""
+        return self._lifeline.pid
+
+    async def __aenter__(self) -> ProcessManager:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Start the spawner. Cancelled, it leaves none.
+
+        Raises:
+            SpawnError: it could not be started.
+        """
+        await self._lifeline.open()
+        self._is_started = True
+        self._lifeline.send({"op": "sweep", "patterns": self._patterns})
+
+    def set_sweep(self, patterns: Iterable[str]) -> None:
+        """Say what is to be unlinked when this manager ends, however it ends.
+
+        Args:
+            patterns: absolute paths of files and folders, instead of those said before; one that
+                ends in `*` stands for all names that begin so.
+
+        Raises:
+            ValueError: a pattern is not absolute, or stands for all of a folder.
+        """
+        chosen = list(patterns)
+        for pattern in chosen:
+            if not os.path.isabs(pattern) or not os.path.basename(pattern).rstrip("*"):
+                raise ValueError(f"sweep pattern {pattern!r} must be an absolute path with a name")
+        self._patterns = chosen
+        if self._is_started:
+            self._lifeline.send({"op": "sweep", "patterns": chosen})
+
+    async def spawn_node(self, spec: SpawnSpec) -> ProcessHandle:
+        """Start a process and return when it runs its command.
+
+        Cancelled, it is being killed.
+
+        Raises:
+            SpawnError: its command could not be run, or the manager was closed meanwhile; there
+                is no process, or it is being killed.
+        """
+        if not self._is_started or self._is_lost or self._closing is not None:
+            state = "has ended" if self._is_started else "was not started"
+            raise spec.error(f"the spawner {state}", "use a process manager that is running")
+        number = next(self._numbers)
+        try:
+            order = spec.order(number, (MARK, self._mark))
+            output = NodeOutput(spec.node_id, spec.session_id)
+        except OSError as error:
+            raise spec.error(str(error), _HINTS.get(error.errno or 0, "")) from error
+        loop = asyncio.get_running_loop()
+        process = Process(number, spec, output, loop.create_future(), loop.create_future())
+        self._processes[number] = process
+        self._lifeline.send(order, [*output.write_ends.values(), *spec.fds.values()])
+        output.close_write_ends()
+        try:
+            return await process.spawned
+        except asyncio.CancelledError:
+            self._lifeline.send({"op": "kill_tree", "id": number})
+            raise
+
+    async def terminate(
+        self,
+        handles: ProcessHandle | Iterable[ProcessHandle],
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        """End processes and all their descendants, all at once; return when they are reaped.
+
+        May be called again, also while it runs. Cancelled, it has sent SIGKILL and not waited.
+
+        Args:
+            handles: the processes.
+            grace_seconds: time to end by themselves, before they are killed.
+
+        Raises:
+            ExecutorError: one is stuck in the kernel; all others have ended.
+        """
+        chosen = [handles] if isinstance(handles, ProcessHandle) else list(handles)
+        ends = [self._escalate(handle, grace_seconds) for handle in chosen]
+        for result in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def close(self) -> None:
+        """Kill what still runs, unlink what is under the sweep patterns, and end the spawner.
+
+        May be called again, also while it runs. Cancelled, it goes on in the background.
+        """
+        if self._is_started:
+            if self._closing is None:
+                self._closing = asyncio.create_task(self._close())
+            await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        for process in self._processes.values():
+            process.fail("the process manager was closed")
+        self._lifeline.end()
+        try:
+            async with asyncio.timeout(spawner.END_SECONDS + 1.0):
+                await self._lifeline.wait_ended()
+        except TimeoutError:
+            self._is_lost = True
+            self._lifeline.kill()
+            await self._lifeline.wait_ended()
+        if self._cleanup is not None:
+            await self._cleanup
+        if self._is_lost:
+            spawner.sweep(self._patterns)
+
+    def _handle_report(self, report: Report) -> None:
+        process = self._processes[report["id"]]
+        match report["event"]:
+            case "spawned":
+                process.start(ProcessHandle(process, report["pid"], self._lifeline))
+            case "spawn_failed":
+                code = report["errno"]
+                problem = f"cannot {report['stage']}: {os.strerror(code)}"
+                process.fail(problem, _HINTS.get(code, ""))
+                self._forget(process)
+            case "exited":
+                code = os.waitstatus_to_exitcode(report["status"])
+                rss = report["max_rss_bytes"]
+                process.exit(ProcessExit(code, time.monotonic(), rss, report["is_oom"]))
+            case "gone":
+                self._forget(process)
+
+    def _handle_end(self) -> None:
+        self._is_lost |= self._closing is None
+        left = list(self._processes.values())
+        cause = "the spawner died" if self._is_lost else "the process manager was closed"
+        for process in left:
+            process.fail(cause)
+            if not process.exited.done():
+                process.exit(ProcessExit(-signal.SIGKILL, time.monotonic(), cause=cause))
+        if left:
+            self._cleanup = asyncio.create_task(self._kill_left(left))
+
+    async def _kill_left(self, left: list[Process]) -> None:
+        sessions = {process.handle.pid for process in left if process.handle is not None}
+        await kill_leftovers(sessions, self._mark)
+        for process in left:
+            self._forget(process)
+
+    def _forget(self, process: Process) -> None:
+        del self._processes[process.number]
+        process.leave()

@@ -1,0 +1,52 @@
+"""Entry point of a node's process; see the contract of `MultiprocessExecutor`.
+
+Run by the executor as `python -m remotemedia.core.multiprocess.runner --node-type T --node-id ID`,
+with the control connection as the descriptor that `REMOTEMEDIA_CONTROL_FD` names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import socket
+import sys
+
+CONTROL_VARIABLE = "REMOTEMEDIA_CONTROL_FD"
+_BY_HAND = """\
+This is the process of one node of a remotemedia pipeline. An executor starts it and tells it by a
+control connection what to do; there is none here. To run a pipeline, use one of
+
+    remotemedia run pipeline.yaml
+    python your_program.py          (with remotemedia.Runtime in it)
+"""
+
+
+def main() -> int:
+    """Run the node that the executor names; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m remotemedia.core.multiprocess.runner",
+        description="The process of one node of a remotemedia pipeline, started by an executor.",
+    )
+    parser.add_argument("--node-type", required=True, help="name of the node type")
+    parser.add_argument("--node-id", required=True, help="id of the node in its pipeline")
+    number = os.environ.pop(CONTROL_VARIABLE, "")
+    if not number.isdigit():
+        parser.parse_known_args()
+        sys.stderr.write(_BY_HAND)
+        return 2
+    parser.parse_args()
+    faulthandler.enable()
+    try:
+        end = socket.socket(fileno=int(number))
+    except OSError as error:
+        sys.stderr.write(f"{CONTROL_VARIABLE}={number} is no socket: {error}\n\n{_BY_HAND}")
+        return 2
+    # Imported here: by hand, or with wrong arguments, the answer comes at once.
+    from remotemedia.core.multiprocess.runner.startup import NodeRun
+
+    return NodeRun(end).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The loop of an asynchronous node: an event loop on the main thread."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING
+
+from remotemedia.core.errors import ChannelClosed
+from remotemedia.core.multiprocess.runner.context import is_async_stream, outputs_of
+from remotemedia.core.multiprocess.runner.work import Stopped, Wake, Work
+from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["AsyncLoop"]
+
+
+class AsyncLoop(Work):
+    """Runs a node on the running event loop, in the task that calls `run`."""
+
+    async def run(self, source: Callable[[], object] | None) -> None:
+        """Work until no message will come any more, and let `finish` emit what is left.
+
+        Args:
+            source: the `process` of a node without inputs.
+
+        Raises:
+            Stopped: the runner was told to stop.
+            Exception: what the node raised.
+        """
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        self._task = task
+        self._is_busy = False
+        self.commands.wake_with(lambda: loop.call_soon_threadsafe(self._on_news))
+        try:
+            if source is not None:
+                await self._work(source, is_source=True)
+            else:
+                await self._serve()
+            await self._work(self.node.finish)
+        except ChannelClosed:
+            if self.commands.is_stopping:
+                raise Stopped from None
+            raise
+        self.finish_outputs()
+
+    async def _serve(self) -> None:
+        doorbell = LoopDoorbell.of(self.endpoint.doorbell)
+        while True:
+            found = await doorbell.wait_for(self.attempt, None)
+            assert found is not None
+            if isinstance(found, Wake):
+                if found is Wake.FINISHED:
+                    return
+                if found is Wake.ENDED:
+                    self.announce_ended()
+                elif self.attach():
+                    await self._interrupt()
+                continue
+            subscriber, message = found
+            del found  # the message is to die with its handler
+            began = self.begin(subscriber, message)
+            make = partial(self.handlers[subscriber], message)
+            try:
+                await self._work(make)
+            except (Stopped, ChannelClosed):
+                raise
+            except Exception as error:
+                self.note_failure(error)  # raises it again, unless the node is to live on
+            del message, make
+            self.end(began)
+
+    async def _work(self, make: Callable[[], object], *, is_source: bool = False) -> None:
+        """Emit what a handler makes; an interrupt cancels it, a stop ends it with `Stopped`."""
+        self._is_busy = True
+        try:
+            await self._emit_result(make(), is_source=is_source)
+        except asyncio.CancelledError:
+            if not self.commands.has_news and not self.commands.is_draining:
+                raise
+            self._task.uncancel()
+            if is_source and self.commands.is_draining and not self.commands.is_stopping:
+                return
+            if self.attach():
+                await self._interrupt()
+        finally:
+            self._is_busy = False
+
+    async def _emit_result(self, result: object, *, is_source: bool) -> None:
+        if inspect.isawaitable(result):
+            result = await result
+        if is_async_stream(result):
+            async with aclosing(result) as stream:  # type: ignore[type-var]
+                async for output in stream:  # type: ignore[attr-defined]
+                    await self._emit(output)
+                    if is_source and self.commands.is_draining:
+                        return
+            return
+        for output in outputs_of(result):
+            await self._emit(output)
+            if is_source and self.commands.is_draining:
+                return
+
+    async def _emit(self, output: object) -> None:
+        publisher, message = self.context.route(output)
+        await publisher.send_async(message)  # type: ignore[arg-type]
+
+    async def _interrupt(self) -> None:
+        done = self.node.interrupt()
+        if inspect.isawaitable(done):
+            await done
+
+    def _on_news(self) -> None:
+        # An attachment can wait until the message is done; the others want the handler to end.
+        commands = self.commands
+        if self._is_busy and (
+            commands.is_stopping or commands.is_interrupted or commands.is_draining
+        ):
+            self._task.cancel()

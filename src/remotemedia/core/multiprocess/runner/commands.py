@@ -1,0 +1,141 @@
+"""What the executor asks of a runner, heard by a thread of its own.
+
+The node's work has the main thread. This one sleeps in `recvmsg`, writes down what was asked, and
+rings the doorbell that the work waits on; so a node deep in a model can still be told to stop, and
+asked where it is.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from remotemedia.core.multiprocess import control
+from remotemedia.core.multiprocess.channel.bell import Bell
+from remotemedia.core.multiprocess.plan import ConnectionPlan
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+__all__ = ["Commands", "Reporter"]
+
+
+class Reporter:
+    """Tells the executor what happens. Any thread may use it."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    def say(self, message: control.FromRunner) -> None:
+        """Send a message; nobody is left to hear it if the executor is gone."""
+        try:
+            control.send(self._end, message)
+        except OSError:
+            # The executor is gone: the commands thread sees the end of file, and ends us.
+            return
+
+
+class Commands:
+    """What was asked and not yet done.
+
+    Attributes:
+        configuration: the first command, with its descriptors.
+        has_news: something below has changed since `take_news`. Read it as often as you like.
+        is_stopping: the runner is to clean up and exit, or the executor is gone.
+        is_draining: a source is to make no more.
+        is_interrupted: what was being made is not wanted any more.
+        attachments: connections to add, with the doorbell of the reader, by channel.
+
+    Args:
+        end: the runner's end of the control connection.
+        reporter: answers.
+        main_thread: whose stack is shown.
+    """
+
+    def __init__(self, end: socket.socket, reporter: Reporter, main_thread: int) -> None:
+        self._end = end
+        self._reporter = reporter
+        self._main_thread = main_thread
+        self._wakers: list[Callable[[], object]] = []
+        self._lock = threading.Lock()
+        self.configuration: control.Configure | None = None
+        self.fds: list[int] = []
+        self.has_news = False
+        self.is_stopping = False
+        self.is_draining = False
+        self.is_interrupted = False
+        self.attachments: list[tuple[str, ConnectionPlan, Bell]] = []
+        self._changed = threading.Condition(self._lock)
+        self._thread = threading.Thread(target=self._listen, name="control", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def wait_configured(self) -> control.Configure | None:
+        """Wait for the first command; None if the executor wants nothing any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.configuration is not None or self.is_stopping)
+            return None if self.is_stopping else self.configuration
+
+    def wait_stop(self) -> None:
+        """Wait until the runner is to exit."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_stopping)
+
+    def wake_with(self, waker: Callable[[], object]) -> None:
+        """Call this, in the commands thread, whenever there is news."""
+        self._wakers.append(waker)
+        if self.has_news:
+            waker()
+
+    def take_news(self) -> tuple[bool, list[tuple[str, ConnectionPlan, Bell]]]:
+        """Return whether there was an interrupt, and the connections to add; both are then done."""
+        with self._lock:
+            news = self.is_interrupted, self.attachments
+            self.has_news = self.is_stopping
+            self.is_interrupted, self.attachments = False, []
+        return news
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                frame, fds = control.receive(self._end)
+            except OSError:
+                frame, fds = b"", []
+            if not frame:
+                self._note(control.Stop(), [])
+                return
+            self._note(control.decode_to_runner(frame), fds)
+
+    def _note(self, command: control.ToRunner, fds: list[int]) -> None:
+        if isinstance(command, control.ShowStack):
+            self._reporter.say(control.Stack(control.shorten(self._stack())))
+            return
+        with self._changed:
+            match command:
+                case control.Configure():
+                    self.configuration, self.fds = command, fds
+                case control.Attach():
+                    plan = msgspec.msgpack.decode(command.connection, type=ConnectionPlan)
+                    bell = Bell(fds[0], command.asleep)
+                    self.attachments.append((command.channel, plan, bell))
+                case control.Interrupt():
+                    self.is_interrupted = True
+                case control.Drain():
+                    self.is_draining = True
+                case control.Stop():
+                    self.is_stopping = True
+            self.has_news = not isinstance(command, control.Configure) or self.has_news
+            self._changed.notify_all()
+        for waker in self._wakers:
+            waker()
+
+    def _stack(self) -> str:
+        frame = sys._current_frames().get(self._main_thread)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""

@@ -1,0 +1,128 @@
+"""What a node's messages go through on their way out, and what the node can ask for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from remotemedia.core.multiprocess import control
+from remotemedia.core.ports import DATA_TYPES, Addressed
+from remotemedia.data.message import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+
+    from remotemedia.core.describe import NodeType
+    from remotemedia.core.multiprocess.channel.loan import Loan
+    from remotemedia.core.multiprocess.channel.publisher import Publisher
+    from remotemedia.core.multiprocess.runner.commands import Reporter
+
+__all__ = ["RunnerContext"]
+
+T = TypeVar("T")
+DEFAULT_OUTPUT = "out"
+
+
+class RunnerContext:
+    """The node's side of its output ports; what `Node.bind` is given.
+
+    Attributes:
+        correlation_id: the input that is being worked on; what leaves belongs to it.
+        node_id, session_id: of the node.
+    """
+
+    def __init__(self, node_id: str, session_id: str, kind: NodeType, reporter: Reporter) -> None:
+        self.node_id = node_id
+        self.session_id = session_id
+        self.correlation_id = 0
+        self._kind = kind
+        self._reporter = reporter
+        self._publishers: Mapping[str, Publisher] = {}
+        self._routes: dict[str, dict[type, Publisher]] = {}
+        self._default: dict[type, Publisher] = {}
+        self._phase = "loading"
+
+    def open(self, publishers: Mapping[str, Publisher]) -> None:
+        """Let messages leave, by these publishers of the ports."""
+        self._publishers = publishers
+        self._routes = {
+            port.name: {DATA_TYPES[kind]: publishers[port.name] for kind in port.kinds}
+            for port in self._kind.outputs
+        }
+        outputs = self._kind.outputs
+        only = outputs[0].name if len(outputs) == 1 else DEFAULT_OUTPUT
+        self._default = self._routes.get(only, {})
+
+    def progress(self, fraction: float, message: str) -> None:
+        """See `Node.progress`."""
+        clamped = min(1.0, max(0.0, float(fraction)))
+        self._reporter.say(control.Progress(self._phase, clamped, control.shorten(str(message))))
+
+    def loan(self, kind: type[T], port: str, shape: dict[str, object]) -> AbstractContextManager[T]:
+        """See `Node.loan`."""
+        publisher = self._publishers.get(port)
+        if publisher is None:
+            raise self._no_port(port)
+        if kind not in self._routes[port]:
+            raise self._wrong_kind(port, kind)
+        lend: Callable[..., Loan[Any]] = publisher.loan
+        loan = lend(kind, **shape)
+        loan.message.correlation_id = self.correlation_id
+        return loan
+
+    def route(self, output: object) -> tuple[Publisher, Message]:
+        """Find the port that one output leaves by.
+
+        Raises:
+            TypeError: it is no message, or none that the port sends.
+        """
+        if isinstance(output, Addressed):
+            message: Message = output.data
+            routes = self._routes.get(output.port)
+            if routes is None:
+                raise self._no_port(output.port)
+            port = output.port
+        elif isinstance(output, Message):
+            message, routes, port = output, self._default, DEFAULT_OUTPUT
+        else:
+            raise TypeError(
+                f"node {self.node_id!r} returned a {type(output).__name__}: return or yield "
+                f"messages ({', '.join(DATA_TYPES)}), or None"
+            )
+        publisher = routes.get(type(message))
+        if publisher is None:
+            raise self._wrong_kind(port, type(message))
+        message.correlation_id = self.correlation_id
+        return publisher, message
+
+    def _no_port(self, port: str) -> TypeError:
+        known = ", ".join(self._routes) or "none"
+        return TypeError(f"node {self.node_id!r} has no output {port!r} (it has: {known})")
+
+    def _wrong_kind(self, port: str, kind: type) -> TypeError:
+        sends = " or ".join(one.__name__ for one in self._routes.get(port, {})) or "nothing"
+        return TypeError(
+            f"output {port!r} of node {self.node_id!r} sends {sends}, not {kind.__name__}: "
+            f"say so in the annotation of the handler, or in Output(...)"
+        )
+
+
+def outputs_of(result: object) -> Iterator[object]:
+    """Return the outputs of a handler one by one, as it makes them."""
+    if result is None:
+        return iter(())
+    if isinstance(result, Message | Addressed):
+        return iter((result,))
+    if isinstance(result, Iterator):
+        return result
+    if isinstance(result, list | tuple):
+        return iter(result)
+    if hasattr(result, "__iter__") and not isinstance(result, str | bytes):
+        return iter(result)
+    return iter((result,))
+
+
+def is_async_stream(result: object) -> bool:
+    """Whether a handler makes its outputs with `async for`."""
+    return isinstance(result, AsyncIterator)

@@ -1,0 +1,233 @@
+"""One node from its first word to its exit: configure, import, load, connect, work, clean up."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from remotemedia.core.describe import describe
+from remotemedia.core.multiprocess import control
+from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
+from remotemedia.core.multiprocess.runner.commands import Commands, Reporter
+from remotemedia.core.multiprocess.runner.context import RunnerContext
+from remotemedia.core.multiprocess.runner.work import Stopped, Work, format_error, summary
+from remotemedia.core.parameters import create_node
+from remotemedia.core.reference import FileReference, ModuleReference, SourceReference
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from remotemedia.core.describe import NodeType
+    from remotemedia.core.node import Node
+
+__all__ = ["NodeRun"]
+
+W = TypeVar("W", bound=Work)
+
+
+class NodeRun:
+    """The life of one node in this process.
+
+    Args:
+        end: the runner's end of the control connection; owned.
+        open_endpoint: opens the node's channels, where not by the ticket.
+    """
+
+    def __init__(
+        self, end: socket.socket, open_endpoint: Callable[[], Endpoint] | None = None
+    ) -> None:
+        self._end = end
+        self._open_endpoint = open_endpoint
+        self._reporter = Reporter(end)
+        self._commands = Commands(end, self._reporter, threading.get_ident())
+        self._phase = "starting"
+        self._node: Node | None = None
+        self._work: Work | None = None
+        self._endpoint: Endpoint | None = None
+
+    def run(self) -> int:
+        """Live it; return the exit code.
+
+        0: it was told to stop. 1: it failed, and the executor was told how.
+        """
+        self._commands.start()
+        self._reporter.say(control.Hello(control.PROTOCOL_VERSION, platform.python_version()))
+        code = 0
+        try:
+            configuration = self._commands.wait_configured()
+            if configuration is not None:
+                self._live(configuration)
+        except Stopped:
+            pass
+        except Exception as error:  # the node's code may raise anything, and it is all told
+            self._report(error)
+            code = 1
+        finally:
+            if self._endpoint is not None:
+                self._endpoint.close()
+        return code
+
+    def _live(self, configuration: control.Configure) -> None:
+        self._enter("importing")
+        kind, context = self._create(configuration)
+        if kind.is_async:
+            # Imported here: a synchronous node's process has no event loop.
+            import asyncio
+
+            asyncio.run(self._live_async(configuration, kind, context))
+        else:
+            self._live_sync(configuration, kind, context)
+
+    def _live_sync(
+        self, configuration: control.Configure, kind: NodeType, context: RunnerContext
+    ) -> None:
+        from remotemedia.core.multiprocess.runner.sync_loop import SyncLoop
+
+        node: Any = self._node
+        try:
+            self._enter("loading")
+            node.initialize()
+            work = self._connect(SyncLoop, configuration, kind, context)
+            if work.endpoint.doorbell.wait_for(self._is_connected, None) is False:
+                raise Stopped
+            self._reporter.say(control.Ready())
+            self._enter("processing")
+            work.run(None if kind.inputs else node.process)
+            self._reporter.say(control.Drained())
+            self._commands.wait_stop()
+        finally:
+            self._clean_up(node.cleanup)
+
+    async def _live_async(
+        self, configuration: control.Configure, kind: NodeType, context: RunnerContext
+    ) -> None:
+        import asyncio
+
+        from remotemedia.core.multiprocess.runner.async_loop import AsyncLoop
+        from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+
+        node: Any = self._node
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._commands.wake_with(lambda: loop.call_soon_threadsafe(self._stop_loading, task))
+        try:
+            self._enter("loading")
+            await _finished(node.initialize())
+            work = self._connect(AsyncLoop, configuration, kind, context)
+            doorbell = LoopDoorbell.of(work.endpoint.doorbell)
+            if await doorbell.wait_for(self._is_connected, None) is False:
+                raise Stopped
+            self._reporter.say(control.Ready())
+            self._enter("processing")
+            await work.run(None if kind.inputs else node.process)
+            self._reporter.say(control.Drained())
+            await asyncio.to_thread(self._commands.wait_stop)
+        except asyncio.CancelledError:
+            if not self._commands.is_stopping:
+                raise
+            raise Stopped from None
+        finally:
+            if task.cancelling():
+                task.uncancel()
+            try:
+                await _finished(node.cleanup())
+            except Exception as error:
+                self._enter("cleanup")
+                self._report(error)
+
+    def _stop_loading(self, task: Any) -> None:
+        if self._commands.is_stopping and self._phase == "loading":
+            task.cancel()
+
+    def _create(self, configuration: control.Configure) -> tuple[NodeType, RunnerContext]:
+        reference: ModuleReference | FileReference | SourceReference = msgspec.msgpack.decode(
+            configuration.reference, type=ModuleReference | FileReference | SourceReference
+        )
+        target = reference.resolve()
+        kind = describe(target)
+        parameters = msgspec.msgpack.decode(configuration.parameters, type=dict[str, object])
+        node_id = configuration.node_id
+        node = create_node(target, parameters, f"node {node_id!r}")
+        context = RunnerContext(node_id, configuration.session_id, kind, self._reporter)
+        node.bind(context)
+        self._node = node
+        return kind, context
+
+    def _connect(
+        self,
+        loop: type[W],
+        configuration: control.Configure,
+        kind: NodeType,
+        context: RunnerContext,
+    ) -> W:
+        """Open the channels, readers first, and join them to the node's ports."""
+        self._enter("connecting")
+        if self._open_endpoint is not None:
+            endpoint = self._open_endpoint()
+        else:
+            ticket = msgspec.msgpack.decode(configuration.ticket, type=Ticket)
+            ticket = ticket.with_fds(self._commands.fds)
+            endpoint = Endpoint.open(ticket, spin_ns=configuration.spin_ns)
+        self._endpoint = endpoint
+        methods = {port.name: getattr(self._node, port.handler) for port in kind.inputs}
+        subscribers = endpoint.subscribers
+        handlers = {subscribers[one.connection]: methods[one.port] for one in configuration.inputs}
+        counted = [
+            subscribers[one.connection] for one in configuration.inputs if not one.is_feedback
+        ]
+        publishers = {one.port: endpoint.publishers[one.channel] for one in configuration.outputs}
+        context.open(publishers)
+        host = endpoint.bells[configuration.host] if not publishers else None
+        assert self._node is not None
+        work = self._work = loop(
+            self._node,
+            handlers,
+            counted,
+            endpoint,
+            publishers,
+            context,
+            self._commands,
+            self._reporter,
+            host,
+            skips_errors=configuration.on_error == "skip",
+        )
+        self._commands.wake_with(endpoint.doorbell.ring)
+        return work
+
+    def _is_connected(self) -> bool | None:
+        """Whether all readers are there; False to give up, None to wait."""
+        assert self._work is not None
+        if self._commands.is_stopping:
+            return False
+        waiting = [one for one in self._work.publishers.values() if not one.try_connect()]
+        return None if waiting else True
+
+    def _clean_up(self, cleanup: Callable[[], object]) -> None:
+        try:
+            cleanup()
+        except Exception as error:  # told, and the exit goes on
+            self._enter("cleanup")
+            self._report(error)
+
+    def _enter(self, phase: str) -> None:
+        self._phase = phase
+        if phase in ("importing", "loading", "connecting"):
+            self._reporter.say(control.Progress(phase, 0.0, ""))
+
+    def _report(self, error: Exception) -> None:
+        working_on = "" if self._work is None else self._work.describe_work()
+        self._reporter.say(
+            control.Failed(
+                self._phase, summary(error), control.shorten(format_error(error)), working_on
+            )
+        )
+
+
+async def _finished(result: object) -> None:
+    if inspect.isawaitable(result):
+        await result

@@ -1,0 +1,79 @@
+"""The loop of a synchronous node: the main thread waits, works, and waits again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from remotemedia.core.errors import ChannelClosed
+from remotemedia.core.multiprocess.runner.context import outputs_of
+from remotemedia.core.multiprocess.runner.work import Stopped, Wake, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["SyncLoop"]
+
+
+class SyncLoop(Work):
+    """Runs a node without an event loop."""
+
+    def run(self, source: Callable[[], object] | None) -> None:
+        """Work until no message will come any more, and let `finish` emit what is left.
+
+        Args:
+            source: the `process` of a node without inputs.
+
+        Raises:
+            Stopped: the runner was told to stop.
+            Exception: what the node raised.
+        """
+        try:
+            if source is not None:
+                self._emit_all(outputs_of(source()), is_source=True)
+            else:
+                self._serve()
+            self._emit_all(outputs_of(self.node.finish()))
+        except ChannelClosed:
+            if self.commands.is_stopping:
+                raise Stopped from None
+            raise
+        self.finish_outputs()
+
+    def _serve(self) -> None:
+        wait_for, attempt = self.endpoint.doorbell.wait_for, self.attempt
+        handlers = self.handlers
+        while True:
+            found = wait_for(attempt, None)
+            assert found is not None
+            if isinstance(found, Wake):
+                if found is Wake.FINISHED:
+                    return
+                if found is Wake.ENDED:
+                    self.announce_ended()
+                elif self.attach():
+                    self.node.interrupt()
+                continue
+            subscriber, message = found
+            del found  # the message is to die with its handler
+            began = self.begin(subscriber, message)
+            try:
+                result = handlers[subscriber](message)
+                del message
+                if result is not None:
+                    self._emit_all(outputs_of(result))
+            except (Stopped, ChannelClosed):
+                raise
+            except Exception as error:
+                self.note_failure(error)  # raises it again, unless the node is to live on
+            self.end(began)
+
+    def _emit_all(self, outputs: Iterator[object], *, is_source: bool = False) -> None:
+        for output in outputs:
+            publisher, message = self.context.route(output)
+            publisher.send(message)  # type: ignore[arg-type]
+            if is_source and self.commands.is_draining:
+                return
+            if self.commands.has_news and self.attach():
+                # What is still to come of this input is not wanted any more.
+                self.node.interrupt()
+                return

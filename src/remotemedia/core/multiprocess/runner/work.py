@@ -1,0 +1,216 @@
+"""What the loops of sync and async nodes have in common: ports, counting, failures."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
+
+from remotemedia.core.errors import EndOfStream
+from remotemedia.core.multiprocess import control
+from remotemedia.core.multiprocess.channel.inbox import Inbox
+from remotemedia.core.multiprocess.transport.ledger import (
+    ENDPOINT_WORDS,
+    HISTOGRAM_BUCKETS,
+    EndpointWord,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from remotemedia.core.multiprocess.channel.bell import Bell
+    from remotemedia.core.multiprocess.channel.endpoint import Endpoint
+    from remotemedia.core.multiprocess.channel.publisher import Publisher
+    from remotemedia.core.multiprocess.channel.subscriber import Subscriber
+    from remotemedia.core.multiprocess.runner.commands import Commands, Reporter
+    from remotemedia.core.multiprocess.runner.context import RunnerContext
+    from remotemedia.core.node import Node
+    from remotemedia.data.message import Message
+
+__all__ = ["Stopped", "Wake", "Work"]
+
+_HISTOGRAM_AT = ENDPOINT_WORDS - HISTOGRAM_BUCKETS
+_LAST_BUCKET = HISTOGRAM_BUCKETS - 1
+Handler: TypeAlias = "Callable[[Message], object]"
+
+
+class Stopped(Exception):
+    """The runner was told to stop while it worked or waited."""
+
+
+class Wake(Enum):
+    """Why the work was woken, other than by a message."""
+
+    NEWS = "the executor asks something"
+    ENDED = "an input has been worked off"
+    FINISHED = "no message will come any more"
+
+
+class Work:
+    """A node at work between its ports.
+
+    Args:
+        node: the instance.
+        handlers: what takes a message, by the connection it comes from.
+        counted: the connections whose inputs must have ended before ours have: all but those that
+            close a cycle.
+        endpoint: its channels.
+        publishers: its output ports.
+        context: what the node was bound to.
+        commands: what the executor asks.
+        reporter: answers it.
+        host: rung when an input has been worked off by a node without outputs; None elsewhere.
+        skips_errors: whether the node lives on when a message fails.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        handlers: dict[Subscriber, Handler],
+        counted: list[Subscriber],
+        endpoint: Endpoint,
+        publishers: dict[str, Publisher],
+        context: RunnerContext,
+        commands: Commands,
+        reporter: Reporter,
+        host: Bell | None,
+        *,
+        skips_errors: bool,
+    ) -> None:
+        self.node = node
+        self.handlers = handlers
+        self.endpoint = endpoint
+        self.publishers = publishers
+        self.context = context
+        self.commands = commands
+        self.reporter = reporter
+        self.working_on: Message | None = None
+        self._counted = counted
+        self._host = host
+        self._skips_errors = skips_errors
+        feedback = [one for one in handlers if one not in counted]
+        self._inbox = Inbox(endpoint.doorbell, handlers, feedback)
+        self._words = endpoint.ledger.words
+        self._slot = endpoint.plan.slot
+        self._ended = 0
+        self._errors = 0
+        self._processed = 0
+
+    def attempt(self) -> tuple[Subscriber, Message] | Wake | None:
+        """Look for something to do; None if there is nothing."""
+        if self.commands.has_news:
+            return Wake.NEWS
+        try:
+            found = self._inbox.take()
+        except EndOfStream:
+            return Wake.FINISHED
+        if found is None and self._counted and self._ended_input() > self._ended:
+            return Wake.ENDED
+        return found
+
+    def begin(self, subscriber: Subscriber, message: Message) -> int:
+        """Write down what is worked on; return when that began."""
+        words, slot = self._words, self._slot
+        self.working_on = message
+        self.context.correlation_id = message.correlation_id
+        words[slot + _SEQUENCE] = subscriber.position
+        words[slot + _CORRELATION] = message.correlation_id
+        began = words[slot + _BEGAN] = time.monotonic_ns()
+        return began
+
+    def end(self, began_ns: int) -> None:
+        """Write down that it is done."""
+        words, slot = self._words, self._slot
+        words[slot + _BEGAN] = 0
+        self._processed = words[slot + _PROCESSED] = self._processed + 1
+        bucket = min((time.monotonic_ns() - began_ns).bit_length(), _LAST_BUCKET)
+        words[slot + _HISTOGRAM_AT + bucket] += 1
+        self.working_on = None
+        self.context.correlation_id = 0
+        self.announce_ended()
+
+    def announce_ended(self) -> None:
+        """Tell downstream of the inputs that have been worked off since."""
+        if not self._counted:
+            return
+        ended = self._ended_input()
+        if ended > self._ended:
+            self._ended = self._words[self._slot + EndpointWord.ENDED] = ended
+            for publisher in self.publishers.values():
+                publisher.end_input(ended)
+            if self._host is not None:
+                self._host.ring(self._words)
+
+    def note_failure(self, error: Exception) -> None:
+        """Count a message that failed, and tell the executor; raise the error if it is the end.
+
+        The executor waits for as many reports as were counted before it calls an input ended.
+        """
+        if not self._skips_errors:
+            raise error
+        self._errors += 1
+        text = control.shorten(format_error(error))
+        self.reporter.say(
+            control.NodeFailure(
+                self.context.correlation_id, summary(error), text, self.describe_work()
+            )
+        )
+        self._words[self._slot + EndpointWord.ERRORS] = self._errors
+
+    def describe_work(self) -> str:
+        """Say what is being worked on; empty if nothing is."""
+        if self.working_on is None:
+            return ""
+        return f"{self.working_on!r} of input {self.context.correlation_id}"
+
+    def attach(self) -> bool:
+        """Add the connections that were asked for; return whether there was an interrupt.
+
+        Raises:
+            Stopped: the runner is to exit.
+        """
+        if self.commands.is_stopping:
+            raise Stopped
+        is_interrupted, attachments = self.commands.take_news()
+        for channel, connection, bell in attachments:
+            self.endpoint.publishers[channel].add_connection(connection, bell)
+        return is_interrupted
+
+    def finish_outputs(self) -> None:
+        """End the streams of all outputs."""
+        for publisher in self.publishers.values():
+            publisher.finish()
+
+    def _ended_input(self) -> int:
+        return min(subscriber.ended_input() for subscriber in self._counted)
+
+
+_SEQUENCE = int(EndpointWord.SEQUENCE)
+_CORRELATION = int(EndpointWord.CORRELATION)
+_BEGAN = int(EndpointWord.BEGAN_NS)
+_PROCESSED = int(EndpointWord.PROCESSED)
+
+
+def summary(error: BaseException) -> str:
+    """Return an error in one line."""
+    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+
+
+def format_error(error: BaseException) -> str:
+    """Return an error with its traceback, without the frames of the runner."""
+    trace = error.__traceback__
+    while (
+        trace is not None
+        and trace.tb_next is not None
+        and _is_ours(trace.tb_frame.f_code.co_filename)
+    ):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(_HERE)
+
+
+_HERE = __file__.rpartition("/")[0] + "/"

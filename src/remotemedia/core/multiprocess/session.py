@@ -1,0 +1,401 @@
+"""One pipeline from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from remotemedia.core.errors import (
+    ExecutorError,
+    PipelineTerminated,
+)
+from remotemedia.core.multiprocess import control, events
+from remotemedia.core.multiprocess.exchange import Exchange
+from remotemedia.core.multiprocess.node_process import NodeProcess
+from remotemedia.core.multiprocess.states import (
+    SESSION,
+    ProcessState,
+    SessionEvent,
+    SessionState,
+)
+from remotemedia.core.multiprocess.transport.ledger import LedgerWord
+from remotemedia.core.multiprocess.wiring import Wiring
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from types import TracebackType
+
+    from remotemedia.core.multiprocess.channel.stats import PortStats
+    from remotemedia.core.multiprocess.config import MultiprocessConfig
+    from remotemedia.core.multiprocess.exits import ProcessExit
+    from remotemedia.core.multiprocess.launch import Launcher
+    from remotemedia.core.multiprocess.transport.base import Transport
+    from remotemedia.core.validation import ValidatedPipeline
+    from remotemedia.data import RuntimeData
+
+__all__ = ["Session"]
+
+
+class Session:
+    """A running pipeline. Belongs to the event loop that made it.
+
+    Made by `Runtime.create_session` and `MultiprocessExecutor.create_session`. As an asynchronous
+    context manager it closes at the end of the block, and is terminated where the block raises.
+
+    Attributes:
+        session_id: its name.
+        created_at: when it was made, in seconds of `time.monotonic()`.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        pipeline: ValidatedPipeline,
+        transport: Transport,
+        launcher: Launcher,
+        config: MultiprocessConfig,
+        forget: Callable[[Session], None],
+    ) -> None:
+        self.session_id = session_id
+        self.created_at = time.monotonic()
+        self._pipeline = pipeline
+        self._config = config
+        self._launcher = launcher
+        self._forget = forget
+        self._state: SessionState = SESSION.first
+        self._bus = events.EventBus()
+        self._wiring = Wiring(pipeline, session_id, transport, config)
+        self._nodes = {
+            node.node_id: NodeProcess(node, self._wiring, launcher, self) for node in pipeline.nodes
+        }
+        self._exchange: Exchange | None = None
+        self._failure: ExecutorError | None = None
+        self._all_ready = asyncio.Event()
+        self._ending: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._transport = transport
+        self._final_stats: dict[str, PortStats] = {}
+        self._has_dead = False
+
+    # What a user asks.
+
+    @property
+    def state(self) -> SessionState:
+        """How far it is."""
+        return self._state
+
+    @property
+    def nodes(self) -> dict[str, ProcessState]:
+        """The state of every node."""
+        if self._state is SessionState.TERMINATED:
+            return dict.fromkeys(self._nodes, ProcessState.STOPPED)
+        return {node_id: node.shown_state for node_id, node in self._nodes.items()}
+
+    async def send(
+        self, message: RuntimeData, to: str | None = None, *, timeout_seconds: float | None = None
+    ) -> int:
+        """Send a message into the pipeline, awaiting room.
+
+        Args:
+            message: what to send; the session sets its `correlation_id`.
+            to: the input, as "node" or "node.port"; None where the pipeline has one.
+            timeout_seconds: how long to wait for room; None is for ever, 0 not at all.
+
+        Returns:
+            The number of this input; what comes of it has it as `correlation_id`.
+
+        Raises:
+            PipelineTerminated: the session has failed; `__cause__` says how.
+            BackpressureError: there was no room in time; nothing was sent.
+            DataError: the message or the input is not one that the pipeline takes.
+            ChannelClosed: the session is closing or has ended.
+        """
+        return await self._open_exchange().send(message, to, timeout_seconds)
+
+    async def send_nowait(self, message: RuntimeData, to: str | None = None) -> int:
+        """Send a message, or raise `BackpressureError` at once; otherwise as `send`."""
+        return await self.send(message, to, timeout_seconds=0)
+
+    async def recv(self) -> RuntimeData:
+        """Await the next output, of whatever input.
+
+        Raises:
+            EndOfStream: the pipeline has finished: nothing more will come.
+            PipelineTerminated: the session has failed; `__cause__` says how.
+        """
+        return await self._open_exchange().recv()
+
+    async def outputs(self) -> AsyncIterator[RuntimeData]:
+        """Iterate over the outputs, of whatever input, until the pipeline has finished."""
+        async for message in self._open_exchange().outputs():
+            yield message
+
+    async def stream(
+        self, message: RuntimeData, to: str | None = None
+    ) -> AsyncIterator[RuntimeData]:
+        """Send one input and iterate over all that comes of it.
+
+        It ends as soon as the pipeline has finished with this input, also when nothing came of it.
+        Left early, or cancelled, what still comes of the input is thrown away.
+
+        Args:
+            message: what to send.
+            to: the input, as "node" or "node.port"; None where the pipeline has one.
+
+        Raises:
+            NodeFailed: a node failed on this input and skipped it (`on_error: skip`).
+            PipelineTerminated: the session has failed; `__cause__` says how.
+        """
+        async for output in self._open_exchange().stream(message, to):
+            yield output
+
+    def events(self) -> events.EventStream:
+        """Follow what happens in the session from now on: `async for event in session.events()`."""
+        return self._bus.subscribe()
+
+    def stats(self) -> dict[str, PortStats]:
+        """Counts and latencies of every channel, from the ledger; the last ones once it ended."""
+        if self._state is SessionState.TERMINATED or self._final_stats:
+            return self._final_stats
+        return self._wiring.registry.stats()
+
+    def interrupt(self) -> None:
+        """Drop all that is under way: queued messages, and what nodes are making of earlier ones.
+
+        What is sent after this is not touched. Nodes hear it by their `interrupt` hook.
+        """
+        words = self._wiring.registry.ledger.words
+        words[LedgerWord.EPOCH] += 1
+        for node in self._nodes.values():
+            node.tell(control.Interrupt())
+        self._open_exchange().interrupt()
+
+    async def close(self) -> None:
+        """End the session when all that was sent has been worked off. Twice is harmless.
+
+        The input ends; sources stop; what is under way flows out, to whoever receives it or else
+        to nobody; nodes `finish`, clean up and exit. What does not come to an end within
+        `drain_timeout_seconds` is terminated.
+        """
+        if self._ending is None and self._state in (SessionState.READY, SessionState.RUNNING):
+            self._advance(SessionEvent.TERMINATE)
+            self._ending = asyncio.create_task(self._drain_and_end())
+        if self._ending is None:
+            await self.terminate()
+        else:
+            await asyncio.shield(self._ending)
+
+    async def terminate(self) -> None:
+        """End the session now: processes, channels, everything. Twice is harmless.
+
+        Nodes are asked, and killed after `grace_period_seconds`. Cancelled, it goes on by itself.
+        """
+        if self._ending is None:
+            self._advance(SessionEvent.TERMINATE)
+            self._ending = asyncio.create_task(self._end(self._config.grace_period_seconds))
+        if self._draining is not None:
+            self._draining.cancel()
+        await asyncio.shield(self._ending)
+
+    async def wait_ended(self) -> None:
+        """Wait until it has ended, for whatever reason; raise the failure if there was one.
+
+        Raises:
+            PipelineTerminated: it failed.
+        """
+        async for _ in self._bus.subscribe():
+            continue
+        if self._failure is not None:
+            raise self._terminated()
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            await self.close()
+        else:
+            await self.terminate()
+
+    def __repr__(self) -> str:
+        return f"<Session {self.session_id!r} {self._state.value}, {len(self._nodes)} nodes>"
+
+    # Its start.
+
+    async def start(self) -> None:
+        """Start all nodes at once and return when every one is ready.
+
+        Raises:
+            SpawnError, ProcessCrashed, InitTimeout: the first failure; all is rolled back.
+        """
+        seconds = self._config.init_timeout_secs
+        try:
+            host = self._wiring.open_host()
+            async with asyncio.timeout(seconds):
+                starts = [node.start() for node in self._nodes.values()]
+                for result in await asyncio.gather(*starts, return_exceptions=True):
+                    if isinstance(result, BaseException):
+                        raise result
+                await self._all_ready.wait()
+        except TimeoutError:
+            late = [n for n in self._nodes.values() if n.state is ProcessState.INITIALIZING]
+            error = await late[0].timeout_error(seconds)
+            await self._roll_back()
+            raise error from None
+        except BaseException:
+            await self._roll_back()
+            raise
+        if self._failure is not None:
+            await self._roll_back()
+            raise self._failure
+        self._exchange = Exchange(
+            host, self._wiring, self._nodes, self._why_not, self._note_first_input
+        )
+        self._advance(SessionEvent.ALL_READY)
+        self._bus.emit(events.SessionReady(self.session_id, time.monotonic() - self.created_at))
+
+    async def _roll_back(self) -> None:
+        if self._ending is None:
+            self._advance(SessionEvent.FAILED)
+            self._ending = asyncio.create_task(self._end(0.0))
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(self._ending)
+
+    # What nodes say.
+
+    def node_started(self, node: NodeProcess) -> None:
+        """See `Owner.node_started`."""
+        assert node.launched is not None
+        self._bus.emit(events.ProcessStarted(self.session_id, node.node_id, node.launched.pid))
+
+    def node_progressed(self, node: NodeProcess, progress: control.Progress) -> None:
+        """See `Owner.node_progressed`."""
+        self._bus.emit(
+            events.NodeProgress(
+                self.session_id, node.node_id, progress.phase, progress.fraction, progress.message
+            )
+        )
+
+    def node_ready(self, node: NodeProcess) -> None:
+        """See `Owner.node_ready`."""
+        seconds = time.monotonic() - self.created_at
+        self._bus.emit(events.NodeReady(self.session_id, node.node_id, seconds))
+        if all(one.state is not ProcessState.INITIALIZING for one in self._nodes.values()):
+            self._all_ready.set()
+
+    def node_skipped(self, node: NodeProcess, failure: control.NodeFailure) -> None:
+        """See `Owner.node_skipped`."""
+        self._bus.emit(
+            events.NodeError(
+                self.session_id,
+                node.node_id,
+                failure.correlation_id,
+                failure.error,
+                failure.traceback,
+            )
+        )
+        if self._exchange is not None:
+            self._exchange.note_failure(node.node_id, failure)
+
+    def node_failed(self, node: NodeProcess, error: ExecutorError) -> None:
+        """See `Owner.node_failed`: the first failure is the cause, the others follow from it."""
+        if self._failure is not None or self._state in (
+            SessionState.TERMINATING,
+            SessionState.TERMINATED,
+        ):
+            return
+        self._failure = error
+        if self._state is SessionState.INITIALIZING:
+            self._all_ready.set()  # `start` rolls back
+            return
+        self._advance(SessionEvent.FAILED)
+        reason = str(error).splitlines()[0]
+        self._bus.emit(events.PipelineTerminated(self.session_id, reason))
+        self._ending = asyncio.create_task(self._end(self._config.grace_period_seconds))
+        assert self._exchange is not None
+        self._exchange.wake()
+
+    def node_exited(self, node: NodeProcess, end: ProcessExit, *, is_expected: bool) -> None:
+        """See `Owner.node_exited`."""
+        assert node.launched is not None
+        self._has_dead = self._has_dead or end.code != 0
+        self._bus.emit(
+            events.ProcessExited(self.session_id, node.node_id, node.launched.pid, end, is_expected)
+        )
+
+    # Its end.
+
+    async def _drain_and_end(self) -> None:
+        assert self._exchange is not None
+        for node in self._nodes.values():
+            if not node.node.type.inputs and node.state is ProcessState.READY:
+                node.drain()
+        self._draining = asyncio.create_task(self._exchange.drain())
+        # What is not out by then is dropped, and counted as such.
+        await asyncio.wait([self._draining], timeout=self._config.drain_timeout_seconds)
+        self._draining.cancel()
+        await self._end(self._config.grace_period_seconds)
+
+    async def _end(self, grace_seconds: float) -> None:
+        """End everything, in this order; every step is taken whatever the ones before came to.
+
+        1. All nodes are asked to stop, at once. 2. Who has not exited after nine tenths of the
+        grace period is terminated, and killed at its end, descendants too. 3. The channels are
+        closed. 4. What killed processes left in shared memory is freed.
+        """
+        nodes = list(self._nodes.values())
+        for node in nodes:
+            node.stop()
+        exits = [asyncio.ensure_future(node.wait_exit()) for node in nodes]
+        if exits and grace_seconds:
+            await asyncio.wait(exits, timeout=grace_seconds * 0.9)
+        try:
+            launched = [node.launched for node in nodes if node.launched is not None]
+            await self._launcher.end(launched, grace_seconds * 0.1)
+            await asyncio.gather(*exits)
+        finally:
+            for node in nodes:
+                node.close()
+            if self._exchange is not None:
+                self._exchange.close()
+            self._final_stats = self._wiring.registry.stats()
+            self._wiring.registry.cleanup()
+            if self._has_dead:
+                self._transport.clean_up_dead()
+            self._advance(SessionEvent.ALL_GONE)
+            self._bus.close()
+            self._forget(self)
+
+    def _advance(self, event: SessionEvent) -> None:
+        before, self._state = self._state, SESSION.next(self._state, event)
+        if before is not self._state:
+            self._bus.emit(events.SessionStateChanged(self.session_id, before, self._state))
+
+    def _note_first_input(self) -> None:
+        if self._state is SessionState.READY:
+            self._advance(SessionEvent.FIRST_INPUT)
+
+    def _open_exchange(self) -> Exchange:
+        failure = self._why_not()
+        if failure is not None:
+            raise failure
+        if self._exchange is None:
+            raise ExecutorError(f"session {self.session_id!r} has not started")
+        return self._exchange
+
+    def _why_not(self) -> ExecutorError | None:
+        """Why nothing can be sent or received any more; None if it can."""
+        return None if self._failure is None else self._terminated()
+
+    def _terminated(self) -> PipelineTerminated:
+        assert self._failure is not None
+        error = PipelineTerminated(self.session_id, str(self._failure).splitlines()[0])
+        error.__cause__ = self._failure
+        return error

@@ -1,0 +1,1 @@
+"""Ways to carry samples between processes, and what waits and counts beside them."""

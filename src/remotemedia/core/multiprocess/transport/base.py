@@ -1,0 +1,136 @@
+"""What a transport is: samples of bytes with a header, from one writer to many readers.
+
+A transport knows nothing of messages, credit or waiting. It never blocks, and a queue that is
+full loses its oldest sample: who must not lose one does not send without credit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
+    from remotemedia.data.layout import Layout
+
+ALIGNMENT_BYTES = 64
+
+
+class Chunk:
+    """Memory for one sample, as one process sees it. The same chunk comes back for later samples.
+
+    Attributes:
+        header: `HEADER_BYTES` bytes; writable for the writer.
+        address: where the payload begins, aligned to `ALIGNMENT_BYTES`.
+        body: the payload's bytes, as many as were asked for and more; None for a reader.
+        capacity: size of the body.
+        array, layout: what the channel viewed there last. Not the transport's.
+    """
+
+    __slots__ = ("address", "array", "body", "capacity", "header", "layout")
+
+    def __init__(self, header: memoryview, address: int, body: memoryview | None) -> None:
+        self.header = header
+        self.address = address
+        self.body = body
+        self.capacity = 0 if body is None else body.nbytes
+        self.array: NDArray[np.generic] | None = None
+        self.layout: Layout | None = None
+
+
+Sample: TypeAlias = tuple[Chunk, int, object]
+"""A received sample: its chunk, the room of the payload in bytes rounded up to `ALIGNMENT_BYTES`,
+and the token that owns the memory."""
+
+
+class Writer(Protocol):
+    """The sending end of a port. Used by one thread at a time."""
+
+    def loan(self, nbytes: int) -> tuple[Chunk, object]:
+        """Take memory for a sample of `nbytes`; its old content is undefined.
+
+        Returns:
+            The chunk, and the token that sends it. Dropping the token gives the memory back.
+
+        Raises:
+            SharedMemoryExhausted: there is no memory; nothing was taken.
+            LoanError: too many loans are out.
+        """
+
+    def send(self, token: object) -> None:
+        """Hand the sample to every reader that is connected; the token is spent.
+
+        Raises:
+            ChannelError: it could not be delivered.
+        """
+
+    def connect(self) -> None:
+        """Find readers that were opened since; must come before what they are to receive."""
+
+    def close(self) -> None:
+        """Give the port back; loans and what readers hold stay valid. Twice is harmless."""
+
+
+class Reader(Protocol):
+    """The receiving end of one connection. Used by one thread at a time."""
+
+    def take(self) -> Sample | None:
+        """Take the next sample if there is one.
+
+        Raises:
+            ChannelError: a sample could not be received.
+        """
+
+    def close(self) -> None:
+        """Give the queue back; memory of samples that are still held stays. Twice is harmless."""
+
+
+class Hold(Protocol):
+    """Keeps a port's service alive. The service ends with it and the last of its ends."""
+
+    @property
+    def readers(self) -> int:
+        """How many readers are open, in any process."""
+
+    def close(self) -> None:
+        """Let go. Twice is harmless."""
+
+
+class Transport(Protocol):
+    """Creates ports and opens their ends."""
+
+    @property
+    def address(self) -> tuple[str, str] | None:
+        """Folder and prefix by which other processes find it; None if they cannot."""
+
+    def create(self, port: PortPlan) -> Hold:
+        """Create the service of a port. Done once, by the process that outlives its ends.
+
+        Raises:
+            SharedMemoryExhausted: there is no memory for it.
+            ChannelError: it exists already, or cannot be created.
+        """
+
+    def open_writer(self, port: PortPlan) -> Writer:
+        """Open the one sending end of a port that exists.
+
+        Raises:
+            SharedMemoryExhausted: there is no memory for it.
+            ChannelError: the port does not exist, or has a writer.
+        """
+
+    def open_reader(self, port: PortPlan, connection: ConnectionPlan) -> Reader:
+        """Open the receiving end of a connection, planned or in a spare slot.
+
+        Raises:
+            SharedMemoryExhausted: there is no memory for it.
+            ChannelError: the port does not exist, or all its slots are taken.
+        """
+
+    def clean_up_dead(self) -> None:
+        """Free what killed processes left behind. They must have been reaped."""
+
+    def close(self) -> None:
+        """Give everything back. Twice is harmless."""

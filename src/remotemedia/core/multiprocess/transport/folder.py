@@ -1,0 +1,64 @@
+"""The private folder of the runtime, and the names of what belongs to one executor."""
+
+from __future__ import annotations
+
+import glob
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+from remotemedia.core.errors import ExecutorError
+from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
+
+PREFIX = "rm"
+_MAX_ROOT_BYTES = 48  # a socket path ends at 108 bytes, and the library adds its own names
+
+
+def private_folder() -> Path:
+    """Return this user's runtime folder, made with mode 0700 if it is missing.
+
+    It lies in `XDG_RUNTIME_DIR`, else in the folder for temporary files, under a name with the
+    user's id. An existing one is used only if it is a folder, ours, and closed to others.
+
+    Raises:
+        ExecutorError: it is somebody else's, open to others, or has too long a path.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(base) / "remotemedia" if base else _temporary()
+    if len(os.fsencode(folder)) > _MAX_ROOT_BYTES:
+        folder = Path("/tmp") / f"remotemedia-{os.getuid()}"  # noqa: S108 (checked below)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.lstat()
+    except OSError as error:
+        raise ExecutorError(f"the runtime folder {folder} cannot be made: {error}") from error
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077:
+        raise ExecutorError(
+            f"the runtime folder {folder} is not a folder of yours with mode 0700; remove it, or "
+            f"set XDG_RUNTIME_DIR to a private folder"
+        )
+    return folder
+
+
+def _temporary() -> Path:
+    return Path(tempfile.gettempdir()) / f"remotemedia-{os.getuid()}"
+
+
+def new_prefix() -> str:
+    """Make a name of its own for one executor: all it leaves in shared memory begins with it."""
+    return f"{PREFIX}{secrets.token_hex(5)}_"
+
+
+def leftovers(root: Path, prefix: str) -> list[str]:
+    """List what an executor has in shared memory and in its runtime folder."""
+    return [*glob.glob(f"{SHM_FOLDER}/{glob.escape(prefix)}*"), *([str(root)] * root.exists())]
+
+
+def sweep(root: Path, prefix: str) -> None:
+    """Remove all that an executor left. Its processes must be gone. Twice is harmless."""
+    for path in glob.glob(f"{SHM_FOLDER}/{glob.escape(prefix)}*"):
+        Path(path).unlink(missing_ok=True)
+    shutil.rmtree(root, ignore_errors=True)

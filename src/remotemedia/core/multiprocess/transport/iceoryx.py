@@ -1,0 +1,361 @@
+"""The transport over iceoryx2: the only module that imports it.
+
+Its rules (version 0.10.0, which is pinned) that shape this file:
+
+- A Rust panic aborts the interpreter: a sample that is sent twice, anything used after `delete()`.
+  So samples leave here only as tokens that are used once, and nothing is ever deleted: dropping
+  the last reference gives a port or a sample back, and memory stays mapped while a sample lives.
+- `send()` holds the GIL, so it must never wait: `DiscardData`, never `RetryUntilDelivered`.
+- Signal handling stays off, and configuration is never read from the working directory.
+- Dead processes are cleaned up in one place, by the executor, not in every process.
+- Several threads may use one port in turn, not at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from typing import TYPE_CHECKING, Any
+
+import iceoryx2 as iox
+
+from remotemedia.core.errors import ChannelError, LoanError, SharedMemoryExhausted
+from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
+from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
+from remotemedia.core.multiprocess.transport.folder import new_prefix, private_folder, sweep
+from remotemedia.core.multiprocess.transport.pages import (
+    PAGE_BYTES,
+    PageReserver,
+    free_bytes,
+    require_free,
+)
+from remotemedia.data.wire import HEADER_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
+
+INITIAL_MESSAGE_BYTES = 4096
+MAX_PROCESSES = 128
+_CHUNK_HEADER_BYTES = 128  # the library's own header and padding before ours
+_CONTROL_BYTES = 256 * 1024
+"""Free space to insist on before small control structures are created: several times their size."""
+_MAX_KNOWN_CHUNKS = 4096
+
+iox.set_log_level(iox.LogLevel.Fatal)
+
+
+# What the library's Python layer calls after checks that cost more than the call.
+_assume_init = getattr(iox.SampleMutUninit, "__assume_init")
+
+
+class _Header(ctypes.Structure):
+    _fields_ = [("words", ctypes.c_uint64 * (HEADER_BYTES // 8))]
+
+
+class _Block(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_uint8 * ALIGNMENT_BYTES)]
+
+
+_HeaderBytes = ctypes.c_char * HEADER_BYTES
+
+
+class IceoryxWriter:
+    """A publisher whose memory is there before it is touched."""
+
+    def __init__(self, publisher: Any, port: PortPlan) -> None:
+        self._publisher = publisher
+        self._lend = getattr(publisher, "__loan_slice_uninit")
+        self._port = port
+        self._pages = PageReserver(f"port {port.name}", port.chunks)
+        # Addresses are reused, so a chunk is found here and not made anew. A segment is replaced
+        # only when a message is larger than all before it; then everything is forgotten.
+        self._chunks: dict[int, Chunk] = {}
+        self._largest = 0
+        self._lock = threading.Lock()
+        self._declared = _initial_bytes(port)
+        self.loan(self._declared)  # reserves the first segment; the token drops at once
+
+    def loan(self, nbytes: int) -> tuple[Chunk, Any]:
+        """See `Writer.loan`. Any thread may call it."""
+        if nbytes > self._largest:
+            self._grow(nbytes)
+        try:
+            sample = self._lend((nbytes + 63) >> 6)
+        except iox.LoanError as error:
+            raise self._loan_error(error, nbytes) from error
+        chunk = self._chunks.get(sample.user_header_ptr)
+        if chunk is None or chunk.capacity < nbytes:
+            chunk = self._map(sample, nbytes)
+        return chunk, sample
+
+    def send(self, token: Any) -> None:
+        """See `Writer.send`."""
+        try:
+            _assume_init(token).send()
+        except iox.SendError as error:
+            raise ChannelError(f"port {self._port.name} could not send: {error}") from error
+
+    def connect(self) -> None:
+        """See `Writer.connect`."""
+        try:
+            self._publisher.update_connections()
+        except iox.ConnectionFailure as error:
+            raise ChannelError(f"port {self._port.name} could not connect: {error}") from error
+
+    def close(self) -> None:
+        """See `Writer.close`."""
+        self._publisher = self._lend = None
+        self._chunks.clear()
+
+    def _grow(self, nbytes: int) -> None:
+        # The library writes its header into the new segment before we can reserve it: the only
+        # pages that are checked and not reserved.
+        headers = self._port.chunks * PAGE_BYTES
+        require_free(nbytes + headers + _CONTROL_BYTES, f"a message of port {self._port.name}")
+        with self._lock:
+            self._chunks.clear()
+            self._pages.forget()
+            self._largest = max(self._largest, nbytes)
+
+    def _map(self, sample: Any, nbytes: int) -> Chunk:
+        key, address = sample.user_header_ptr, sample.payload_ptr
+        begin = key - _CHUNK_HEADER_BYTES
+        is_declared = self._port.max_message_bytes is not None and nbytes <= self._declared
+        body = memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B")
+        with self._lock:
+            self._pages.reserve(begin, address + nbytes - begin, whole=is_declared)
+            chunk = self._chunks[key] = Chunk(_header_at(key), address, body)
+        return chunk
+
+    def _loan_error(self, error: Exception, nbytes: int) -> Exception:
+        name = self._port.name
+        if str(error) == "ExceedsMaxLoans":
+            return LoanError(
+                f"port {name} lends {MAX_LOANS} messages at a time and all are out; send one"
+            )
+        if str(error) == "OutOfMemory":
+            return SharedMemoryExhausted(f"a loan of port {name}", nbytes, free_bytes(), "its pool")
+        return ChannelError(f"port {name} could not lend {nbytes:,} bytes: {error}")
+
+
+class IceoryxReader:
+    """A subscriber that hands out tokens."""
+
+    def __init__(self, subscriber: Any, connection: ConnectionPlan) -> None:
+        self._subscriber = subscriber
+        self._receive = subscriber.receive
+        self._connection = connection
+        self._chunks: dict[int, Chunk] = {}
+
+    def take(self) -> Sample | None:
+        """See `Reader.take`."""
+        try:
+            sample = self._receive()
+        except iox.ReceiveError as error:
+            raise ChannelError(
+                f"connection {self._connection.name} could not receive: {error}"
+            ) from error
+        if sample is None:
+            return None
+        key = sample.user_header_ptr
+        chunk = self._chunks.get(key)
+        if chunk is None:
+            chunk = self._remember(key, sample.payload_ptr)
+        return chunk, sample.header.number_of_elements << 6, sample
+
+    def close(self) -> None:
+        """See `Reader.close`."""
+        self._subscriber = self._receive = None
+        self._chunks.clear()
+
+    def _remember(self, key: int, address: int) -> Chunk:
+        # Views of a constant number of bytes at an address: right for whatever is mapped there.
+        if len(self._chunks) >= _MAX_KNOWN_CHUNKS:
+            self._chunks.clear()
+        chunk = self._chunks[key] = Chunk(_header_at(key).toreadonly(), address, None)
+        return chunk
+
+
+class IceoryxHold:
+    """A service kept alive by its creator."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+
+    @property
+    def readers(self) -> int:
+        """See `Hold.readers`."""
+        count: int = self._service.dynamic_config.number_of_subscribers
+        return count
+
+    def close(self) -> None:
+        """See `Hold.close`."""
+        self._service = None
+
+
+class IceoryxTransport:
+    """One process's share in an executor's iceoryx2 domain.
+
+    Args:
+        root: folder of the domain; the executor's own, private.
+        prefix: what all its names in shared memory begin with.
+
+    Raises:
+        ChannelError: iceoryx2 cannot start on this machine, and why.
+    """
+
+    def __init__(self, root: Path, prefix: str) -> None:
+        self._root = root
+        self._prefix = prefix
+        require_free(_CONTROL_BYTES, "starting iceoryx2")
+        try:
+            self._node: Any = (
+                iox.NodeBuilder.new()
+                .config(_configuration(root, prefix))
+                .signal_handling_mode(iox.SignalHandlingMode.Disabled)
+                .create(iox.ServiceType.Ipc)
+            )
+        except iox.NodeCreationFailure as error:
+            raise ChannelError(f"iceoryx2 cannot start in {root}: {error}") from error
+
+    @property
+    def address(self) -> tuple[str, str]:
+        """See `Transport.address`."""
+        return str(self._root), self._prefix
+
+    def create(self, port: PortPlan) -> IceoryxHold:
+        """See `Transport.create`."""
+        require_free(_CONTROL_BYTES, f"creating port {port.name}")
+        return IceoryxHold(
+            _attempt(
+                f"creating port {port.name}",
+                lambda: (
+                    self._builder(port)
+                    .max_publishers(1)
+                    .max_subscribers(port.max_subscribers)
+                    .max_nodes(MAX_PROCESSES)
+                    .subscriber_max_buffer_size(port.buffer_size)
+                    .subscriber_max_borrowed_samples(port.max_borrowed)
+                    .history_size(0)
+                    .enable_safe_overflow(True)
+                    .create()
+                ),
+                iox.PublishSubscribeCreateError,
+            )
+        )
+
+    def open_writer(self, port: PortPlan) -> IceoryxWriter:
+        """See `Transport.open_writer`."""
+        what = f"opening the writer of port {port.name}"
+        require_free(_CONTROL_BYTES + PAGE_BYTES * port.chunks, what)
+        service = self._open(port, what)
+        publisher = _attempt(
+            what,
+            lambda: (
+                service.publisher_builder()
+                .initial_max_slice_len((_initial_bytes(port) + 63) >> 6)
+                .allocation_strategy(iox.AllocationStrategy.PowerOfTwo)
+                .override_sample_preallocation(port.chunks)
+                .max_loaned_samples(MAX_LOANS)
+                .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
+                .create()
+            ),
+            iox.PublisherCreateError,
+        )
+        return IceoryxWriter(publisher, port)
+
+    def open_reader(self, port: PortPlan, connection: ConnectionPlan) -> IceoryxReader:
+        """See `Transport.open_reader`."""
+        what = f"opening the reader of {connection.name}"
+        require_free(_CONTROL_BYTES, what)
+        service = self._open(port, what)
+        subscriber = _attempt(
+            what,
+            lambda: service.subscriber_builder().buffer_size(connection.capacity).create(),
+            iox.SubscriberCreateError,
+        )
+        return IceoryxReader(subscriber, connection)
+
+    def clean_up_dead(self) -> None:
+        """Free what killed processes of this domain left behind. They must have been reaped."""
+        self._node.try_cleanup_dead_nodes()
+
+    def close(self) -> None:
+        """See `Transport.close`."""
+        self._node = None
+
+    def close_and_sweep(self) -> None:
+        """Give everything back, and remove all that is left of the whole domain.
+
+        For the process that made the domain, when all others are gone.
+        """
+        if self._node is not None:
+            self.clean_up_dead()
+        self.close()
+        sweep(self._root, self._prefix)
+
+    def _builder(self, port: PortPlan) -> Any:
+        if self._node is None:
+            raise ChannelError("the transport is closed")
+        return (
+            self._node.service_builder(iox.ServiceName.new(port.service))
+            .publish_subscribe(iox.Slice[_Block])
+            .user_header(_Header)
+            .payload_alignment(iox.Alignment.new(ALIGNMENT_BYTES))
+        )
+
+    def _open(self, port: PortPlan, what: str) -> Any:
+        return _attempt(what, lambda: self._builder(port).open(), iox.PublishSubscribeOpenError)
+
+
+def new_domain() -> IceoryxTransport:
+    """Start a domain that nobody else has: a private folder and a prefix of its own.
+
+    Raises:
+        ChannelError, ExecutorError: iceoryx2 cannot start on this machine, and why.
+    """
+    prefix = new_prefix()
+    root = private_folder() / prefix.rstrip("_")
+    root.mkdir(mode=0o700)
+    return IceoryxTransport(root, prefix)
+
+
+def _header_at(address: int) -> memoryview:
+    return memoryview(_HeaderBytes.from_address(address)).cast("B")
+
+
+def _initial_bytes(port: PortPlan) -> int:
+    declared = port.max_message_bytes
+    payload = INITIAL_MESSAGE_BYTES if declared is None else declared
+    return payload + METADATA_ROOM_BYTES
+
+
+def _configuration(root: Path, prefix: str) -> Any:
+    configuration = iox.config.default()
+    domain = configuration.global_cfg
+    domain.root_path = iox.Path.new(str(root))
+    domain.prefix = iox.FileName.new(prefix)
+    domain.node.cleanup_dead_nodes_on_creation = False
+    domain.node.cleanup_dead_nodes_on_destruction = False
+    domain.service.cleanup_dead_nodes_on_open = False
+    return configuration
+
+
+def _attempt(what: str, action: Callable[[], Any], expected: type[Exception]) -> Any:
+    """Do something with the library; its errors are names of a Rust enum."""
+    try:
+        return action()
+    except expected as error:
+        raise ChannelError(f"{what} failed: {error}{_ADVICE.get(str(error), '')}") from error
+
+
+_ADVICE = {
+    "DoesNotExist": " (its creator is gone, or has not created it yet)",
+    "AlreadyExists": " (two ports of one session have the same name)",
+    "ExceedsMaxSupportedPublishers": " (a port has one writer; close the other first)",
+    "ExceedsMaxSupportedSubscribers": " (all spare taps of the port are taken)",
+    "InsufficientPermissions": " (shared memory or the runtime folder belongs to another user)",
+}

@@ -1,0 +1,202 @@
+"""The ledger: what was sent, received, released and dropped, word by word, in shared memory.
+
+One memfd of u64 words per session, passed by descriptor, so that it has no name to leak and
+outlives every process that writes to it. Every word has a single writer. It is flow control,
+metrics, watchdog and black box at once.
+
+Invariant of every connection: `sent = released + dropped + in flight`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from enum import IntEnum, auto
+from typing import TYPE_CHECKING
+
+from remotemedia.core.errors import ChannelError, ResourceLimit
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+WORDS = 1 << 17
+_BYTES = WORDS * 8  # sparse: only pages that are written take memory
+_MAGIC = 0x0001_5245_4744_454C  # "LEDGER" and the version of the layout
+HISTOGRAM_BUCKETS = 40
+
+
+class LedgerWord(IntEnum):
+    """Words at the start of the ledger."""
+
+    MAGIC = 0
+    EPOCH = auto()
+    """Raised by an interrupt. Written by the executor."""
+    ALLOCATED = auto()
+    """Words handed out. Written by the creator."""
+
+
+class EndpointWord(IntEnum):
+    """Words of a process. Written by that process."""
+
+    ASLEEP = 0
+    """1 while it is about to block or blocked: whoever has news for it rings its doorbell."""
+    STATE = auto()
+    SEQUENCE = auto()
+    """Sequence number of the message it is processing."""
+    CORRELATION = auto()
+    BEGAN_NS = auto()
+    """When it began processing; 0 while it is idle."""
+    PROCESSED = auto()
+    ERRORS = auto()
+    """Messages that failed and were skipped."""
+    ENDED = auto()
+    """The process has finished with every input up to this number."""
+
+
+class PortWord(IntEnum):
+    """Words of an output port. Written by its writer."""
+
+    STATE = 0
+    """A `PortState`. Written by the executor once the writer is dead."""
+    SENT = auto()
+    """Messages accepted for sending; the sequence number of the newest."""
+    BYTES = auto()
+    BLOCKED_NS = auto()
+    """Time spent waiting for credit."""
+    REFUSED = auto()
+    """Messages turned away for lack of credit, sent to nobody."""
+    ENDED = auto()
+    """The writer has finished with every input up to this number: nothing more will come of them.
+    Written after the last message of the input was counted in `SENT`."""
+    COPIES = auto()
+    """Loans that had to be copied because an array of theirs was still in use at send."""
+
+
+class ConnectionWord(IntEnum):
+    """Words of a connection. Written by its reader, but for the two that say otherwise."""
+
+    STATE = 0
+    """A `ReaderState`. Written by the executor once the reader is dead."""
+    BASE = auto()
+    """Sequence number before the first message meant for it. Written by the writer."""
+    POSITION = auto()
+    """Sequence number of the newest message it has taken."""
+    RELEASED = auto()
+    COPIED = auto()
+    """Messages copied because the reader kept more views than its share."""
+    DROPPED_OVERWRITTEN = auto()
+    """Lost to `drop_oldest` or `latest`."""
+    DROPPED_LOST = auto()
+    """Lost with a sender that died."""
+    DROPPED_INTERRUPTED = auto()
+    """Of an older epoch."""
+    DROPPED_UNREADABLE = auto()
+    """No message of this version."""
+    DROPPED_CLOSED = auto()
+    """Unread when the reader closed."""
+    CREDIT_WANTED = auto()
+    """The position that the blocked writer waits for; 0 while it is not. Written by the writer."""
+
+
+ENDPOINT_WORDS = 64
+PORT_WORDS = 8
+CONNECTION_WORDS = 64
+HISTOGRAM_AT = CONNECTION_WORDS - HISTOGRAM_BUCKETS
+"""Where in a connection's block (latency) and an endpoint's (compute time) the histogram begins.
+
+Bucket k counts durations d with k = bit_length(d in ns), that is 2**(k-1) <= d < 2**k; the last
+takes all that is longer.
+"""
+
+
+class PortState(IntEnum):
+    """Life of a port's writer."""
+
+    UNOPENED = 0
+    OPEN = 1
+    FINISHED = 2
+    """It has sent the end of its stream, or closed."""
+    LOST = 3
+    """Its process died."""
+
+
+class ReaderState(IntEnum):
+    """Life of a connection's reader."""
+
+    UNOPENED = 0
+    OPEN = 1
+    CLOSED = 2
+    """It reads no more: nobody waits for it."""
+    LOST = 3
+    """Its process died."""
+
+
+class Ledger:
+    """A mapped ledger.
+
+    Attributes:
+        fd: its descriptor; pass it on to share the ledger.
+        words: all words. Write only those that are yours.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """Map the ledger behind a descriptor, which the ledger then owns.
+
+        Raises:
+            ChannelError: the descriptor is no ledger of this version.
+        """
+        self.fd = fd
+        if os.fstat(fd).st_size != _BYTES:
+            raise ChannelError(f"descriptor {fd} is no ledger: it has {os.fstat(fd).st_size} bytes")
+        self._map = mmap.mmap(fd, _BYTES)
+        self.words = memoryview(self._map).cast("Q")
+        if self.words[LedgerWord.MAGIC] != _MAGIC:
+            self.close()
+            raise ChannelError(f"descriptor {fd} is no ledger of this version")
+
+    @classmethod
+    def create(cls) -> Ledger:
+        """Make an empty ledger; its memory ends with the last process that maps it."""
+        fd = os.memfd_create("remotemedia-ledger", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, _BYTES)
+        # Sealed, so that no reader can ever be killed by SIGBUS over a ledger cut short.
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        os.pwrite(fd, _MAGIC.to_bytes(8, "little"), LedgerWord.MAGIC * 8)
+        os.pwrite(fd, ENDPOINT_WORDS.to_bytes(8, "little"), LedgerWord.ALLOCATED * 8)
+        return cls(fd)
+
+    def allocate(self, count: int) -> int:
+        """Hand out `count` zeroed words. Called by the creator alone.
+
+        Raises:
+            ResourceLimit: the ledger is full.
+        """
+        slot = self.words[LedgerWord.ALLOCATED]
+        if slot + count > WORDS:
+            raise ResourceLimit(
+                f"the ledger of the session is full ({WORDS:,} words): a session holds about "
+                f"{WORDS // CONNECTION_WORDS:,} connections"
+            )
+        self.words[LedgerWord.ALLOCATED] = slot + count
+        return slot
+
+    def close(self) -> None:
+        """Unmap it and close the descriptor. Twice is harmless."""
+        if self.fd >= 0:
+            self.words.release()
+            self._map.close()
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,171 @@
+"""The channels of one session: which there are, who has which end, and what each node gets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from remotemedia.core.multiprocess import control
+from remotemedia.core.multiprocess.channel.registry import Channel, ChannelRegistry
+from remotemedia.core.multiprocess.plan import Policy, SpareTaps
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from remotemedia.core.describe import Port
+    from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
+    from remotemedia.core.multiprocess.config import MultiprocessConfig
+    from remotemedia.core.multiprocess.transport.base import Transport
+    from remotemedia.core.validation import ValidatedNode, ValidatedPipeline
+
+__all__ = ["HOST", "Wiring"]
+
+HOST = "session"
+"""Name of the endpoint that is the session itself; those of nodes begin with "node "."""
+
+
+class Wiring:
+    """Creates and describes the channels of one session.
+
+    An output port is one channel. An input port without a connection is written by the session, an
+    output port without one is read by it.
+
+    Args:
+        pipeline: as it was validated.
+        session_id: of the session.
+        transport: carries the samples.
+        config: of the executor.
+
+    Raises:
+        ResourceLimit: the ledger does not hold so many connections.
+        SharedMemoryExhausted: there is no memory for them.
+    """
+
+    def __init__(
+        self,
+        pipeline: ValidatedPipeline,
+        session_id: str,
+        transport: Transport,
+        config: MultiprocessConfig,
+    ) -> None:
+        self.pipeline = pipeline
+        self.session_id = session_id
+        self._config = config
+        self.registry = ChannelRegistry(
+            transport, scope=session_id, spin_ns=config.spin_microseconds * 1000
+        )
+        self._inputs: dict[str, list[control.InputBinding]] = {}
+        self._outputs: dict[str, list[control.OutputBinding]] = {}
+        self._channels: dict[tuple[str, str], Channel] = {}
+        self.host_inputs: dict[tuple[str, str], str] = {}
+        """Channels that the session writes, by node and input port."""
+        self.host_outputs: dict[str, tuple[str, str]] = {}
+        """Node and output port, by the connection that the session reads."""
+        self._plan()
+
+    def _plan(self) -> None:
+        registry = self.registry
+        registry.add_endpoint(HOST)
+        for node in self.pipeline.nodes:
+            registry.add_endpoint(_endpoint(node.node_id))
+            self._inputs[node.node_id] = []
+            self._outputs[node.node_id] = []
+            for port in node.type.outputs:
+                self._add_output(node, port)
+        for one in self.pipeline.connections:
+            channel = self._channels[one.from_node, one.from_port.name]
+            self._join(channel, one.to_node, one.to_port, one.policy, one.capacity, one.is_feedback)
+        for node_id, port in ((one.node_id, one.port) for one in self.pipeline.inputs):
+            name = f"input {node_id}.{port.name}"
+            channel = registry.create_channel(name, writer=HOST, taps=SpareTaps())
+            self.host_inputs[node_id, port.name] = name
+            self._join(channel, node_id, port, None, port.capacity, is_feedback=False)
+        for node_id, port in ((one.node_id, one.port) for one in self.pipeline.outputs):
+            connection = registry.connect(
+                self._channels[node_id, port.name],
+                HOST,
+                policy=self._policy(None),
+                capacity=port.capacity or self._config.channel_capacity,
+                max_held=self._config.max_held_messages,
+            )
+            self.host_outputs[connection.name] = node_id, port.name
+
+    def _add_output(self, node: ValidatedNode, port: Port) -> None:
+        name = f"{node.node_id}.{port.name}"
+        self._channels[node.node_id, port.name] = self.registry.create_channel(
+            name,
+            writer=_endpoint(node.node_id),
+            max_message_bytes=port.max_message_bytes,
+            taps=SpareTaps(),
+        )
+        self._outputs[node.node_id].append(control.OutputBinding(port.name, name))
+
+    def _join(
+        self,
+        channel: Channel,
+        node_id: str,
+        port: Port,
+        policy: str | None,
+        capacity: int | None,
+        is_feedback: bool,
+    ) -> None:
+        chosen = self._policy(policy)
+        if chosen is Policy.LATEST:
+            capacity = 1
+        connection = self.registry.connect(
+            channel,
+            _endpoint(node_id),
+            name=f"{channel.name} -> {node_id}.{port.name}",
+            policy=chosen,
+            capacity=capacity or self._config.channel_capacity,
+            max_held=self._config.max_held_messages,
+        )
+        binding = control.InputBinding(connection.name, port.name, is_feedback)
+        self._inputs[node_id].append(binding)
+
+    def _policy(self, policy: str | None) -> Policy:
+        if policy is not None:
+            return Policy(policy)
+        return Policy.BLOCK if self._config.enable_backpressure else Policy.DROP_OLDEST
+
+    def open_host(self) -> Endpoint:
+        """Open the session's own end of its channels, in this process."""
+        return self.registry.open(HOST)
+
+    def open_node(self, node_id: str) -> Endpoint:
+        """Open a node's end of its channels, in this process."""
+        return self.registry.open(_endpoint(node_id))
+
+    def configure(self, node: ValidatedNode) -> tuple[control.Configure, Sequence[int]]:
+        """Write down what a node's runner needs, and the descriptors that go with it."""
+        ticket: Ticket | None = None
+        if self.registry.crosses_processes:
+            ticket = self.registry.ticket(_endpoint(node.node_id), rings=(HOST,))
+        encode = msgspec.msgpack.encode
+        configuration = control.Configure(
+            session_id=self.session_id,
+            node_id=node.node_id,
+            node_type=node.type.name,
+            reference=msgspec.Raw(encode(node.reference)),
+            parameters=msgspec.Raw(encode(node.config.config)),
+            ticket=msgspec.Raw(encode(ticket)),
+            inputs=tuple(self._inputs[node.node_id]),
+            outputs=tuple(self._outputs[node.node_id]),
+            host=self.registry.index(HOST),
+            on_error=node.config.on_error,
+            spin_ns=self._config.spin_microseconds * 1000,
+        )
+        return configuration, () if ticket is None else ticket.fds
+
+    def slot(self, node_id: str) -> int:
+        """First ledger word of a node's endpoint."""
+        return self.registry.endpoint_plan(_endpoint(node_id)).slot
+
+    def node_died(self, node_id: str) -> None:
+        """Tell the others that a node's process is dead, once it has been reaped."""
+        self.registry.endpoint_died(_endpoint(node_id))
+
+
+def _endpoint(node_id: str) -> str:
+    return f"node {node_id}"
