@@ -18,6 +18,7 @@ import importlib.util
 import linecache
 import sys
 import sysconfig
+import threading
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ __all__ = [
 MAIN_ALIAS = "__remotemedia_main__"
 
 _loading: list[str] = []
+_load_lock = threading.RLock()
 
 
 class ModuleReference(msgspec.Struct, frozen=True, tag="module"):
@@ -153,8 +155,11 @@ def load_file(path: str, name: str) -> ModuleType:
     Raises:
         ImportError: the file is not there or is no Python file.
     """
-    if name in sys.modules:
-        return sys.modules[name]
+    with _load_lock:  # nodes in threads of one process come here at the same time
+        return sys.modules[name] if name in sys.modules else _load_new_file(path, name)
+
+
+def _load_new_file(path: str, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise ImportError(f"there is no Python file {path}", name=name, path=path)

@@ -179,15 +179,19 @@ class Endpoint:
             if subscriber is not None:
                 subscriber.close()
 
+    def close_ends(self) -> None:
+        """Finish what it writes and close what it reads. Twice is harmless."""
+        for publisher in self.publishers.values():
+            publisher.close()
+        for subscriber in self.subscribers.values():
+            subscriber.close()
+
     def close(self) -> None:
         """Finish what it writes, close what it reads, end its waits. Twice is harmless."""
         if self._is_closed:
             return
         self._is_closed = True
-        for publisher in self.publishers.values():
-            publisher.close()
-        for subscriber in self.subscribers.values():
-            subscriber.close()
+        self.close_ends()
         self.doorbell.close()
         if self._owns is not None:
             transport, ledger = self._owns

@@ -423,6 +423,10 @@ class ChannelRegistry:
         if self._is_closed:
             return
         self._is_closed = True
+        # All ends before all doorbells: an end that closes rings those it had to do with.
+        for party in self._parties:
+            if party.endpoint is not None:
+                party.endpoint.close_ends()
         for party in self._parties:
             if party.endpoint is not None:
                 party.endpoint.close()

@@ -94,6 +94,11 @@ class Commands:
         if self.has_news:
             waker()
 
+    def wake_with_nothing(self) -> None:
+        """Wake nobody any more: what was woken is about to go."""
+        with self._lock:
+            self._wakers.clear()
+
     def take_news(self) -> tuple[bool, list[tuple[str, ConnectionPlan, Bell]]]:
         """Return whether there was an interrupt, and the connections to add; both are then done."""
         with self._lock:
@@ -133,8 +138,8 @@ class Commands:
                     self.is_stopping = True
             self.has_news = not isinstance(command, control.Configure) or self.has_news
             self._changed.notify_all()
-        for waker in self._wakers:
-            waker()
+            for waker in self._wakers:
+                waker()
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._main_thread)

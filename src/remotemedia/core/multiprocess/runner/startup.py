@@ -68,8 +68,11 @@ class NodeRun:
             self._report(error)
             code = 1
         finally:
+            self._commands.wake_with_nothing()
             if self._endpoint is not None:
-                self._endpoint.close()
+                # In a thread the doorbell stays until all threads are done: others may ring it.
+                close = self._endpoint.close_ends if self._open_endpoint else self._endpoint.close
+                close()
         return code
 
     def _live(self, configuration: control.Configure) -> None:
