@@ -9,7 +9,13 @@ import numpy as np
 
 from remotemedia.core.errors import LoanError
 from remotemedia.data.media import Audio, Video
-from remotemedia.data.memory import OWN_REFERENCES, count_references, keep_until_unused
+from remotemedia.data.memory import (
+    OWN_REFERENCES,
+    count_references,
+    empty_out,
+    has_exports,
+    keep_until_unused,
+)
 from remotemedia.data.message import NO_METADATA, ArrayMessage
 
 if TYPE_CHECKING:
@@ -32,10 +38,11 @@ class Loan(Generic[M]):
             `timestamp_ns`, `correlation_id` and `metadata` as you like.
 
     An exception inside the block gives the memory back unsent. After the block the message is
-    dead: its array raises, and arrays taken from it have become empty and read-only. A slice of
-    the array that is still referred to then cannot be made harmless: the message is copied out of
-    its reach, and the copy is counted. (Views of other libraries, such as `torch.from_numpy`, are
-    beyond our sight: drop them before the block ends.)
+    dead: its array raises, and the array taken from it has become empty and read-only. A slice or
+    a memoryview of the array that is still referred to then cannot be made harmless: the message
+    is copied out of its reach, and the copy is counted. (What other libraries make of the array
+    itself without its buffer, such as `torch.from_numpy(audio.samples)`, is beyond our sight: drop
+    it before the block ends.)
     """
 
     __slots__ = ("_array", "_publisher", "chunk", "layout", "message", "token")
@@ -97,11 +104,11 @@ class Loan(Generic[M]):
         given = message._array
         message._array = None
         message._gone = gone
-        # Ours are the local name and the argument: the message has let go.
-        if given is not None and count_references(given) > OWN_REFERENCES - 1:
-            # Empty and read-only, whoever has it: numpy's own way of giving an array new content.
-            given.setflags(write=False)
-            given.__setstate__((1, (0,), given.dtype, False, b""))  # type: ignore[arg-type]
+        # Ours are the local name and the argument: the message has let go. A buffer of the array
+        # would outlast its emptying; with one it counts as in use, as with a slice.
+        is_shared = given is not None and count_references(given) > OWN_REFERENCES - 1
+        if given is not None and is_shared and not has_exports(given):
+            empty_out(given)
         given = None
         array = self.chunk.array
         if array is None or count_references(array) == OWN_REFERENCES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 import time
 from functools import partial
@@ -36,7 +37,15 @@ from remotemedia.data.media import Audio, Video
 from remotemedia.data.message import ArrayMessage, Message
 from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary
 from remotemedia.data.tensor import Tensor
-from remotemedia.data.wire import CONTEXT, HEADER, Flag, Payload, dissect, pack_metadata
+from remotemedia.data.wire import (
+    CONTEXT,
+    HEADER,
+    Flag,
+    Payload,
+    bad_envelope,
+    dissect,
+    pack_metadata,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -303,6 +312,7 @@ class Publisher:
             in_use = loan.withdraw("sent")
             if in_use is not None or len(metadata) > METADATA_ROOM_BYTES:
                 source = chunk.array if in_use is None else in_use
+                assert source is not None
                 chunk, token = self._writer.loan(layout.payload_bytes + len(metadata))
                 np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), source)
                 self._words[self.port.slot + PortWord.COPIES] += 1
@@ -326,18 +336,21 @@ class Publisher:
             epoch = words[_EPOCH_AT]
         if epoch != self._epoch:
             self._enter_epoch(epoch)
-        HEADER.pack_into(
-            chunk.header,
-            0,
-            layout.block,
-            flags,
-            len(metadata),
-            sent,
-            self._context,
-            message.correlation_id,
-            message.timestamp_ns,
-            _now_ns(),
-        )
+        try:
+            HEADER.pack_into(
+                chunk.header,
+                0,
+                layout.block,
+                flags,
+                len(metadata),
+                sent,
+                self._context,
+                message.correlation_id,
+                message.timestamp_ns,
+                _now_ns(),
+            )
+        except struct.error as error:
+            raise bad_envelope(message) from error
         # Counted before it is handed over: whatever a reader has was counted, even if we die here.
         words[self._sent_at] = sent
         try:

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 import iceoryx2 as iox
 
 from remotemedia.core.errors import ChannelError, LoanError, SharedMemoryExhausted
-from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
+from remotemedia.core.multiprocess.plan import MAX_LOANS
+from remotemedia.core.multiprocess.transport import segments
 from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
 from remotemedia.core.multiprocess.transport.folder import new_prefix, private_folder, sweep
 from remotemedia.core.multiprocess.transport.pages import (
     PAGE_BYTES,
+    SHM_FOLDER,
     PageReserver,
     free_bytes,
     require_free,
@@ -37,9 +39,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 
-INITIAL_MESSAGE_BYTES = 4096
 MAX_PROCESSES = 128
-_CHUNK_HEADER_BYTES = 128  # the library's own header and padding before ours
 _CONTROL_BYTES = 256 * 1024
 """Free space to insist on before small control structures are created: several times their size."""
 _MAX_KNOWN_CHUNKS = 4096
@@ -69,18 +69,20 @@ class IceoryxWriter:
         self._publisher = publisher
         self._lend = getattr(publisher, "__loan_slice_uninit")
         self._port = port
-        self._pages = PageReserver(f"port {port.name}", port.chunks)
+        self._chunk_count = segments.preallocated_chunks(port)
+        self._pages = PageReserver(f"port {port.name}")
         # Addresses are reused, so a chunk is found here and not made anew. A segment is replaced
-        # only when a message is larger than all before it; then everything is forgotten.
+        # only when a message does not fit its chunks; then everything is forgotten.
         self._chunks: dict[int, Chunk] = {}
-        self._largest = 0
         self._lock = threading.Lock()
-        self._declared = _initial_bytes(port)
-        self.loan(self._declared)  # reserves the first segment; the token drops at once
+        self._stride = segments.stride(segments.initial_bytes(port))
+        self._room = segments.room(self._stride)
+        self._first_room = self._room
+        self.loan(self._room)  # reserves the first segment; the token drops at once
 
     def loan(self, nbytes: int) -> tuple[Chunk, Any]:
         """See `Writer.loan`. Any thread may call it."""
-        if nbytes > self._largest:
+        if nbytes > self._room:
             self._grow(nbytes)
         try:
             sample = self._lend((nbytes + 63) >> 6)
@@ -111,22 +113,30 @@ class IceoryxWriter:
         self._chunks.clear()
 
     def _grow(self, nbytes: int) -> None:
-        # The library writes its header into the new segment before we can reserve it: the only
-        # pages that are checked and not reserved.
-        headers = self._port.chunks * PAGE_BYTES
+        """Have the segment replaced by one whose chunks hold `nbytes`."""
+        stride = segments.grown_stride(nbytes)
+        # The library writes into the new segment before we can reserve it: the only pages that
+        # are checked and not reserved.
+        headers = self._chunk_count * PAGE_BYTES
         require_free(nbytes + headers + _CONTROL_BYTES, f"a message of port {self._port.name}")
         with self._lock:
+            if nbytes <= self._room:  # another thread was first
+                return
+            try:
+                self._lend((nbytes + 63) >> 6)  # the sample drops at once
+            except iox.LoanError as error:
+                raise self._loan_error(error, nbytes) from error
             self._chunks.clear()
             self._pages.forget()
-            self._largest = max(self._largest, nbytes)
+            self._stride, self._room = stride, segments.room(stride)
 
     def _map(self, sample: Any, nbytes: int) -> Chunk:
         key, address = sample.user_header_ptr, sample.payload_ptr
-        begin = key - _CHUNK_HEADER_BYTES
-        is_declared = self._port.max_message_bytes is not None and nbytes <= self._declared
+        begin = key - segments.USER_HEADER_OFFSET
+        is_declared = self._port.max_message_bytes is not None and self._room == self._first_room
         body = memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B")
         with self._lock:
-            self._pages.reserve(begin, address + nbytes - begin, whole=is_declared)
+            self._pages.reserve(begin, address + nbytes - begin, self._stride, whole=is_declared)
             chunk = self._chunks[key] = Chunk(_header_at(key), address, body)
         return chunk
 
@@ -134,10 +144,13 @@ class IceoryxWriter:
         name = self._port.name
         if str(error) == "ExceedsMaxLoans":
             return LoanError(
-                f"port {name} lends {MAX_LOANS} messages at a time and all are out; send one"
+                f"port {name} lends {MAX_LOANS} messages at a time and all are out: send one, or "
+                f"let go of the arrays of those that were sent"
             )
         if str(error) == "OutOfMemory":
-            return SharedMemoryExhausted(f"a loan of port {name}", nbytes, free_bytes(), "its pool")
+            return SharedMemoryExhausted(
+                f"a message of port {name}", nbytes, free_bytes(), SHM_FOLDER
+            )
         return ChannelError(f"port {name} could not lend {nbytes:,} bytes: {error}")
 
 
@@ -175,7 +188,7 @@ class IceoryxReader:
         # Views of a constant number of bytes at an address: right for whatever is mapped there.
         if len(self._chunks) >= _MAX_KNOWN_CHUNKS:
             self._chunks.clear()
-        chunk = self._chunks[key] = Chunk(_header_at(key).toreadonly(), address, None)
+        chunk = self._chunks[key] = Chunk(_header_at(key).toreadonly(), address)
         return chunk
 
 
@@ -238,7 +251,10 @@ class IceoryxTransport:
                     .max_subscribers(port.max_subscribers)
                     .max_nodes(MAX_PROCESSES)
                     .subscriber_max_buffer_size(port.buffer_size)
-                    .subscriber_max_borrowed_samples(port.max_borrowed)
+                    # A writer gets no more chunks than its readers could hold: let them.
+                    .subscriber_max_borrowed_samples(
+                        port.max_borrowed + segments.spare_chunks(port)
+                    )
                     .history_size(0)
                     .enable_safe_overflow(True)
                     .create()
@@ -250,15 +266,18 @@ class IceoryxTransport:
     def open_writer(self, port: PortPlan) -> IceoryxWriter:
         """See `Transport.open_writer`."""
         what = f"opening the writer of port {port.name}"
-        require_free(_CONTROL_BYTES + PAGE_BYTES * port.chunks, what)
         service = self._open(port, what)
+        # Its connections to the readers there are, and the first segment.
+        readers = service.dynamic_config.number_of_subscribers
+        needed = readers * segments.connection_bytes(port) + segments.first_segment_bytes(port)
+        require_free(_CONTROL_BYTES + needed, what)
         publisher = _attempt(
             what,
             lambda: (
                 service.publisher_builder()
-                .initial_max_slice_len((_initial_bytes(port) + 63) >> 6)
+                .initial_max_slice_len((segments.initial_bytes(port) + 63) >> 6)
                 .allocation_strategy(iox.AllocationStrategy.PowerOfTwo)
-                .override_sample_preallocation(port.chunks)
+                .override_sample_preallocation(segments.preallocated_chunks(port))
                 .max_loaned_samples(MAX_LOANS)
                 .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
                 .create()
@@ -270,7 +289,7 @@ class IceoryxTransport:
     def open_reader(self, port: PortPlan, connection: ConnectionPlan) -> IceoryxReader:
         """See `Transport.open_reader`."""
         what = f"opening the reader of {connection.name}"
-        require_free(_CONTROL_BYTES, what)
+        require_free(_CONTROL_BYTES + segments.connection_bytes(port), what)
         service = self._open(port, what)
         subscriber = _attempt(
             what,
@@ -320,17 +339,15 @@ def new_domain() -> IceoryxTransport:
     prefix = new_prefix()
     root = private_folder() / prefix.rstrip("_")
     root.mkdir(mode=0o700)
-    return IceoryxTransport(root, prefix)
+    try:
+        return IceoryxTransport(root, prefix)
+    except BaseException:
+        sweep(root, prefix)
+        raise
 
 
 def _header_at(address: int) -> memoryview:
     return memoryview(_HeaderBytes.from_address(address)).cast("B")
-
-
-def _initial_bytes(port: PortPlan) -> int:
-    declared = port.max_message_bytes
-    payload = INITIAL_MESSAGE_BYTES if declared is None else declared
-    return payload + METADATA_ROOM_BYTES
 
 
 def _configuration(root: Path, prefix: str) -> Any:
