@@ -102,6 +102,9 @@ class Publisher:
         self._incarnation = incarnation
         self._session = session
         self._is_closed = False
+        self._lent_type: type[ArrayMessage] | None = None
+        self._lent_arguments: dict[str, Any] = {}
+        self._lent_layout: Layout
         self._enter_epoch(words[_EPOCH_AT])
         self._state_at, self._sent_at, self._bytes_at = (
             port.slot + word for word in (PortWord.STATE, PortWord.SENT, PortWord.BYTES)
@@ -199,6 +202,19 @@ class Publisher:
             SharedMemoryExhausted: there is no memory for it.
             ChannelClosed: the publisher is closed.
         """
+        # One stream has one format: what was asked for last is most often asked for again.
+        if type_ is self._lent_type and arguments == self._lent_arguments:
+            layout = self._lent_layout
+        else:
+            layout = self._lay_out(type_, arguments)
+        if layout.payload_bytes > self._max_bytes:
+            raise self._too_large(layout.payload_bytes)
+        if self._is_closed:
+            self._require_open()
+        chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
+        return Loan(self, type_, layout, chunk, token)
+
+    def _lay_out(self, type_: type[ArrayMessage], arguments: dict[str, Any]) -> Layout:
         try:
             layout = _LAYOUTS[type_](**arguments)
         except KeyError:
@@ -208,12 +224,8 @@ class Publisher:
             ) from None
         except TypeError as error:
             raise DataError(f"loan of {type_.__name__}: {error}") from error
-        if layout.payload_bytes > self._max_bytes:
-            raise self._too_large(layout.payload_bytes)
-        if self._is_closed:
-            self._require_open()
-        chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
-        return Loan(self, type_, layout, chunk, token)
+        self._lent_type, self._lent_arguments, self._lent_layout = type_, arguments, layout
+        return layout
 
     def send_loan(self, loan: Loan[Any], timeout_seconds: float | None = None) -> None:
         """Send what a loan holds. Called by `Loan`."""
