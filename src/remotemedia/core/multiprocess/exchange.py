@@ -8,6 +8,7 @@ and whatever a lossy connection dropped.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from remotemedia.core.errors import (
@@ -149,10 +150,10 @@ class Exchange:
         try:
             while True:
                 try:
-                    message = await self._receive(self._next_unclaimed)
+                    output = await self._receive(self._next_unclaimed)
                 except EndOfStream:
                     return
-                yield message
+                yield output
         finally:
             self._receivers -= 1
 
@@ -165,10 +166,9 @@ class Exchange:
         try:
             number = await self._send_claimed(message, to, queue)
             while True:
-                found = await self._receive(lambda: self._next_of(number, queue))
-                if found is _DONE:
+                found = await self._receive(partial(self._next_of, number, queue))
+                if isinstance(found, _Done):
                     break
-                assert not isinstance(found, _Done)
                 yield found
             failure = self._failures.pop(number, None)
             if failure is not None:

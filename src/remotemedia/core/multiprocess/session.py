@@ -304,12 +304,12 @@ class Session:
         if self._exchange is not None:
             self._exchange.note_failure(node.node_id, failure)
 
-    def node_drained(self, node: NodeProcess) -> None:
+    def node_drained(self, _: NodeProcess) -> None:
         """See `Owner.node_drained`."""
         if self._exchange is not None:
             self._exchange.wake()
 
-    def node_failed(self, node: NodeProcess, error: ExecutorError) -> None:
+    def node_failed(self, _: NodeProcess, error: ExecutorError) -> None:
         """See `Owner.node_failed`: the first failure is the cause, the others follow from it."""
         if self._failure is not None or self._state in (
             SessionState.TERMINATING,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from remotemedia.core.errors import ChannelClosed
 from remotemedia.core.multiprocess.runner.context import outputs_of
-from remotemedia.core.multiprocess.runner.work import Stopped, Wake, Work
+from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,10 +40,9 @@ class SyncLoop(Work):
         self.finish_outputs()
 
     def _serve(self) -> None:
-        wait_for, attempt = self.endpoint.doorbell.wait_for, self.attempt
-        handlers = self.handlers
+        doorbell, attempt, handlers = self.endpoint.doorbell, self.attempt, self.handlers
         while True:
-            found = wait_for(attempt, None)
+            found: Found | None = doorbell.wait_for(attempt, None)
             assert found is not None
             if isinstance(found, Wake):
                 if found is Wake.FINISHED:
