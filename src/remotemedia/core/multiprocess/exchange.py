@@ -150,7 +150,7 @@ class Exchange:
         try:
             while True:
                 try:
-                    output = await self._receive(self._next_unclaimed)
+                    output: Output = await self._receive(self._next_unclaimed)
                 except EndOfStream:
                     return
                 yield output
@@ -166,7 +166,7 @@ class Exchange:
         try:
             number = await self._send_claimed(message, to, queue)
             while True:
-                found = await self._receive(partial(self._next_of, number, queue))
+                found: Output | _Done = await self._receive(partial(self._next_of, number, queue))
                 if isinstance(found, _Done):
                     break
                 yield found

@@ -40,9 +40,9 @@ class SyncLoop(Work):
         self.finish_outputs()
 
     def _serve(self) -> None:
-        doorbell, attempt, handlers = self.endpoint.doorbell, self.attempt, self.handlers
+        doorbell, handlers = self.endpoint.doorbell, self.handlers
         while True:
-            found: Found | None = doorbell.wait_for(attempt, None)
+            found: Found | None = doorbell.wait_for(self.attempt, None)
             assert found is not None
             if isinstance(found, Wake):
                 if found is Wake.FINISHED:
