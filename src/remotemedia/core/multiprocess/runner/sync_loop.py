@@ -40,9 +40,11 @@ class SyncLoop(Work):
         self.finish_outputs()
 
     def _serve(self) -> None:
-        doorbell, handlers = self.endpoint.doorbell, self.handlers
+        handlers = self.handlers
+        wait_for: Callable[[Callable[[], Found | None], None], Found | None]
+        wait_for = self.endpoint.doorbell.wait_for
         while True:
-            found: Found | None = doorbell.wait_for(self.attempt, None)
+            found = wait_for(self.attempt, None)
             assert found is not None
             if isinstance(found, Wake):
                 if found is Wake.FINISHED:
