@@ -41,11 +41,9 @@ class SyncLoop(Work):
 
     def _serve(self) -> None:
         handlers = self.handlers
-        wait_for: Callable[[Callable[[], Found | None], None], Found | None]
-        wait_for = self.endpoint.doorbell.wait_for
+        wait_for: Callable[..., Found] = self.endpoint.doorbell.wait_for
         while True:
             found = wait_for(self.attempt, None)
-            assert found is not None
             if isinstance(found, Wake):
                 if found is Wake.FINISHED:
                     return
