@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from remotemedia.core.errors import ChannelClosed
 from remotemedia.core.multiprocess.runner.context import outputs_of
@@ -41,7 +41,7 @@ class SyncLoop(Work):
 
     def _serve(self) -> None:
         handlers = self.handlers
-        wait_for: Callable[..., Found] = self.endpoint.doorbell.wait_for
+        wait_for = cast("Callable[..., Found]", self.endpoint.doorbell.wait_for)
         while True:
             found = wait_for(self.attempt, None)
             if isinstance(found, Wake):
