@@ -132,7 +132,7 @@ class Loan(Generic[M]):
     ) -> None:
         if kind is not None:
             self.discard()
-        elif self.token is not None:
+        elif self.token is not None and self._publisher.try_loan(self) is None:
             self._publisher.send_loan(self)
 
     async def __aenter__(self) -> M:

@@ -229,13 +229,13 @@ class Publisher:
 
     def send_loan(self, loan: Loan[Any], timeout_seconds: float | None = None) -> None:
         """Send what a loan holds. Called by `Loan`."""
-        if self._try_loan(loan) is None:
-            self._wait(partial(self._try_loan, loan), timeout_seconds)
+        if self.try_loan(loan) is None:
+            self._wait(partial(self.try_loan, loan), timeout_seconds)
 
     async def send_loan_async(self, loan: Loan[Any]) -> None:
         """Send what a loan holds, awaiting credit. Called by `Loan`."""
-        if self._try_loan(loan) is None:
-            await self._wait_async(partial(self._try_loan, loan), None)
+        if self.try_loan(loan) is None:
+            await self._wait_async(partial(self.try_loan, loan), None)
 
     def add_connection(self, connection: ConnectionPlan, bell: Bell) -> None:
         """Send to one more reader from now on; it is owed only what is sent after this."""
@@ -312,8 +312,8 @@ class Publisher:
             self._emit(chunk, token, layout, message, metadata, flags, epoch)
         return True
 
-    def _try_loan(self, loan: Loan[Any]) -> bool | None:
-        """Send a loan if there is credit; None if there is none."""
+    def try_loan(self, loan: Loan[Any]) -> bool | None:
+        """Send what a loan holds if there is credit; None if there is none. Called by `Loan`."""
         if loan.token is None:
             loan.withdraw("sent")  # raises
         with self._lock:
