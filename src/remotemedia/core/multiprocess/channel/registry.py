@@ -281,13 +281,17 @@ class ChannelRegistry:
         Raises:
             ChannelError, SharedMemoryExhausted: it cannot be opened.
         """
-        party = self._add(f"reader {len(self._parties)}")
+        party, planned = self._add(f"reader {len(self._parties)}"), channel.plan
         connection = self.connect(
             channel, party.plan.name, policy=policy, capacity=capacity, max_held=max_held
         )
         endpoint = self._open_here(party)
-        self._create(channel)
-        subscriber = endpoint.subscribe(channel.plan, connection)
+        try:
+            self._create(channel)
+            subscriber = endpoint.subscribe(channel.plan, connection)
+        except BaseException:
+            channel.plan = planned  # else the writer would wait for a reader that never opens
+            raise
         if channel.publisher is not None:
             channel.publisher.add_connection(connection, self._bell(party))
         return subscriber

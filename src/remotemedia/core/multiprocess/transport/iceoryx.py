@@ -14,7 +14,6 @@ Its rules (version 0.10.0, which is pinned) that shape this file:
 from __future__ import annotations
 
 import ctypes
-import threading
 from typing import TYPE_CHECKING, Any
 
 import iceoryx2 as iox
@@ -27,6 +26,7 @@ from remotemedia.core.multiprocess.transport.folder import new_prefix, private_f
 from remotemedia.core.multiprocess.transport.pages import (
     PAGE_BYTES,
     SHM_FOLDER,
+    MemoryLock,
     PageReserver,
     free_bytes,
     require_free,
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 
 MAX_PROCESSES = 128
-_CONTROL_BYTES = 256 * 1024
-"""Free space to insist on before small control structures are created: several times their size."""
 _MAX_KNOWN_CHUNKS = 4096
 
 iox.set_log_level(iox.LogLevel.Fatal)
@@ -65,7 +63,7 @@ _HeaderBytes = ctypes.c_char * HEADER_BYTES
 class IceoryxWriter:
     """A publisher whose memory is there before it is touched."""
 
-    def __init__(self, publisher: Any, port: PortPlan) -> None:
+    def __init__(self, publisher: Any, port: PortPlan, lock: MemoryLock) -> None:
         self._publisher = publisher
         self._lend = getattr(publisher, "__loan_slice_uninit")
         self._port = port
@@ -74,7 +72,7 @@ class IceoryxWriter:
         # Addresses are reused, so a chunk is found here and not made anew. A segment is replaced
         # only when a message does not fit its chunks; then everything is forgotten.
         self._chunks: dict[int, Chunk] = {}
-        self._lock = threading.Lock()
+        self._lock = lock
         self._stride = segments.stride(segments.initial_bytes(port))
         self._room = segments.room(self._stride)
         self._first_room = self._room
@@ -118,10 +116,10 @@ class IceoryxWriter:
         # The library writes into the new segment before we can reserve it: the only pages that
         # are checked and not reserved.
         headers = self._chunk_count * PAGE_BYTES
-        require_free(nbytes + headers + _CONTROL_BYTES, f"a message of port {self._port.name}")
         with self._lock:
             if nbytes <= self._room:  # another thread was first
                 return
+            require_free(nbytes + headers, f"a message of port {self._port.name}")
             try:
                 self._lend((nbytes + 63) >> 6)  # the sample drops at once
             except iox.LoanError as error:
@@ -223,16 +221,18 @@ class IceoryxTransport:
     def __init__(self, root: Path, prefix: str) -> None:
         self._root = root
         self._prefix = prefix
-        require_free(_CONTROL_BYTES, "starting iceoryx2")
-        try:
-            self._node: Any = (
-                iox.NodeBuilder.new()
-                .config(_configuration(root, prefix))
-                .signal_handling_mode(iox.SignalHandlingMode.Disabled)
-                .create(iox.ServiceType.Ipc)
-            )
-        except iox.NodeCreationFailure as error:
-            raise ChannelError(f"iceoryx2 cannot start in {root}: {error}") from error
+        self._lock = MemoryLock(root.parent)
+        with self._lock:
+            require_free(0, "starting iceoryx2")
+            try:
+                self._node: Any = (
+                    iox.NodeBuilder.new()
+                    .config(_configuration(root, prefix))
+                    .signal_handling_mode(iox.SignalHandlingMode.Disabled)
+                    .create(iox.ServiceType.Ipc)
+                )
+            except iox.NodeCreationFailure as error:
+                raise ChannelError(f"iceoryx2 cannot start in {root}: {error}") from error
 
     @property
     def address(self) -> tuple[str, str]:
@@ -241,10 +241,11 @@ class IceoryxTransport:
 
     def create(self, port: PortPlan) -> IceoryxHold:
         """See `Transport.create`."""
-        require_free(_CONTROL_BYTES, f"creating port {port.name}")
-        return IceoryxHold(
-            _attempt(
-                f"creating port {port.name}",
+        what = f"creating port {port.name}"
+        with self._lock:
+            require_free(0, what)
+            service = _attempt(
+                what,
                 lambda: (
                     self._builder(port)
                     .max_publishers(1)
@@ -261,41 +262,43 @@ class IceoryxTransport:
                 ),
                 iox.PublishSubscribeCreateError,
             )
-        )
+        return IceoryxHold(service)
 
     def open_writer(self, port: PortPlan) -> IceoryxWriter:
         """See `Transport.open_writer`."""
         what = f"opening the writer of port {port.name}"
-        service = self._open(port, what)
-        # Its connections to the readers there are, and the first segment.
-        readers = service.dynamic_config.number_of_subscribers
-        needed = readers * segments.connection_bytes(port) + segments.first_segment_bytes(port)
-        require_free(_CONTROL_BYTES + needed, what)
-        publisher = _attempt(
-            what,
-            lambda: (
-                service.publisher_builder()
-                .initial_max_slice_len((segments.initial_bytes(port) + 63) >> 6)
-                .allocation_strategy(iox.AllocationStrategy.PowerOfTwo)
-                .override_sample_preallocation(segments.preallocated_chunks(port))
-                .max_loaned_samples(MAX_LOANS)
-                .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
-                .create()
-            ),
-            iox.PublisherCreateError,
-        )
-        return IceoryxWriter(publisher, port)
+        with self._lock:
+            service = self._open(port, what)
+            # Its connections to the readers there are, and the first segment.
+            readers = service.dynamic_config.number_of_subscribers
+            queues = readers * segments.connection_bytes(port)
+            require_free(queues + segments.first_segment_bytes(port), what)
+            publisher = _attempt(
+                what,
+                lambda: (
+                    service.publisher_builder()
+                    .initial_max_slice_len((segments.initial_bytes(port) + 63) >> 6)
+                    .allocation_strategy(iox.AllocationStrategy.PowerOfTwo)
+                    .override_sample_preallocation(segments.preallocated_chunks(port))
+                    .max_loaned_samples(MAX_LOANS)
+                    .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
+                    .create()
+                ),
+                iox.PublisherCreateError,
+            )
+            return IceoryxWriter(publisher, port, self._lock)
 
     def open_reader(self, port: PortPlan, connection: ConnectionPlan) -> IceoryxReader:
         """See `Transport.open_reader`."""
         what = f"opening the reader of {connection.name}"
-        require_free(_CONTROL_BYTES + segments.connection_bytes(port), what)
-        service = self._open(port, what)
-        subscriber = _attempt(
-            what,
-            lambda: service.subscriber_builder().buffer_size(connection.capacity).create(),
-            iox.SubscriberCreateError,
-        )
+        with self._lock:
+            service = self._open(port, what)
+            require_free(segments.connection_bytes(port), what)
+            subscriber = _attempt(
+                what,
+                lambda: service.subscriber_builder().buffer_size(connection.capacity).create(),
+                iox.SubscriberCreateError,
+            )
         return IceoryxReader(subscriber, connection)
 
     def clean_up_dead(self) -> None:
