@@ -31,7 +31,7 @@ class Loan(Generic[M]):
         message: the message to fill; its array holds whatever was there before. Set its
             `timestamp_ns`, `correlation_id` and `metadata` as you like.
 
-    An exception inside the block gives the memory back unsent. After the block the message is
+    An exception inside the block, or in sending, gives the memory back unsent. After the block the message is
     dead: its array raises, and arrays taken from it have become empty and read-only. A slice of
     the array that is still referred to then cannot be made harmless: the message is copied out of
     its reach, and the copy is counted. (Views of other libraries, such as `torch.from_numpy`, are
@@ -123,10 +123,11 @@ class Loan(Generic[M]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self.discard()
-        elif self.token is not None:
-            self._publisher.send_loan(self)
+        try:
+            if kind is None and self.token is not None:
+                self._publisher.send_loan(self)
+        finally:
+            self.discard()  # what could not be sent is given back, however long its error is kept
 
     async def __aenter__(self) -> M:
         return self.message
@@ -137,7 +138,8 @@ class Loan(Generic[M]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
+        try:
+            if kind is None and self.token is not None:
+                await self._publisher.send_loan_async(self)
+        finally:
             self.discard()
-        elif self.token is not None:
-            await self._publisher.send_loan_async(self)
