@@ -31,11 +31,11 @@ class Loan(Generic[M]):
         message: the message to fill; its array holds whatever was there before. Set its
             `timestamp_ns`, `correlation_id` and `metadata` as you like.
 
-    An exception inside the block, or in sending, gives the memory back unsent. After the block the message is
-    dead: its array raises, and arrays taken from it have become empty and read-only. A slice of
-    the array that is still referred to then cannot be made harmless: the message is copied out of
-    its reach, and the copy is counted. (Views of other libraries, such as `torch.from_numpy`, are
-    beyond our sight: drop them before the block ends.)
+    An exception inside the block, or in sending, gives the memory back unsent. After the block the
+    message is dead: its array raises, and arrays taken from it have become empty and read-only. A
+    slice of the array that is still referred to then cannot be made harmless: the message is copied
+    out of its reach, and the copy is counted. (Views of other libraries, such as
+    `torch.from_numpy`, are beyond our sight: drop them before the block ends.)
     """
 
     __slots__ = ("_array", "_publisher", "chunk", "layout", "message", "token")

@@ -312,7 +312,7 @@ class Publisher:
             nbytes = layout.payload_bytes
             chunk, token = self._writer.loan(nbytes + len(metadata))
             if isinstance(payload, bytes):
-                chunk.body[:nbytes] = payload
+                chunk.body[:nbytes] = payload  # type: ignore[index]
             else:
                 np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
             self._emit(chunk, token, layout, message, metadata, flags, epoch)
@@ -330,6 +330,7 @@ class Publisher:
             in_use = loan.withdraw("sent")
             if in_use is not None or len(metadata) > METADATA_ROOM_BYTES:
                 source = chunk.array if in_use is None else in_use
+                assert source is not None
                 chunk, token = self._writer.loan(layout.payload_bytes + len(metadata))
                 np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), source)
                 self._words[self.port.slot + PortWord.COPIES] += 1
@@ -348,7 +349,7 @@ class Publisher:
     ) -> None:
         words, sent, nbytes = self._words, self._sent + 1, layout.payload_bytes
         if metadata:
-            chunk.body[nbytes : nbytes + len(metadata)] = metadata
+            chunk.body[nbytes : nbytes + len(metadata)] = metadata  # type: ignore[index]
         if epoch is None:
             epoch = words[_EPOCH_AT]
         if epoch != self._epoch:

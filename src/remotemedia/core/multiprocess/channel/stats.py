@@ -118,7 +118,7 @@ def connection_stats(
     """Read a connection's words. They move while they are read, but the account always balances."""
     at = connection.slot
     # A reader moves its position before it counts what became of the message. So: first how many
-    # were sent, then what became of them, the position last; nothing is counted that is not covered.
+    # were sent, then what became of them, the position last, which covers all that was counted.
     sent_last = words[port.slot + PortWord.SENT]
     dropped = {reason: words[at + word] for reason, word in DROP_REASONS.items()}
     released, copied = words[at + ConnectionWord.RELEASED], words[at + ConnectionWord.COPIED]

@@ -111,7 +111,7 @@ class IceoryxWriter:
         self._lend = self._lend_nothing
         self._chunks.clear()
 
-    def _lend_nothing(self, blocks: int) -> Any:
+    def _lend_nothing(self, _: int) -> Any:
         raise ChannelClosed(f"the writer of port {self._port.name} is closed")
 
     def _grow(self, nbytes: int) -> None:
@@ -325,7 +325,11 @@ def new_domain() -> IceoryxTransport:
     prefix = new_prefix()
     root = private_folder() / prefix.rstrip("_")
     root.mkdir(mode=0o700)
-    return IceoryxTransport(root, prefix)
+    try:
+        return IceoryxTransport(root, prefix)
+    except BaseException:
+        sweep(root, prefix)
+        raise
 
 
 def _nothing() -> None:
