@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,14 +116,15 @@ class Endpoint:
         self.doorbell = Doorbell(ledger.words, plan.slot, doorbell_fd, spin_ns)
         self.publishers: dict[str, Publisher] = {}
         self.subscribers: dict[str, Subscriber] = {}
-        self._owns: tuple[Transport, Ledger] | None = None
+        self._owns: tuple[Transport, Ledger, tuple[Bell, ...]] | None = None
         self._is_closed = False
 
     @classmethod
     def open(cls, ticket: Ticket, *, spin_ns: int = DEFAULT_SPIN_NS) -> Endpoint:
         """Open what a ticket describes: every port it writes and every connection it reads.
 
-        Readers open first. The ends are found by name in `publishers` and `subscribers`.
+        Readers open first. The ends are found by name in `publishers` and `subscribers`. The
+        descriptors are the endpoint's from now on, also if it cannot be opened.
 
         Raises:
             ChannelError, SharedMemoryExhausted: an end cannot be opened; all is given back.
@@ -130,15 +132,29 @@ class Endpoint:
         # Imported here: who only uses the transport in memory needs no iceoryx2.
         from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
 
-        ledger = Ledger(ticket.ledger_fd)
-        transport = IceoryxTransport(Path(ticket.root), ticket.prefix)
+        try:
+            ledger = Ledger(ticket.ledger_fd)
+            transport = IceoryxTransport(Path(ticket.root), ticket.prefix)
+        except BaseException:
+            for fd in ticket.fds:
+                with contextlib.suppress(OSError):  # not even a descriptor
+                    os.close(fd)
+            raise
         bells = {
             index: Bell(fd, plan.slot + EndpointWord.ASLEEP) for index, plan, fd in ticket.peers
         }
+        # It may read what it writes itself, and is then its own peer.
+        mine = {port.writer for port in ticket.ports} | {one.reader for _, one in ticket.inputs}
+        own = Bell(ticket.doorbell_fd, ticket.endpoint.slot + EndpointWord.ASLEEP)
         endpoint = cls(
-            transport, ledger, ticket.endpoint, ticket.doorbell_fd, bells, spin_ns=spin_ns
+            transport,
+            ledger,
+            ticket.endpoint,
+            ticket.doorbell_fd,
+            bells | dict.fromkeys(mine, own),
+            spin_ns=spin_ns,
         )
-        endpoint._owns = transport, ledger
+        endpoint._owns = transport, ledger, tuple(bells.values())
         try:
             for port, connection in ticket.inputs:
                 endpoint.subscribe(port, connection)
@@ -194,10 +210,10 @@ class Endpoint:
         self.close_ends()
         self.doorbell.close()
         if self._owns is not None:
-            transport, ledger = self._owns
+            transport, ledger, bells = self._owns
             transport.close()
             ledger.close()
-            for bell in self.bells.values():
+            for bell in bells:
                 os.close(bell.fd)
 
     def __enter__(self) -> Endpoint:
