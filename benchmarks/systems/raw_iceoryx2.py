@@ -157,6 +157,7 @@ class RawRing:
         self._workers.end()
         del self.ends
         self._holds.clear()
+        self._ledger.close()
         for path in Path("/dev/shm").glob(f"{self._prefix}*"):
             path.unlink(missing_ok=True)
         shutil.rmtree(self._root, ignore_errors=True)
