@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks import session_scenarios
 from benchmarks.records import Record, percentile
 from benchmarks.rings import Job, batch_rates, paced_round_trips, round_trips
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
@@ -37,6 +37,7 @@ class Effort:
         paced: paced round trips per round.
         batch: messages of a throughput batch.
         idle_seconds: how long an idle reader is watched.
+        kills: nodes that are killed.
         sizes: of the hop.
     """
 
@@ -46,9 +47,10 @@ class Effort:
     batch: int = 20_000
     idle_seconds: float = 10.0
     sizes: tuple[int, ...] = SIZES
+    kills: int = 100
 
 
-QUICK = Effort(3, 1_000, 30, 5_000, 2.0, (SIZES[0], SIZES[3]))
+QUICK = Effort(3, 1_000, 30, 5_000, 2.0, (SIZES[0], SIZES[3]), 5)
 FULL = Effort()
 
 
@@ -149,6 +151,12 @@ SCENARIOS: dict[str, Callable[[Sequence[System], Effort], Iterator[Record]]] = {
     "throughput": throughput,
     "idle_cpu": idle_cpu,
     "copy_floor": copy_floor,
+    "node_hop": session_scenarios.node_hop,
+    "startup": session_scenarios.startup,
+    "teardown": session_scenarios.teardown,
+    "crash_detect": session_scenarios.crash_detect,
+    "concurrency": session_scenarios.concurrency,
+    "idle_session": session_scenarios.idle_session,
 }
 
 
@@ -206,9 +214,4 @@ def _latency(
 
 
 def _cpu_seconds(ring: Ring) -> float:
-    ticks = 0
-    for pid in ring.pids:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-            fields = stat.read().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return sum(map(session_scenarios.cpu_seconds, ring.pids))

@@ -93,6 +93,12 @@ class Session:
             return dict.fromkeys(self._nodes, ProcessState.STOPPED)
         return {node_id: node.shown_state for node_id, node in self._nodes.items()}
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process of every node that was started."""
+        started = ((one.node_id, one.launched) for one in self._nodes.values())
+        return {node_id: launched.pid for node_id, launched in started if launched is not None}
+
     async def send(
         self, message: RuntimeData, to: str | None = None, *, timeout_seconds: float | None = None
     ) -> int:
