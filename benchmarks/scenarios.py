@@ -38,6 +38,7 @@ class Effort:
         batch: messages of a throughput batch.
         idle_seconds: how long an idle reader is watched.
         kills: nodes that are killed.
+        session_rounds: sessions that are started to be measured.
         sizes: of the hop.
     """
 
@@ -48,9 +49,10 @@ class Effort:
     idle_seconds: float = 10.0
     sizes: tuple[int, ...] = SIZES
     kills: int = 100
+    session_rounds: int = 5
 
 
-QUICK = Effort(3, 1_000, 30, 5_000, 2.0, (SIZES[0], SIZES[3]), 5)
+QUICK = Effort(2, 600, 20, 4_000, 1.0, (SIZES[0], SIZES[3]), 3, 1)
 FULL = Effort()
 
 

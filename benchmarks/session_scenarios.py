@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import remotemedia as rm
 from benchmarks.nodes import Idle, Meter, Relay, Worker, work
-from benchmarks.records import Record, percentile
-from benchmarks.rings import SPIN_NS
+from benchmarks.records import REFERENCE, Record, percentile
+from benchmarks.rings import SPIN_NS, Job, round_trips
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ def startup(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
 
     async def measure() -> None:
         async with rm.MultiprocessExecutor() as executor:
-            for index in range(effort.rounds + 1):
+            for index in range(effort.session_rounds + 1):
                 began = time.perf_counter()
                 session = await executor.create_session(f"s{index}", _line(3))
                 ours.append((time.perf_counter() - began) * 1e3)
@@ -51,7 +51,7 @@ def teardown(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
 
     async def measure() -> None:
         async with rm.MultiprocessExecutor() as executor:
-            for index in range(effort.rounds):
+            for index in range(effort.session_rounds):
                 session = await executor.create_session(f"s{index}", _line(10))
                 began = time.perf_counter()
                 await session.close()
@@ -112,23 +112,34 @@ def concurrency(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
 
 
 def node_hop(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
-    """From `process` to `process` through the public node interface, one way."""
-    del systems
+    """From `process` to `process` through the public node interface, one way.
+
+    Beside the bare library, which has no nodes: its hop, measured in turns with ours.
+    """
+    raw = [one for one in systems if one.name == REFERENCE]
     for size in effort.sizes:
         for mode in ("adaptive", "block"):
-            count = max(40, int(effort.trips / (1 + size / 200_000)))
-            times = asyncio.run(_ring_times(size, mode, count))
-            values = [one / 1e3 / 2 for one in times]
-            yield Record(
-                "node_hop",
-                "remotemedia",
-                size,
-                mode,
-                "us",
-                percentile(values, 50),
-                percentile(values, 99),
-                len(values),
-            )
+            count = max(20, int(effort.trips / (1 + size / 200_000)))
+            values: dict[str, list[float]] = {"remotemedia": [], **{one.name: [] for one in raw}}
+            for _ in range(effort.session_rounds):
+                times = asyncio.run(_ring_times(size, mode, count))
+                values["remotemedia"] += [one / 1e3 / 2 for one in times]
+                for system in raw:
+                    with system.ring(2, Job(size, mode)) as ring:
+                        round_trips(ring.ends, 200)
+                        times = round_trips(ring.ends, count)
+                    values[system.name] += [one / 1e3 / 2 for one in times]
+            for name, measured in values.items():
+                yield Record(
+                    "node_hop",
+                    name,
+                    size,
+                    mode,
+                    "us",
+                    percentile(measured, 50),
+                    percentile(measured, 99),
+                    len(measured),
+                )
 
 
 def idle_session(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
