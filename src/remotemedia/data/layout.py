@@ -65,6 +65,7 @@ KINDS: tuple[type[Message], ...] = (
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 _FLOAT32 = np.dtype("<f4")
 _UINT8 = np.dtype("uint8")
+_MAX_EMPTY_BYTES = (1 << 63) - 1
 
 
 class Layout:
@@ -119,7 +120,7 @@ class Layout:
         return _BLOCK.pack(*head, *padded)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256, typed=True)
 def audio_layout(frames: int, channels: int, sample_rate: int) -> Layout:
     """Lay out `frames` x `channels` float32 samples.
 
@@ -131,7 +132,7 @@ def audio_layout(frames: int, channels: int, sample_rate: int) -> Layout:
     return Layout(Audio, shape[0] * shape[1] * 4, dtype=_FLOAT32, shape=shape, parameter=rate)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256, typed=True)
 def picture_layout(shape: tuple[int, ...], format: str) -> Layout:  # noqa: A002
     """Lay out the array of one picture.
 
@@ -159,7 +160,7 @@ def video_layout(height: int, width: int, format: str) -> Layout:  # noqa: A002
     return picture_layout((height, width, channels), format)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256, typed=True)
 def tensor_layout(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Layout:
     """Lay out a C-contiguous array.
 
@@ -168,13 +169,15 @@ def tensor_layout(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Layout
     """
     if len(shape) > MAX_DIMENSIONS:
         raise DataError(f"shape {shape} has more than {MAX_DIMENSIONS} dimensions")
-    for length in shape:
-        _length(length, "a length of the shape")
     dtype = check_dtype(dtype)
-    return Layout(Tensor, math.prod(shape) * dtype.itemsize, dtype=dtype, shape=shape)
+    lengths = tuple(_length(length, "a length of the shape") for length in shape)
+    # An empty array may be long in other dimensions, but not without end: numpy could not make it.
+    if dtype.itemsize * math.prod(max(1, length) for length in lengths) > _MAX_EMPTY_BYTES:
+        raise DataError(f"shape {shape} is too large")
+    return Layout(Tensor, math.prod(lengths) * dtype.itemsize, dtype=dtype, shape=lengths)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256, typed=True)
 def binary_layout(nbytes: int) -> Layout:
     """Lay out `nbytes` bytes.
 
@@ -185,7 +188,7 @@ def binary_layout(nbytes: int) -> Layout:
     return Layout(Binary, length, shape=(length,))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256, typed=True)
 def plain_layout(type_: type[Message], payload_bytes: int) -> Layout:
     """Lay out an encoded Text, Json, File, Control or Marker.
 
@@ -243,7 +246,7 @@ def _layout_of(
         return tensor_layout(shape, DTYPES[code])
     if type_ is Binary:
         return binary_layout(payload_bytes)
-    return plain_layout(type_, payload_bytes)
+    return plain_layout(type_, payload_bytes)  # type: ignore[arg-type]  # types can be hashed
 
 
 def _length(value: object, what: str) -> int:

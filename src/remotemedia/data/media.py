@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from remotemedia.core.errors import DataError
-from remotemedia.data.message import ArrayMessage, Metadata, as_array, checked_int
+from remotemedia.data.message import ArrayMessage, Metadata, as_array, checked_int, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,12 +69,12 @@ class Audio(ArrayMessage):
     @property
     def frames(self) -> int:
         """Number of frames (one sample per channel)."""
-        return self._live_array().shape[0]
+        return len(self._live_array())
 
     @property
     def channels(self) -> int:
         """Number of channels."""
-        return self._live_array().shape[1]
+        return int(self._live_array().shape[1])
 
     @property
     def duration_seconds(self) -> float:
@@ -138,12 +138,12 @@ class Video(ArrayMessage):
     @property
     def width(self) -> int:
         """Width in pixels."""
-        return self._live_array().shape[1]
+        return int(self._live_array().shape[1])
 
     @property
     def height(self) -> int:
         """Height in pixels."""
-        rows = self._live_array().shape[0]
+        rows = len(self._live_array())
         return rows * 2 // 3 if self.format in PLANAR_FORMATS else rows
 
     def _format(self) -> object:
@@ -168,19 +168,21 @@ def check_channels(channels: object) -> int:
 def check_pixel_format(name: object) -> None:
     """Raise `DataError` unless `name` is a pixel format we carry."""
     if name not in PIXEL_FORMATS:
-        raise DataError(f"format is {name!r}; it must be one of {', '.join(PIXEL_FORMATS)}")
+        raise DataError(f"format is {shown(name)}; it must be one of {', '.join(PIXEL_FORMATS)}")
 
 
 def check_picture_shape(shape: tuple[int, ...], format: str) -> None:  # noqa: A002
     """Raise `DataError` unless an array of this shape is a picture of that format."""
     if format in PLANAR_FORMATS:
         fits = len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0
+        sides = (shape[0] * 2 // 3, *shape[1:]) if shape else ()
         wanted = "(height * 3 / 2, width) with even height and width"
     else:
         channels = PACKED_FORMATS[format]
         fits = len(shape) == 3 and shape[2] == channels
+        sides = shape[:2]
         wanted = f"(height, width, {channels})"
-    if not fits or not all(0 < side <= MAX_SIDE_PIXELS * 3 // 2 for side in shape):
+    if not fits or not all(0 < side <= MAX_SIDE_PIXELS for side in sides):
         raise DataError(
             f"pixels of format {format} have shape {shape}; it must be {wanted}, "
             f"sides from 1 to {MAX_SIDE_PIXELS:,}"

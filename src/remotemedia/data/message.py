@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -24,6 +24,8 @@ MAX_METADATA_BYTES = 64 * 1024
 NO_METADATA: Metadata = MappingProxyType({})
 _CORRELATION_LIMIT = 1 << 64
 _TIMESTAMP_LIMIT = 1 << 63
+SCALARS = (str, int, float, type(None))
+_MAX_DEPTH = 64
 
 
 class Message:
@@ -50,14 +52,20 @@ class Message:
         self, timestamp_ns: int | None, correlation_id: int, metadata: Metadata | None
     ) -> None:
         if timestamp_ns is None:
-            timestamp_ns = time.monotonic_ns()
-        elif not _is_int(timestamp_ns) or not -_TIMESTAMP_LIMIT <= timestamp_ns < _TIMESTAMP_LIMIT:
-            raise DataError(f"timestamp_ns is {timestamp_ns!r}; it must be a 64-bit signed int")
-        if not _is_int(correlation_id) or not 0 <= correlation_id < _CORRELATION_LIMIT:
-            raise DataError(f"correlation_id is {correlation_id!r}; it must be 0 to 2**64 - 1")
-        self.timestamp_ns = timestamp_ns
-        self.correlation_id = correlation_id
-        self.metadata = NO_METADATA if not metadata else _checked_metadata(metadata)
+            self.timestamp_ns = time.monotonic_ns()
+        else:
+            limit = _TIMESTAMP_LIMIT
+            self.timestamp_ns = checked_int(timestamp_ns, "timestamp_ns", -limit, limit - 1)
+        self.correlation_id = (
+            0
+            if correlation_id == 0 and type(correlation_id) is int
+            else checked_int(correlation_id, "correlation_id", 0, _CORRELATION_LIMIT - 1)
+        )
+        self.metadata = (
+            NO_METADATA
+            if metadata is None or metadata is NO_METADATA
+            else MappingProxyType(plain_metadata(metadata)[0])
+        )
 
     def release(self) -> None:
         """Let go of what the message holds; messages that are no arrays hold nothing."""
@@ -99,7 +107,9 @@ class ArrayMessage(Message):
 
     def detach(self) -> None:
         """Copy the array out of shared memory, and give that memory back."""
-        self._array = self._live_array().copy()
+        array = self._live_array().copy()
+        array.setflags(write=False)  # as what was received is
+        self._array = array
 
     def _content(self) -> object:
         return self._format(), _WholeArray(self._live_array())
@@ -138,22 +148,62 @@ class _WholeArray:
         if not isinstance(other, _WholeArray):
             return NotImplemented
         one, two = self.array, other.array
-        if one.dtype != two.dtype or one.shape != two.shape:
+        # By name: the byte order is not content.
+        if one.dtype.name != two.dtype.name or one.shape != two.shape:
             return False
         return bool(np.array_equal(one, two, equal_nan=one.dtype.kind in "fc"))
 
     __hash__ = None  # type: ignore[assignment]
 
 
-def _checked_metadata(metadata: object) -> Metadata:
+def plain_metadata(metadata: object) -> tuple[dict[str, MetadataValue], bytes]:
+    """Return metadata as a dict, and encoded; empty metadata takes no bytes.
+
+    Raises:
+        DataError: it is no mapping of names to plain values, or takes more than 64 KiB.
+    """
     if not isinstance(metadata, Mapping):
-        raise DataError(f"metadata is {type(metadata).__name__}; it must be a mapping")
-    for key in metadata:
-        if not isinstance(key, str):
-            raise DataError(f"metadata has the key {key!r}; keys must be str")
-    frozen = dict(metadata)
-    encode_plain(frozen, "metadata", MAX_METADATA_BYTES)
-    return MappingProxyType(frozen)
+        raise DataError(f"metadata is a {type(metadata).__name__}; it must be a mapping")
+    plain: dict[str, MetadataValue] = dict(metadata)
+    wrong = not_plain(plain, "metadata", (*SCALARS, bytes))
+    if wrong is not None:
+        raise DataError(
+            f"{wrong}; metadata has None, bool, int, float, str, bytes, and lists and str-keyed "
+            f"dicts of those"
+        )
+    return plain, encode_plain(plain, "metadata", MAX_METADATA_BYTES) if plain else b""
+
+
+def not_plain(value: object, path: str, scalars: tuple[type, ...], depth: int = 0) -> str | None:
+    """Name the first part of a value that is no list, str-keyed dict or scalar; None if all is.
+
+    Args:
+        value: what to look through.
+        path: what to call it.
+        scalars: the types that may stand for themselves.
+        depth: how deep in the whole it lies; 64 is the deepest.
+    """
+    parts: Iterable[tuple[object, object]]
+    if isinstance(value, scalars):
+        return None
+    if depth > _MAX_DEPTH:
+        return f"{path[:80]}... nests more than {_MAX_DEPTH} deep"
+    if isinstance(value, list):
+        parts = enumerate(value)
+    elif isinstance(value, dict):
+        parts = value.items()
+        for key in value:
+            if not isinstance(key, str):
+                return f"{path} has the key {shown(key)}"
+    else:
+        return f"{path} is a {type(value).__name__}"
+    for place, part in parts:
+        # Most parts are scalars: no call and no path for those.
+        if not isinstance(part, scalars):
+            wrong = not_plain(part, f"{path}[{shown(place)}]", scalars, depth + 1)
+            if wrong is not None:
+                return wrong
+    return None
 
 
 def encode_plain(value: object, what: str, limit: int) -> bytes:
@@ -174,8 +224,13 @@ def encode_plain(value: object, what: str, limit: int) -> bytes:
     return encoded
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def shown(value: object) -> str:
+    """Show a value in an error, at a length that a person reads."""
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"a {type(value).__name__} that cannot be shown ({error})"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def checked_int(value: object, what: str, low: int, high: int) -> int:
@@ -187,7 +242,9 @@ def checked_int(value: object, what: str, low: int, high: int) -> int:
     if isinstance(value, np.integer):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise DataError(f"{what} is {value!r}; it must be a whole number from {low:,} to {high:,}")
+        raise DataError(
+            f"{what} is {shown(value)}; it must be a whole number from {low:,} to {high:,}"
+        )
     return value
 
 
@@ -197,12 +254,16 @@ def as_array(value: object, what: str) -> NDArray[np.generic]:
     Raises:
         DataError: it is neither.
     """
-    if isinstance(value, np.ndarray):
+    if type(value) is np.ndarray:
         return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise DataError(f"{what} is a masked array, whose mask would be lost; use filled()")
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
     if hasattr(value, "__dlpack__"):
         try:
             array: NDArray[np.generic] = np.from_dlpack(value)
-        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
             raise DataError(
                 f"{what} is a {type(value).__name__} that numpy cannot view ({error}); move it to "
                 f"the CPU and to a dtype that numpy has"

@@ -9,11 +9,14 @@ import numpy as np
 
 from remotemedia.core.errors import DataError
 from remotemedia.data.message import (
+    SCALARS,
     ArrayMessage,
     Message,
     Metadata,
     checked_int,
     encode_plain,
+    not_plain,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -113,8 +116,8 @@ class Binary(ArrayMessage):
         metadata: Metadata | None = None,
     ) -> None:
         try:
-            array = np.frombuffer(memoryview(data).cast("B"), dtype=np.uint8)
-        except (TypeError, ValueError) as error:
+            array = np.frombuffer(data, np.uint8)
+        except (AttributeError, BufferError, TypeError, ValueError) as error:
             raise DataError(
                 f"data is a {type(data).__name__}; it must be bytes or another contiguous "
                 f"buffer ({error})"
@@ -135,7 +138,7 @@ class Binary(ArrayMessage):
         return self._live_array() if array is None else array  # type: ignore[return-value]
 
     def __len__(self) -> int:
-        return self._live_array().shape[0]
+        return len(self._live_array())
 
     def __bytes__(self) -> bytes:
         return self._live_array().tobytes()
@@ -179,7 +182,7 @@ class File(Message):
         except TypeError as error:
             raise DataError(f"path is a {type(path).__name__}; it must be a path") from error
         if not text or "\0" in _checked_text(text, "path"):
-            raise DataError(f"path is {text!r}; it must be a non-empty path without NUL")
+            raise DataError(f"path is {shown(text)}; it must be a non-empty path without NUL")
         limit = (1 << 63) - 1
         self.path = text
         self.media_type = _checked_text(media_type, "media_type")
@@ -220,7 +223,7 @@ class Control(Message):
         metadata: Metadata | None = None,
     ) -> None:
         if not 0 < len(_checked_text(name, "name")) <= 64:
-            raise DataError(f"name is {name!r}; it must have 1 to 64 characters")
+            raise DataError(f"name is {shown(name)}; it must have 1 to 64 characters")
         check_json(value, "value")
         self.name = name
         self.value = value
@@ -235,31 +238,12 @@ class Control(Message):
 
 def check_json(value: object, what: str) -> None:
     """Raise `DataError` unless `value` is a JSON value of at most 256 MiB."""
-    path = _not_json(value, what, 0)
-    if path is not None:
+    wrong = not_plain(value, what, SCALARS)
+    if wrong is not None:
         raise DataError(
-            f"{path}; JSON has None, bool, int, float, str, and lists and str-keyed dicts of those"
+            f"{wrong}; JSON has None, bool, int, float, str, and lists and str-keyed dicts of those"
         )
     encode_plain(value, what, MAX_MESSAGE_BYTES)
-
-
-def _not_json(value: object, path: str, depth: int) -> str | None:
-    """The place of the first part that is not JSON, in words; None if all is."""
-    if depth > 64:
-        return f"{path[:80]}... nests more than 64 deep"
-    if isinstance(value, list):
-        parts = ((f"{path}[{index}]", part) for index, part in enumerate(value))
-    elif isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str):
-                return f"{path} has the key {key!r}"
-        parts = ((f"{path}[{key!r}]", part) for key, part in value.items())
-    elif value is None or isinstance(value, (bool, int, float, str)):
-        return None
-    else:
-        return f"{path} is a {type(value).__name__}"
-    found = (_not_json(part, place, depth + 1) for place, part in parts)
-    return next((place for place in found if place is not None), None)
 
 
 def _checked_text(text: object, what: str) -> str:

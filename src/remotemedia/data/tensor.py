@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from remotemedia.core.errors import DataError
-from remotemedia.data.message import ArrayMessage, Metadata, as_array
+from remotemedia.data.message import ArrayMessage, Metadata, as_array, shown
 
 if TYPE_CHECKING:
     from types import CapsuleType  # type: ignore[attr-defined]  # Python 3.13
@@ -79,7 +79,9 @@ class Tensor(ArrayMessage):
 
     def __dlpack__(self, **request: object) -> CapsuleType:
         """Export the array by the DLPack protocol, without a copy."""
-        return self._live_array().__dlpack__(**request)  # type: ignore[arg-type]
+        # Through a view of its own, so that a loan can see that it is still in use.
+        view = self._live_array()[...]
+        return view.__dlpack__(**request)  # type: ignore[arg-type, misc]
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Tell DLPack consumers that the array is in CPU memory."""
@@ -91,9 +93,12 @@ class Tensor(ArrayMessage):
         return f"<Tensor {self.dtype} {self.shape}>"
 
 
-def check_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+def check_dtype(dtype: np.dtype[np.generic] | str) -> np.dtype[np.generic]:
     """Return the little-endian form of a dtype we carry, or raise `DataError`."""
-    little = dtype.newbyteorder("<")
+    try:
+        little = np.dtype(dtype).newbyteorder("<")
+    except TypeError as error:
+        raise DataError(f"dtype is {shown(dtype)}; it must be one of {_NAMES}") from error
     if little not in DTYPES:
         raise DataError(f"array is {dtype}; its dtype must be one of {_NAMES}")
     return little

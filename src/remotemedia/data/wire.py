@@ -22,6 +22,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from enum import IntFlag
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import msgspec
@@ -43,9 +44,14 @@ from remotemedia.data.media import Audio, Video
 from remotemedia.data.message import (
     MAX_METADATA_BYTES,
     NO_METADATA,
+    SCALARS,
     ArrayMessage,
     Message,
+    Metadata,
     encode_plain,
+    not_plain,
+    plain_metadata,
+    shown,
 )
 from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary, Control, File, Json, Text
 from remotemedia.data.tensor import Tensor
@@ -170,7 +176,8 @@ def _dissect_marker(_: Marker) -> tuple[Layout, Payload]:
 
 def _plain(type_: type[Message], value: object) -> tuple[Layout, Payload]:
     encoded = encode_plain(value, type_.__name__, MAX_MESSAGE_BYTES)
-    return plain_layout(type_, len(encoded)), encoded
+    layout = plain_layout(type_, len(encoded))  # type: ignore[arg-type]  # types can be hashed
+    return layout, encoded
 
 
 _DISSECTORS: dict[type[Message], Callable[[Any], tuple[Layout, Payload]]] = {
@@ -193,7 +200,7 @@ def pack_metadata(message: Message) -> bytes:
         DataError: it was changed into something that cannot travel.
     """
     metadata = message.metadata
-    return encode_plain(dict(metadata), "metadata", MAX_METADATA_BYTES) if metadata else b""
+    return b"" if metadata is NO_METADATA else plain_metadata(metadata)[1]
 
 
 def check_header(raw: RawHeader, layout: Layout, room: int) -> None:
@@ -243,19 +250,22 @@ def plain_message(layout: Layout, payload: bytes) -> Message:
         raise DecodeError(f"the payload is no {layout.type.__name__}: {error}") from error
 
 
-def unpack_metadata(encoded: bytes) -> dict[str, Any]:
+def unpack_metadata(encoded: bytes) -> Metadata:
     """Decode metadata.
 
     Raises:
-        DecodeError: it is no str-keyed MessagePack map.
+        DecodeError: it is no MessagePack map of names to plain values.
     """
     try:
         value = _unpackb(encoded)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise DecodeError(f"the metadata is damaged: {error}") from error
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise DecodeError("the metadata is damaged: it is no map with text keys")
-    return value
+    if not isinstance(value, dict):
+        raise DecodeError(f"the metadata is damaged: it is a {type(value).__name__}, no map")
+    wrong = not_plain(value, "metadata", (*SCALARS, bytes))
+    if wrong is not None:
+        raise DecodeError(f"the metadata is damaged: {wrong}")
+    return MappingProxyType(value)
 
 
 def _text(payload: bytes) -> Text:
@@ -314,7 +324,19 @@ def encode(message: RuntimeData) -> tuple[bytes, bytes]:
         else payload
     )
     envelope = (message.correlation_id, message.timestamp_ns, 0)
-    return HEADER.pack(layout.block, 0, len(metadata), 0, NO_CONTEXT, *envelope), body + metadata
+    try:
+        header = HEADER.pack(layout.block, 0, len(metadata), 0, NO_CONTEXT, *envelope)
+    except struct.error as error:
+        raise bad_envelope(message) from error
+    return header, body + metadata
+
+
+def bad_envelope(message: Message) -> DataError:
+    """Say what is wrong with a message whose numbers do not fit the header."""
+    return DataError(
+        f"timestamp_ns is {shown(message.timestamp_ns)} and correlation_id is "
+        f"{shown(message.correlation_id)}; they must be 64-bit ints, the latter not negative"
+    )
 
 
 def decode(header: Buffer, body: Buffer) -> RuntimeData | Marker:

@@ -9,7 +9,13 @@ import numpy as np
 
 from remotemedia.core.errors import LoanError
 from remotemedia.data.media import Audio, Video
-from remotemedia.data.memory import OWN_REFERENCES, count_references, keep_until_unused
+from remotemedia.data.memory import (
+    OWN_REFERENCES,
+    count_references,
+    empty_out,
+    has_exports,
+    keep_until_unused,
+)
 from remotemedia.data.message import NO_METADATA, ArrayMessage
 
 if TYPE_CHECKING:
@@ -31,11 +37,12 @@ class Loan(Generic[M]):
         message: the message to fill; its array holds whatever was there before. Set its
             `timestamp_ns`, `correlation_id` and `metadata` as you like.
 
-    An exception inside the block, or in sending, gives the memory back unsent. After the block the
-    message is dead: its array raises, and arrays taken from it have become empty and read-only. A
-    slice of the array that is still referred to then cannot be made harmless: the message is copied
-    out of its reach, and the copy is counted. (Views of other libraries, such as
-    `torch.from_numpy`, are beyond our sight: drop them before the block ends.)
+    An exception inside the block, or in sending, gives the memory back unsent. After the block
+    the message is dead: its array raises, and the array taken from it has become empty and
+    read-only. A slice or a memoryview of the array that is still referred to then cannot be made
+    harmless: the message is copied out of its reach, and the copy is counted. (What other libraries
+    make of the array itself without its buffer, such as `torch.from_numpy(audio.samples)`, is
+    beyond our sight: drop it before the block ends.)
     """
 
     __slots__ = ("_array", "_publisher", "chunk", "layout", "message", "token")
@@ -97,11 +104,11 @@ class Loan(Generic[M]):
         given = message._array
         message._array = None
         message._gone = gone
-        # Ours are the local name and the argument: the message has let go.
-        if given is not None and count_references(given) > OWN_REFERENCES - 1:
-            # Empty and read-only, whoever has it: numpy's own way of giving an array new content.
-            given.setflags(write=False)
-            given.__setstate__((1, (0,), given.dtype, False, b""))  # type: ignore[arg-type]
+        # Ours are the local name and the argument: the message has let go. A buffer of the array
+        # would outlast its emptying; with one it counts as in use, as with a slice.
+        is_shared = given is not None and count_references(given) > OWN_REFERENCES - 1
+        if given is not None and is_shared and not has_exports(given):
+            empty_out(given)
         given = None
         array = self.chunk.array
         if array is None or count_references(array) == OWN_REFERENCES:
@@ -124,10 +131,11 @@ class Loan(Generic[M]):
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None and self.token is not None:
+            if kind is None and self.token is not None and self._publisher.try_loan(self) is None:
                 self._publisher.send_loan(self)
         finally:
-            self.discard()  # what could not be sent is given back, however long its error is kept
+            if self.token is not None:  # not sent: it goes back, however long the error is kept
+                self.discard()
 
     async def __aenter__(self) -> M:
         return self.message

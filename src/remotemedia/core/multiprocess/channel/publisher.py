@@ -21,6 +21,7 @@ from remotemedia.core.errors import (
 from remotemedia.core.multiprocess.channel.loan import Loan
 from remotemedia.core.multiprocess.plan import METADATA_ROOM_BYTES, ConnectionPlan, Policy, PortPlan
 from remotemedia.core.multiprocess.transport.ledger import (
+    ALWAYS_ASLEEP,
     UNLINKED,
     ConnectionWord,
     LedgerWord,
@@ -39,7 +40,15 @@ from remotemedia.data.media import Audio, Video
 from remotemedia.data.message import ArrayMessage, Message
 from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary
 from remotemedia.data.tensor import Tensor
-from remotemedia.data.wire import CONTEXT, HEADER, Flag, Payload, dissect, pack_metadata
+from remotemedia.data.wire import (
+    CONTEXT,
+    HEADER,
+    Flag,
+    Payload,
+    bad_envelope,
+    dissect,
+    pack_metadata,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,6 +104,9 @@ class Publisher:
         self._incarnation = incarnation
         self._session = session
         self._is_closed = False
+        self._lent_type: type[ArrayMessage] | None = None
+        self._lent_arguments: dict[str, Any] = {}
+        self._lent_layout: Layout
         self._enter_epoch(words[_EPOCH_AT])
         self._state_at, self._sent_at, self._bytes_at = (
             port.slot + word for word in (PortWord.STATE, PortWord.SENT, PortWord.BYTES)
@@ -197,6 +209,19 @@ class Publisher:
             SharedMemoryExhausted: there is no memory for it.
             ChannelClosed: the publisher is closed.
         """
+        # One stream has one format: what was asked for last is most often asked for again.
+        if type_ is self._lent_type and arguments == self._lent_arguments:
+            layout = self._lent_layout
+        else:
+            layout = self._lay_out(type_, arguments)
+        if layout.payload_bytes > self._max_bytes:
+            raise self._too_large(layout.payload_bytes)
+        if self._is_closed:
+            self._require_open()
+        chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
+        return Loan(self, type_, layout, chunk, token)
+
+    def _lay_out(self, type_: type[ArrayMessage], arguments: dict[str, Any]) -> Layout:
         try:
             layout = _LAYOUTS[type_](**arguments)
         except KeyError:
@@ -206,22 +231,18 @@ class Publisher:
             ) from None
         except TypeError as error:
             raise DataError(f"loan of {type_.__name__}: {error}") from error
-        if layout.payload_bytes > self._max_bytes:
-            raise self._too_large(layout.payload_bytes)
-        if self._is_closed:
-            self._require_open()
-        chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
-        return Loan(self, type_, layout, chunk, token)
+        self._lent_type, self._lent_arguments, self._lent_layout = type_, arguments, layout
+        return layout
 
     def send_loan(self, loan: Loan[Any], timeout_seconds: float | None = None) -> None:
         """Send what a loan holds. Called by `Loan`."""
-        if self._try_loan(loan) is None:
-            self._wait(partial(self._try_loan, loan), timeout_seconds)
+        if self.try_loan(loan) is None:
+            self._wait(partial(self.try_loan, loan), timeout_seconds)
 
     async def send_loan_async(self, loan: Loan[Any]) -> None:
         """Send what a loan holds, awaiting credit. Called by `Loan`."""
-        if self._try_loan(loan) is None:
-            await self._wait_async(partial(self._try_loan, loan), None)
+        if self.try_loan(loan) is None:
+            await self._wait_async(partial(self.try_loan, loan), None)
 
     def add_connection(self, connection: ConnectionPlan, bell: Bell) -> None:
         """Send to one more reader from now on; it is owed only what is sent after this."""
@@ -337,22 +358,24 @@ class Publisher:
         with self._lock:
             if self._sent >= self._limit and not self._find_credit():
                 return None
+            rung = self._wake_early()
             nbytes = layout.payload_bytes
             chunk, token = self._writer.loan(nbytes + len(metadata))
             if isinstance(payload, bytes):
-                chunk.body[:nbytes] = payload  # type: ignore[index]
+                chunk.body[:nbytes] = payload
             else:
                 np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
-            self._emit(chunk, token, layout, message, metadata, flags, epoch)
+            self._emit(chunk, token, layout, message, metadata, flags, epoch, rung)
         return True
 
-    def _try_loan(self, loan: Loan[Any]) -> bool | None:
-        """Send a loan if there is credit; None if there is none."""
+    def try_loan(self, loan: Loan[Any]) -> bool | None:
+        """Send what a loan holds if there is credit; None if there is none. Called by `Loan`."""
         if loan.token is None:
             loan.withdraw("sent")  # raises
         with self._lock:
             if self._sent >= self._limit and not self._find_credit():
                 return None
+            rung = self._wake_early()
             message, chunk, token, layout = loan.message, loan.chunk, loan.token, loan.layout
             metadata = pack_metadata(message) if message.metadata else b""
             in_use = loan.withdraw("sent")
@@ -362,7 +385,7 @@ class Publisher:
                 chunk, token = self._writer.loan(layout.payload_bytes + len(metadata))
                 np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), source)
                 self._words[self.port.slot + PortWord.COPIES] += 1
-            self._emit(chunk, token, layout, message, metadata, 0, None)
+            self._emit(chunk, token, layout, message, metadata, 0, None, rung)
         return True
 
     def _emit(
@@ -374,10 +397,11 @@ class Publisher:
         metadata: bytes,
         flags: int,
         epoch: int | None,
+        rung: dict[int, int] | None,
     ) -> None:
         words, sent, nbytes = self._words, self._sent + 1, layout.payload_bytes
         if metadata:
-            chunk.body[nbytes : nbytes + len(metadata)] = metadata  # type: ignore[index]
+            chunk.body[nbytes : nbytes + len(metadata)] = metadata
         if epoch is None:
             epoch = words[_EPOCH_AT]
         if epoch != self._epoch:
@@ -396,10 +420,7 @@ class Publisher:
                 _now_ns(),
             )
         except struct.error as error:
-            raise DataError(
-                f"correlation_id is {message.correlation_id!r} and timestamp_ns "
-                f"{message.timestamp_ns!r}; they must be 0 to 2**64 - 1 and a 64-bit signed int"
-            ) from error
+            raise bad_envelope(message) from error
         # Counted before it is handed over: whatever a reader has was counted, even if we die here.
         words[self._sent_at] = sent
         try:
@@ -408,7 +429,8 @@ class Publisher:
             self._bytes += nbytes
             words[self._bytes_at] = self._bytes
             for fd, asleep in self._bells:
-                if words[asleep]:
+                nap = words[asleep]
+                if nap and (rung is None or rung.get(asleep) != nap):
                     os.eventfd_write(fd, 1)
         except ChannelError:
             words[self._sent_at] = self._sent
@@ -418,6 +440,20 @@ class Publisher:
             self._sent = sent
             self._ring()
             raise
+
+    def _wake_early(self) -> dict[int, int] | None:
+        """Ring readers that sleep before the message is made: they wake while we make it.
+
+        A reader that is too quick finds nothing and goes to sleep again, in a nap of another
+        number; only then is it rung again. Returns the naps that were rung, by sleep word.
+        """
+        rung = None
+        for fd, asleep in self._bells:
+            nap = self._words[asleep]
+            if nap and nap != ALWAYS_ASLEEP:
+                os.eventfd_write(fd, 1)
+                rung = {asleep: nap} if rung is None else {**rung, asleep: nap}
+        return rung
 
     def _enter_epoch(self, epoch: int) -> None:
         self._epoch = epoch

@@ -339,8 +339,7 @@ class Subscriber:
     def _view(chunk: Chunk, layout: Layout) -> None:
         """Give a chunk that nobody holds an array of the message that came in it."""
         chunk.layout = layout
-        chunk.array = array_at(chunk.address, layout.shape, layout.dtype, layout.payload_bytes)
-        chunk.array.setflags(write=False)
+        chunk.array = array_at(chunk.address, layout.shape, layout.dtype)
 
     def _copy(self, message: Message) -> None:
         if not isinstance(message, ArrayMessage):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from remotemedia.core.errors import ChannelClosed
 from remotemedia.core.multiprocess.runner.context import outputs_of
-from remotemedia.core.multiprocess.runner.work import Stopped, Wake, Work
+from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,11 +40,10 @@ class SyncLoop(Work):
         self.finish_outputs()
 
     def _serve(self) -> None:
-        wait_for, attempt = self.endpoint.doorbell.wait_for, self.attempt
         handlers = self.handlers
+        wait_for = cast("Callable[..., Found]", self.endpoint.doorbell.wait_for)
         while True:
-            found = wait_for(attempt, None)
-            assert found is not None
+            found = wait_for(self.attempt, None)
             if isinstance(found, Wake):
                 if found is Wake.FINISHED:
                     return

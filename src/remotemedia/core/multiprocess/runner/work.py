@@ -35,6 +35,9 @@ _LAST_BUCKET = HISTOGRAM_BUCKETS - 1
 Handler: TypeAlias = "Callable[[Message], object]"
 
 
+Found: TypeAlias = "tuple[Subscriber, Message] | Wake"
+
+
 class Stopped(Exception):
     """The runner was told to stop while it worked or waited."""
 
@@ -97,7 +100,7 @@ class Work:
         self._errors = 0
         self._processed = 0
 
-    def attempt(self) -> tuple[Subscriber, Message] | Wake | None:
+    def attempt(self) -> Found | None:
         """Look for something to do; None if there is nothing."""
         if self.commands.has_news:
             return Wake.NEWS

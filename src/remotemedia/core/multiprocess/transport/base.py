@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from remotemedia.data.layout import Layout
 
 ALIGNMENT_BYTES = 64
+_NO_BODY = memoryview(b"")
 
 
 class Chunk:
@@ -24,18 +25,19 @@ class Chunk:
     Attributes:
         header: `HEADER_BYTES` bytes; writable for the writer.
         address: where the payload begins, aligned to `ALIGNMENT_BYTES`.
-        body: the payload's bytes, as many as were asked for and more; None for a reader.
+        body: the payload's bytes, as many as were asked for and more; empty for a reader. Not a
+            buffer of a numpy array (see `remotemedia.data.memory`).
         capacity: size of the body.
         array, layout: what the channel viewed there last. Not the transport's.
     """
 
     __slots__ = ("address", "array", "body", "capacity", "header", "layout")
 
-    def __init__(self, header: memoryview, address: int, body: memoryview | None) -> None:
+    def __init__(self, header: memoryview, address: int, body: memoryview = _NO_BODY) -> None:
         self.header = header
         self.address = address
         self.body = body
-        self.capacity = 0 if body is None else body.nbytes
+        self.capacity = body.nbytes
         self.array: NDArray[np.generic] | None = None
         self.layout: Layout | None = None
 

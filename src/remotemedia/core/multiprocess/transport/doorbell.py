@@ -20,7 +20,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from remotemedia.core.errors import ChannelClosed, ChannelError
-from remotemedia.core.multiprocess.transport.ledger import EndpointWord
+from remotemedia.core.multiprocess.transport.ledger import ALWAYS_ASLEEP, EndpointWord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEFAULT_SPIN_NS = 50_000
+LINGER_NS = 100_000
+"""How long to look after a ring that brought nothing: senders ring before they make the message."""
 _MAX_POLL_MS = 1 << 30  # poll(2) takes an int; a longer wait is several
 
 _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(os.uname().machine)
@@ -86,8 +88,9 @@ class Doorbell:
         self._waiter = 0  # the thread that waits
         self._closing = threading.RLock()  # nobody rings a descriptor that is gone
         self._closed = False
+        self._naps = 0
         if not _membarrier.is_available:
-            words[self._asleep] = 1
+            words[self._asleep] = ALWAYS_ASLEEP
 
     @staticmethod
     def new_fd() -> int:
@@ -158,8 +161,12 @@ class Doorbell:
 
     def spin(self, attempt: Callable[[], T | None]) -> T | None:
         """Call `attempt` again and again for the spin time, yielding the processor in between."""
+        return self._look(attempt, self.spin_ns)
+
+    @staticmethod
+    def _look(attempt: Callable[[], T | None], for_ns: int) -> T | None:
         now, give_way = time.monotonic_ns, os.sched_yield
-        until = now() + self.spin_ns if self.spin_ns else 0
+        until = now() + for_ns if for_ns else 0
         while now() < until:
             give_way()
             found = attempt()
@@ -180,6 +187,8 @@ class Doorbell:
                 self._poller.poll(None if left is None else min(left, _MAX_POLL_MS))
                 self.clear()
                 found = attempt()
+                if found is None:
+                    found = self._look(attempt, LINGER_NS)
             else:
                 self.clear()
             if found is not None:
@@ -194,7 +203,7 @@ class Doorbell:
         if self._closed:
             raise ChannelClosed("the doorbell was closed; its ends cannot be waited on any more")
         if _membarrier.is_available:
-            self._words[self._asleep] = 1
+            self._naps = self._words[self._asleep] = self._naps + 1
             _membarrier.fence()
 
     @staticmethod

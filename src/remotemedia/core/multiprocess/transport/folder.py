@@ -26,8 +26,9 @@ def private_folder() -> Path:
     Raises:
         ExecutorError: it is somebody else's, open to others, or has too long a path.
     """
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    folder = Path(base) / "remotemedia" if base else _temporary()
+    base = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    # A relative one is to be ignored (XDG Base Directory Specification).
+    folder = base / "remotemedia" if base.is_absolute() else _temporary()
     if len(os.fsencode(folder)) > _MAX_ROOT_BYTES:
         folder = Path("/tmp") / f"remotemedia-{os.getuid()}"  # noqa: S108 (checked below)
     try:

@@ -14,17 +14,19 @@ Its rules (version 0.10.0, which is pinned) that shape this file:
 from __future__ import annotations
 
 import ctypes
-import threading
 from typing import TYPE_CHECKING, Any
 
 import iceoryx2 as iox
 
 from remotemedia.core.errors import ChannelClosed, ChannelError, LoanError, SharedMemoryExhausted
-from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
+from remotemedia.core.multiprocess.plan import MAX_LOANS
+from remotemedia.core.multiprocess.transport import segments
 from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
 from remotemedia.core.multiprocess.transport.folder import new_prefix, private_folder, sweep
 from remotemedia.core.multiprocess.transport.pages import (
     PAGE_BYTES,
+    SHM_FOLDER,
+    MemoryLock,
     PageReserver,
     free_bytes,
     require_free,
@@ -37,11 +39,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 
-INITIAL_MESSAGE_BYTES = 4096
 MAX_PROCESSES = 128
-_CHUNK_HEADER_BYTES = 128  # the library's own header and padding before ours
-_CONTROL_BYTES = 256 * 1024
-"""Free space to insist on before small control structures are created: several times their size."""
 _MAX_KNOWN_CHUNKS = 4096
 
 iox.set_log_level(iox.LogLevel.Fatal)
@@ -65,22 +63,24 @@ _HeaderBytes = ctypes.c_char * HEADER_BYTES
 class IceoryxWriter:
     """A publisher whose memory is there before it is touched."""
 
-    def __init__(self, publisher: Any, port: PortPlan) -> None:
+    def __init__(self, publisher: Any, port: PortPlan, lock: MemoryLock) -> None:
         self._publisher = publisher
         self._lend = getattr(publisher, "__loan_slice_uninit")
         self._port = port
-        self._pages = PageReserver(f"port {port.name}", port.chunks)
+        self._chunk_count = segments.preallocated_chunks(port)
+        self._pages = PageReserver(f"port {port.name}")
         # Addresses are reused, so a chunk is found here and not made anew. A segment is replaced
-        # only when a message is larger than all before it; then everything is forgotten.
+        # only when a message does not fit its chunks; then everything is forgotten.
         self._chunks: dict[int, Chunk] = {}
-        self._largest = 0
-        self._lock = threading.Lock()
-        self._declared = _initial_bytes(port)
-        self.loan(self._declared)  # reserves the first segment; the token drops at once
+        self._lock = lock
+        self._stride = segments.stride(segments.initial_bytes(port))
+        self._room = segments.room(self._stride)
+        self._first_room = self._room
+        self.loan(self._room)  # reserves the first segment; the token drops at once
 
     def loan(self, nbytes: int) -> tuple[Chunk, Any]:
         """See `Writer.loan`. Any thread may call it."""
-        if nbytes > self._largest:
+        if nbytes > self._room:
             self._grow(nbytes)
         try:
             sample = self._lend((nbytes + 63) >> 6)
@@ -115,22 +115,30 @@ class IceoryxWriter:
         raise ChannelClosed(f"the writer of port {self._port.name} is closed")
 
     def _grow(self, nbytes: int) -> None:
-        # The library writes its header into the new segment before we can reserve it: the only
-        # pages that are checked and not reserved.
-        headers = self._port.chunks * PAGE_BYTES
-        require_free(nbytes + headers + _CONTROL_BYTES, f"a message of port {self._port.name}")
+        """Have the segment replaced by one whose chunks hold `nbytes`."""
+        stride = segments.grown_stride(nbytes)
+        # The library writes into the new segment before we can reserve it: the only pages that
+        # are checked and not reserved.
+        headers = self._chunk_count * PAGE_BYTES
         with self._lock:
+            if nbytes <= self._room:  # another thread was first
+                return
+            require_free(nbytes + headers, f"a message of port {self._port.name}")
+            try:
+                self._lend((nbytes + 63) >> 6)  # the sample drops at once
+            except iox.LoanError as error:
+                raise self._loan_error(error, nbytes) from error
             self._chunks.clear()
             self._pages.forget()
-            self._largest = max(self._largest, nbytes)
+            self._stride, self._room = stride, segments.room(stride)
 
     def _map(self, sample: Any, nbytes: int) -> Chunk:
         key, address = sample.user_header_ptr, sample.payload_ptr
-        begin = key - _CHUNK_HEADER_BYTES
-        is_declared = self._port.max_message_bytes is not None and nbytes <= self._declared
+        begin = key - segments.USER_HEADER_OFFSET
+        is_declared = self._port.max_message_bytes is not None and self._room == self._first_room
         body = memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B")
         with self._lock:
-            self._pages.reserve(begin, address + nbytes - begin, whole=is_declared)
+            self._pages.reserve(begin, address + nbytes - begin, self._stride, whole=is_declared)
             chunk = self._chunks[key] = Chunk(_header_at(key), address, body)
         return chunk
 
@@ -138,10 +146,13 @@ class IceoryxWriter:
         name = self._port.name
         if str(error) == "ExceedsMaxLoans":
             return LoanError(
-                f"port {name} lends {MAX_LOANS} messages at a time and all are out; send one"
+                f"port {name} lends {MAX_LOANS} messages at a time and all are out: send one, or "
+                f"let go of the arrays of those that were sent"
             )
         if str(error) == "OutOfMemory":
-            return SharedMemoryExhausted(f"a loan of port {name}", nbytes, free_bytes(), "its pool")
+            return SharedMemoryExhausted(
+                f"a message of port {name}", nbytes, free_bytes(), SHM_FOLDER
+            )
         return ChannelError(f"port {name} could not lend {nbytes:,} bytes: {error}")
 
 
@@ -180,7 +191,7 @@ class IceoryxReader:
         # Views of a constant number of bytes at an address: right for whatever is mapped there.
         if len(self._chunks) >= _MAX_KNOWN_CHUNKS:
             self._chunks.clear()
-        chunk = self._chunks[key] = Chunk(_header_at(key).toreadonly(), address, None)
+        chunk = self._chunks[key] = Chunk(_header_at(key).toreadonly(), address)
         return chunk
 
 
@@ -215,16 +226,18 @@ class IceoryxTransport:
     def __init__(self, root: Path, prefix: str) -> None:
         self._root = root
         self._prefix = prefix
-        require_free(_CONTROL_BYTES, "starting iceoryx2")
-        try:
-            self._node: Any = (
-                iox.NodeBuilder.new()
-                .config(_configuration(root, prefix))
-                .signal_handling_mode(iox.SignalHandlingMode.Disabled)
-                .create(iox.ServiceType.Ipc)
-            )
-        except iox.NodeCreationFailure as error:
-            raise ChannelError(f"iceoryx2 cannot start in {root}: {error}") from error
+        self._lock = MemoryLock(root.parent)
+        with self._lock:
+            require_free(0, "starting iceoryx2")
+            try:
+                self._node: Any = (
+                    iox.NodeBuilder.new()
+                    .config(_configuration(root, prefix))
+                    .signal_handling_mode(iox.SignalHandlingMode.Disabled)
+                    .create(iox.ServiceType.Ipc)
+                )
+            except iox.NodeCreationFailure as error:
+                raise ChannelError(f"iceoryx2 cannot start in {root}: {error}") from error
 
     @property
     def address(self) -> tuple[str, str]:
@@ -233,55 +246,64 @@ class IceoryxTransport:
 
     def create(self, port: PortPlan) -> IceoryxHold:
         """See `Transport.create`."""
-        require_free(_CONTROL_BYTES, f"creating port {port.name}")
-        return IceoryxHold(
-            _attempt(
-                f"creating port {port.name}",
+        what = f"creating port {port.name}"
+        with self._lock:
+            require_free(0, what)
+            service = _attempt(
+                what,
                 lambda: (
                     self._builder(port)
                     .max_publishers(1)
                     .max_subscribers(port.max_subscribers)
                     .max_nodes(MAX_PROCESSES)
                     .subscriber_max_buffer_size(port.buffer_size)
-                    .subscriber_max_borrowed_samples(port.max_borrowed)
+                    # A writer gets no more chunks than its readers could hold: let them.
+                    .subscriber_max_borrowed_samples(
+                        port.max_borrowed + segments.spare_chunks(port)
+                    )
                     .history_size(0)
                     .enable_safe_overflow(True)
                     .create()
                 ),
                 iox.PublishSubscribeCreateError,
             )
-        )
+        return IceoryxHold(service)
 
     def open_writer(self, port: PortPlan) -> IceoryxWriter:
         """See `Transport.open_writer`."""
         what = f"opening the writer of port {port.name}"
-        require_free(_CONTROL_BYTES + PAGE_BYTES * port.chunks, what)
-        service = self._open(port, what)
-        publisher = _attempt(
-            what,
-            lambda: (
-                service.publisher_builder()
-                .initial_max_slice_len((_initial_bytes(port) + 63) >> 6)
-                .allocation_strategy(iox.AllocationStrategy.PowerOfTwo)
-                .override_sample_preallocation(port.chunks)
-                .max_loaned_samples(MAX_LOANS)
-                .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
-                .create()
-            ),
-            iox.PublisherCreateError,
-        )
-        return IceoryxWriter(publisher, port)
+        with self._lock:
+            service = self._open(port, what)
+            # Its connections to the readers there are, and the first segment.
+            readers = service.dynamic_config.number_of_subscribers
+            queues = readers * segments.connection_bytes(port)
+            require_free(queues + segments.first_segment_bytes(port), what)
+            publisher = _attempt(
+                what,
+                lambda: (
+                    service.publisher_builder()
+                    .initial_max_slice_len((segments.initial_bytes(port) + 63) >> 6)
+                    .allocation_strategy(iox.AllocationStrategy.PowerOfTwo)
+                    .override_sample_preallocation(segments.preallocated_chunks(port))
+                    .max_loaned_samples(MAX_LOANS)
+                    .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
+                    .create()
+                ),
+                iox.PublisherCreateError,
+            )
+            return IceoryxWriter(publisher, port, self._lock)
 
     def open_reader(self, port: PortPlan, connection: ConnectionPlan) -> IceoryxReader:
         """See `Transport.open_reader`."""
         what = f"opening the reader of {connection.name}"
-        require_free(_CONTROL_BYTES, what)
-        service = self._open(port, what)
-        subscriber = _attempt(
-            what,
-            lambda: service.subscriber_builder().buffer_size(connection.capacity).create(),
-            iox.SubscriberCreateError,
-        )
+        with self._lock:
+            service = self._open(port, what)
+            require_free(segments.connection_bytes(port), what)
+            subscriber = _attempt(
+                what,
+                lambda: service.subscriber_builder().buffer_size(connection.capacity).create(),
+                iox.SubscriberCreateError,
+            )
         return IceoryxReader(subscriber, connection)
 
     def clean_up_dead(self) -> None:
@@ -338,12 +360,6 @@ def _nothing() -> None:
 
 def _header_at(address: int) -> memoryview:
     return memoryview(_HeaderBytes.from_address(address)).cast("B")
-
-
-def _initial_bytes(port: PortPlan) -> int:
-    declared = port.max_message_bytes
-    payload = INITIAL_MESSAGE_BYTES if declared is None else declared
-    return payload + METADATA_ROOM_BYTES
 
 
 def _configuration(root: Path, prefix: str) -> Any:

@@ -40,7 +40,8 @@ class EndpointWord(IntEnum):
     """Words of a process. Written by that process."""
 
     ASLEEP = 0
-    """1 while it is about to block or blocked: whoever has news for it rings its doorbell."""
+    """Not 0 while it is about to block or blocked: whoever has news for it rings its doorbell. Naps
+    are numbered, so that who rang knows whether it is the same one; or it is `ALWAYS_ASLEEP`."""
     STATE = auto()
     SEQUENCE = auto()
     """Sequence number of the message it is processing."""
@@ -100,6 +101,8 @@ class ConnectionWord(IntEnum):
     """1 while the writer waits: each message that is taken wakes it. Written by the writer."""
 
 
+ALWAYS_ASLEEP = (1 << 64) - 1
+"""In `EndpointWord.ASLEEP`: the process cannot say when it sleeps, and wants every ring."""
 ENDPOINT_WORDS = 64
 PORT_WORDS = 8
 CONNECTION_WORDS = 64

@@ -5,6 +5,7 @@ It keeps the same promises as the one over shared memory, and passes the same te
 
 from __future__ import annotations
 
+import ctypes
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
@@ -26,8 +27,9 @@ def _new_chunk(nbytes: int) -> Chunk:
     memory = np.empty(_HEADER_ROOM + room + ALIGNMENT_BYTES, np.uint8)
     memory = memory[-memory.__array_interface__["data"][0] % ALIGNMENT_BYTES :]
     address = memory.__array_interface__["data"][0] + _HEADER_ROOM
-    # The memory lives as long as the views of it that the chunk keeps.
-    return Chunk(memory[:HEADER_BYTES].data, address, memory[_HEADER_ROOM:][:room].data)
+    # The memory lives as long as what the chunk keeps of it.
+    body = (ctypes.c_char * room).from_buffer(memory, _HEADER_ROOM)  # type: ignore[arg-type]
+    return Chunk(memory[:HEADER_BYTES].data, address, memoryview(body).cast("B"))
 
 
 class _Loan:
@@ -63,7 +65,8 @@ class MemoryWriter:
         name = self._service.port.name
         if self.loans >= MAX_LOANS:
             raise LoanError(
-                f"port {name} lends {MAX_LOANS} messages at a time and all are out; send one"
+                f"port {name} lends {MAX_LOANS} messages at a time and all are out: send one, or "
+                f"let go of the arrays of those that were sent"
             )
         limit = self._service.limit_bytes
         if limit is not None and nbytes > limit:
@@ -101,7 +104,7 @@ class MemoryReader:
         except IndexError:
             return None
         # A chunk of its own for every reader: what it keeps there is its own.
-        chunk = Chunk(written.header.toreadonly(), written.address, None)
+        chunk = Chunk(written.header.toreadonly(), written.address)
         return chunk, written.capacity, written
 
     def close(self) -> None:

@@ -8,13 +8,23 @@ that death into ENOSPC; it also takes the cost of the first touch, about 1 ms pe
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-from typing import NamedTuple
+import threading
+from typing import TYPE_CHECKING, NamedTuple
 
 from remotemedia.core.errors import ChannelError, SharedMemoryExhausted
+from remotemedia.core.multiprocess.transport.segments import CHUNK_HEADER_BYTES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
 
 SHM_FOLDER = "/dev/shm"  # noqa: S108 (where POSIX shared memory is on Linux)
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+MARGIN_BYTES = 1 << 20
+"""Free space to insist on beyond what is needed: for small control structures, a few kilobytes,
+and for what others take meanwhile."""
 WHOLE_SEGMENT_BYTES = 4 << 20
 """Segments up to this size are reserved whole, at once."""
 
@@ -26,10 +36,52 @@ def free_bytes() -> int:
 
 
 def require_free(needed_bytes: int, what: str) -> None:
-    """Raise `SharedMemoryExhausted` unless that much is free."""
-    free = free_bytes()
+    """Raise `SharedMemoryExhausted` unless that much is free, and a margin."""
+    free, needed_bytes = free_bytes(), needed_bytes + MARGIN_BYTES
     if free < needed_bytes:
         raise SharedMemoryExhausted(what, needed_bytes, free, SHM_FOLDER)
+
+
+class MemoryLock:
+    """Held from a look at what is free until that is taken: one process of the user at a time.
+
+    It cannot stop foreign programs. One of them may still take the memory in that fraction of a
+    millisecond, and then the process dies by SIGBUS; `MARGIN_BYTES` are for them.
+
+    Args:
+        folder: which all the user's processes know.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        try:
+            if self._depth == 0:
+                # A lock on the folder itself leaves no file, and ends with its holder (flock(2)).
+                self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+        except BaseException as error:
+            self._lock.release()
+            if isinstance(error, OSError):
+                raise ChannelError(f"the runtime folder is gone: {error}") from error
+            raise
+        self._depth += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            os.close(self._fd)
+        self._lock.release()
 
 
 class Mapping(NamedTuple):
@@ -61,64 +113,66 @@ class PageReserver:
 
     Args:
         what: the port, for errors.
-        chunks: how many chunks a segment has.
     """
 
-    def __init__(self, what: str, chunks: int) -> None:
+    def __init__(self, what: str) -> None:
         self._what = what
-        self._chunks = chunks
         self._segment: Mapping | None = None
         self._is_whole = False
 
-    def reserve(self, address: int, nbytes: int, *, whole: bool = False) -> None:
+    def reserve(self, address: int, nbytes: int, stride: int, *, whole: bool = False) -> None:
         """Reserve the pages of [address, address + nbytes) of a segment.
 
-        The first call for a segment also reserves the page where each chunk has its header, which
-        the transport writes before anybody can ask.
+        The first call for a segment also reserves the page where each chunk begins, which the
+        transport writes before anybody can ask.
 
         Args:
-            address: in the segment.
-            nbytes: how many bytes.
+            address: where a chunk begins.
+            nbytes: how many bytes of it.
+            stride: from chunk to chunk, in bytes.
             whole: reserve the whole segment, whatever its size.
 
         Raises:
             SharedMemoryExhausted: the pages are not there. What was reserved before stays so.
+            ChannelError: the segment was removed.
         """
         segment = self._segment
-        if segment is None or not segment.start <= address < segment.end:
-            segment = self._enter(mapping_at(address), address, whole=whole)
-        if not self._is_whole:
-            self._allocate(segment, address - segment.start, nbytes)
+        is_new = segment is None or not segment.start <= address < segment.end
+        if segment is None or is_new:
+            segment, is_whole = mapping_at(address), False
+        elif self._is_whole:
+            return
+        else:
+            is_whole = False
+        try:
+            fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise ChannelError(f"the shared memory of {self._what} was removed") from error
+        try:
+            at = segment.offset + address - segment.start
+            size = os.fstat(fd).st_size
+            if is_new:
+                is_whole = whole or size <= WHOLE_SEGMENT_BYTES
+                if is_whole:
+                    at, nbytes = 0, size
+                else:
+                    for begin in range(at % stride, size, stride):
+                        self._allocate(fd, begin, min(CHUNK_HEADER_BYTES, size - begin))
+            self._allocate(fd, at, min(nbytes, size - at))
+        finally:
+            os.close(fd)
+        self._segment, self._is_whole = segment, is_whole
 
     def forget(self) -> None:
         """Forget the segment: it may have been replaced by a larger one."""
         self._segment = None
 
-    def _enter(self, segment: Mapping, address: int, *, whole: bool) -> Mapping:
-        size = os.stat(segment.path).st_size
-        self._is_whole = whole or size <= WHOLE_SEGMENT_BYTES
-        if self._is_whole:
-            self._allocate(segment, 0, size)
-        else:
-            stride = size // self._chunks
-            first = (address - segment.start) % stride
-            for chunk in range(self._chunks):
-                self._allocate(segment, first + chunk * stride - PAGE_BYTES // 8, PAGE_BYTES // 4)
-        self._segment = segment
-        return segment
-
-    def _allocate(self, segment: Mapping, offset: int, nbytes: int) -> None:
-        start = max(0, segment.offset + offset)
-        end = min(start + nbytes, os.stat(segment.path).st_size)
-        fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+    def _allocate(self, fd: int, offset: int, nbytes: int) -> None:
         try:
-            if end > start:
-                os.posix_fallocate(fd, start, end - start)
+            os.posix_fallocate(fd, offset, nbytes)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.ENOMEM):
                 raise
             raise SharedMemoryExhausted(
-                f"a message of {self._what}", end - start, free_bytes(), SHM_FOLDER
+                f"a message of {self._what}", nbytes, free_bytes(), SHM_FOLDER
             ) from error
-        finally:
-            os.close(fd)
