@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from remotemedia.core.multiprocess.transport.base import Transport
 
+LINGER_SECONDS = 5.0
+
 
 class Ticket(msgspec.Struct, frozen=True):
     """All that a process needs to take part, as plain data beside a few descriptors.
@@ -161,12 +163,19 @@ class Endpoint:
             for port in ticket.ports:
                 endpoint.publish(port)
         except BaseException:
-            endpoint.close()
+            endpoint.close(0)
             raise
         return endpoint
 
     def publish(self, port: PortPlan) -> Publisher:
-        """Open the sending end of a port."""
+        """Open the sending end of a port.
+
+        Raises:
+            ChannelError: it has one, or had one whose messages have not been taken yet.
+        """
+        before = self.publishers.get(port.name)
+        if before is not None and before.is_closed and before.is_taken():
+            before.leave()
         publisher = Publisher(
             self.transport.open_writer(port), port, self.ledger.words, self.doorbell, self.bells
         )
@@ -190,6 +199,7 @@ class Endpoint:
         publisher = self.publishers.pop(port.name, None)
         if publisher is not None:
             publisher.close()
+            publisher.leave()
         for connection in port.connections:
             subscriber = self.subscribers.pop(connection.name, None)
             if subscriber is not None:
@@ -202,12 +212,22 @@ class Endpoint:
         for subscriber in self.subscribers.values():
             subscriber.close()
 
-    def close(self) -> None:
-        """Finish what it writes, close what it reads, end its waits. Twice is harmless."""
+    def close(self, linger_seconds: float = LINGER_SECONDS) -> None:
+        """Finish what it writes, close what it reads, end its waits. Twice is harmless.
+
+        Args:
+            linger_seconds: how long, in a process of its own, to wait for readers on lossless
+                connections to take what was sent. What they have not taken then is lost, and
+                counted so by them.
+        """
         if self._is_closed:
             return
         self._is_closed = True
         self.close_ends()
+        if self._owns is not None and linger_seconds > 0:
+            self.doorbell.wait_last(self._is_delivered, linger_seconds)
+        for publisher in self.publishers.values():
+            publisher.leave()
         self.doorbell.close()
         if self._owns is not None:
             transport, ledger, bells = self._owns
@@ -215,6 +235,9 @@ class Endpoint:
             ledger.close()
             for bell in bells:
                 os.close(bell.fd)
+
+    def _is_delivered(self) -> bool | None:
+        return all(publisher.is_delivered() for publisher in self.publishers.values()) or None
 
     def __enter__(self) -> Endpoint:
         return self
@@ -225,4 +248,4 @@ class Endpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(LINGER_SECONDS if kind is None else 0)

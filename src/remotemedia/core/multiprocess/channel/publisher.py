@@ -292,16 +292,44 @@ class Publisher:
         self._doorbell.ring()  # whoever waits for credit here gets `ChannelClosed`
 
     def close(self) -> None:
-        """Finish, and give the port back. Loans that are out can no longer be sent.
+        """Finish, and give the port back once its readers have taken what was sent.
 
-        Whoever waits for credit gets `ChannelClosed`. Twice is harmless.
+        Loans that are out can no longer be sent; whoever waits for credit gets `ChannelClosed`.
+        Twice is harmless.
         """
         self.finish()
         with self._lock:
-            if not self._is_closed:
-                self._is_closed = True
-                self._limit = 0
-                self._writer.close()
+            self._is_closed = True
+            self._limit = 0
+        if self.is_taken():
+            self.leave()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._is_closed
+
+    def is_taken(self) -> bool:
+        """Whether every reader that is open has taken all that was sent."""
+        return all(self._is_taken_by(one) for one in self._linked)
+
+    def is_delivered(self) -> bool:
+        """Whether all that was sent is taken where nothing may be lost; else its readers ring."""
+        with self._lock:
+            waits_for = [one for one in self._lossless if not self._is_taken_by(one)]
+            if waits_for and not self._asks:
+                self._ask_for_credit(True)
+        return not waits_for
+
+    def leave(self) -> None:
+        """Give the port back at once: what readers have not taken may be lost to them.
+
+        A reader maps memory when it first meets it, and there is none once the writer has left.
+        """
+        with self._lock:
+            self._is_closed = True
+            self._limit = 0
+            self._writer.close()
 
     def __enter__(self) -> Publisher:
         return self
@@ -478,6 +506,14 @@ class Publisher:
         self._asks = asks
         for connection in self._lossless:
             self._words[connection.slot + ConnectionWord.CREDIT_WANTED] = asks
+
+    def _is_taken_by(self, connection: ConnectionPlan) -> bool:
+        words, at = self._words, connection.slot
+        if words[at + ConnectionWord.STATE] != ReaderState.OPEN:
+            return True
+        return (
+            max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE]) >= self._sent
+        )
 
     def _try_connect(self) -> bool:
         """Connect to readers that have opened; whether all have."""

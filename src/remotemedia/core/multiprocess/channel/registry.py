@@ -87,6 +87,7 @@ class _Party:
         doorbell_fd: the registry's own; an endpoint opened here has a duplicate.
         is_private: made for one end in this process, and gone with it.
         has_ticket: it may live in another process.
+        is_dead: that process is dead.
     """
 
     index: int
@@ -94,6 +95,7 @@ class _Party:
     doorbell_fd: int
     is_private: bool = False
     has_ticket: bool = False
+    is_dead: bool = False
     endpoint: Endpoint | None = None
 
 
@@ -144,6 +146,7 @@ class ChannelRegistry:
         self._indices = itertools.count()
         self._bells: dict[int, Bell] = {}
         self._channels: dict[str, Channel] = {}
+        self._has_dead = False
         self._is_closed = False
 
     def create_channel(
@@ -390,6 +393,9 @@ class ChannelRegistry:
             SharedMemoryExhausted: there is no memory for its channels.
         """
         party = self._known(name)
+        # The process that has it next needs the place of one that died.
+        self._clean_up_dead(even_unread=party.is_dead)
+        party.is_dead = False
         if party.endpoint is not None:
             raise ChannelError(f"endpoint {name!r} is open in this process; one process has it")
         address = self._transport.address
@@ -422,7 +428,9 @@ class ChannelRegistry:
         """Tell everybody that a process is dead. Call it once the process has been reaped.
 
         Readers of its ports get what is left and then `PeerLost`; writers that wait for it get
-        `PeerLost`; what it held is freed.
+        `PeerLost`. What it held is freed once its readers have taken what it sent, which is looked
+        at whenever the registry is used; at the latest by `cleanup`, or when the endpoint gets a
+        new ticket.
 
         Raises:
             ChannelError: the endpoint is unknown.
@@ -439,11 +447,13 @@ class ChannelRegistry:
                     drop_unread(words, plan.slot, connection.slot, ConnectionWord.DROPPED_LOST)
         for other in self._parties.values():
             os.eventfd_write(other.doorbell_fd, 1)
-        self._transport.clean_up_dead()
+        party.is_dead = self._has_dead = True
+        self._clean_up_dead()
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger."""
         self._require_open()
+        self._clean_up_dead()
         words = self.ledger.words
         return {name: port_stats(words, one.plan) for name, one in self._channels.items()}
 
@@ -504,8 +514,27 @@ class ChannelRegistry:
     ) -> None:
         self.cleanup()
 
+    def _clean_up_dead(self, *, even_unread: bool = False) -> None:
+        """Free what dead processes left, unless there is something in it that is still to come."""
+        if self._has_dead and (even_unread or not any(map(self._is_owed, self._channels.values()))):
+            self._has_dead = False
+            self._transport.clean_up_dead()
+
+    def _is_owed(self, channel: Channel) -> bool:
+        """Whether a reader may still take what a dead writer sent."""
+        words, port = self.ledger.words, channel.plan.slot
+        return words[port + PortWord.STATE] == PortState.LOST and any(
+            words[one.slot + ConnectionWord.STATE] == ReaderState.OPEN
+            and max(
+                words[one.slot + ConnectionWord.POSITION], words[one.slot + ConnectionWord.BASE]
+            )
+            < words[port + PortWord.SENT]
+            for one in channel.plan.connections
+        )
+
     def _create(self, channel: Channel) -> None:
         self._require_open()
+        self._clean_up_dead()
         if channel.hold is None:
             channel.hold = self._transport.create(channel.plan)
 

@@ -133,16 +133,31 @@ class Doorbell:
                 "two threads wait on one doorbell; give each thread ends and a doorbell of its own"
             )
         with self._waiting:
-            self._waiter = threading.get_ident()
-            try:
-                found = self.spin(attempt)
-                return self._block(attempt, timeout_seconds) if found is None else found
-            finally:
-                self._waiter = 0
-                if self._closed:
-                    self._give_back()
-                elif self.watcher is not None:
-                    self.ring()  # we may have silenced what rang for a task of our thread's loop
+            return self._wait(attempt, timeout_seconds)
+
+    def wait_last(self, attempt: Callable[[], T | None], timeout_seconds: float) -> T | None:
+        """Wait as `wait_for` does, after the thread that waits now and is about to leave."""
+        if self._waiter == threading.get_ident():
+            return attempt()  # a signal handler: what it interrupted waits
+        until = time.monotonic() + timeout_seconds
+        if not self._waiting.acquire(timeout=min(timeout_seconds, threading.TIMEOUT_MAX)):
+            return attempt()
+        try:
+            return self._wait(attempt, max(0, until - time.monotonic()))
+        finally:
+            self._waiting.release()
+
+    def _wait(self, attempt: Callable[[], T | None], timeout_seconds: float | None) -> T | None:
+        self._waiter = threading.get_ident()
+        try:
+            found = self.spin(attempt)
+            return self._block(attempt, timeout_seconds) if found is None else found
+        finally:
+            self._waiter = 0
+            if self._closed:
+                self._give_back()
+            elif self.watcher is not None:
+                self.ring()  # we may have silenced what rang for a task of our thread's loop
 
     def spin(self, attempt: Callable[[], T | None]) -> T | None:
         """Call `attempt` again and again for the spin time, yielding the processor in between."""
