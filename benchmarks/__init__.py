@@ -1,0 +1,1 @@
+"""How fast messages cross processes here, beside the bare library and beside others."""

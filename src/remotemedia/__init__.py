@@ -1,1 +1,175 @@
-"""Pipelines of real-time media and AI nodes, each node a process of its own."""
+"""Pipelines of real-time media and AI nodes, each node a process of its own.
+
+    import remotemedia as rm
+
+Names are loaded when they are first used (PEP 562): start-up is imports, and a node's process uses
+few of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from remotemedia.core.errors import (
+        BackpressureError as BackpressureError,
+    )
+    from remotemedia.core.errors import (
+        ChannelClosed as ChannelClosed,
+    )
+    from remotemedia.core.errors import (
+        ChannelError as ChannelError,
+    )
+    from remotemedia.core.errors import (
+        DataError as DataError,
+    )
+    from remotemedia.core.errors import (
+        DecodeError as DecodeError,
+    )
+    from remotemedia.core.errors import (
+        EndOfStream as EndOfStream,
+    )
+    from remotemedia.core.errors import (
+        ExecutorError as ExecutorError,
+    )
+    from remotemedia.core.errors import (
+        InitTimeout as InitTimeout,
+    )
+    from remotemedia.core.errors import (
+        LoanError as LoanError,
+    )
+    from remotemedia.core.errors import (
+        NodeDefinitionError as NodeDefinitionError,
+    )
+    from remotemedia.core.errors import (
+        NodeFailed as NodeFailed,
+    )
+    from remotemedia.core.errors import (
+        PeerLost as PeerLost,
+    )
+    from remotemedia.core.errors import (
+        PipelineError as PipelineError,
+    )
+    from remotemedia.core.errors import (
+        PipelineTerminated as PipelineTerminated,
+    )
+    from remotemedia.core.errors import (
+        ProcessCrashed as ProcessCrashed,
+    )
+    from remotemedia.core.errors import (
+        ReleasedError as ReleasedError,
+    )
+    from remotemedia.core.errors import (
+        RemoteMediaError as RemoteMediaError,
+    )
+    from remotemedia.core.errors import (
+        ResourceLimit as ResourceLimit,
+    )
+    from remotemedia.core.errors import (
+        SessionNotFound as SessionNotFound,
+    )
+    from remotemedia.core.errors import (
+        SharedMemoryExhausted as SharedMemoryExhausted,
+    )
+    from remotemedia.core.errors import (
+        SpawnError as SpawnError,
+    )
+    from remotemedia.core.multiprocess.channel.registry import ChannelRegistry as ChannelRegistry
+    from remotemedia.core.multiprocess.config import MultiprocessConfig as MultiprocessConfig
+    from remotemedia.core.multiprocess.executor import (
+        InlineExecutor as InlineExecutor,
+    )
+    from remotemedia.core.multiprocess.executor import (
+        MultiprocessExecutor as MultiprocessExecutor,
+    )
+    from remotemedia.core.multiprocess.session import Session as Session
+    from remotemedia.core.multiprocess.transport.memory import MemoryTransport as MemoryTransport
+    from remotemedia.core.node import Node as Node
+    from remotemedia.core.pipeline import (
+        Connection as Connection,
+    )
+    from remotemedia.core.pipeline import (
+        NodeConfig as NodeConfig,
+    )
+    from remotemedia.core.pipeline import (
+        Pipeline as Pipeline,
+    )
+    from remotemedia.core.pipeline_file import load_pipeline as load_pipeline
+    from remotemedia.core.ports import Addressed as Addressed
+    from remotemedia.core.ports import Output as Output
+    from remotemedia.core.ports import input as input
+    from remotemedia.core.registry import Registry as Registry
+    from remotemedia.core.registry import node as node
+    from remotemedia.core.runtime import Runtime as Runtime
+    from remotemedia.core.validation import validate as validate
+    from remotemedia.data import (
+        Audio as Audio,
+    )
+    from remotemedia.data import (
+        Binary as Binary,
+    )
+    from remotemedia.data import (
+        Control as Control,
+    )
+    from remotemedia.data import (
+        File as File,
+    )
+    from remotemedia.data import (
+        Json as Json,
+    )
+    from remotemedia.data import (
+        Message as Message,
+    )
+    from remotemedia.data import (
+        RuntimeData as RuntimeData,
+    )
+    from remotemedia.data import (
+        Tensor as Tensor,
+    )
+    from remotemedia.data import (
+        Text as Text,
+    )
+    from remotemedia.data import (
+        Video as Video,
+    )
+
+_ERRORS = (
+    *("BackpressureError", "ChannelClosed", "ChannelError", "DataError", "DecodeError"),
+    *("EndOfStream", "ExecutorError", "InitTimeout", "LoanError", "NodeDefinitionError"),
+    *("NodeFailed", "PeerLost", "PipelineError", "PipelineTerminated", "ProcessCrashed"),
+    *("ReleasedError", "RemoteMediaError", "ResourceLimit", "SessionNotFound"),
+    *("SharedMemoryExhausted", "SpawnError"),
+)
+_DATA = ("Audio", "Binary", "Control", "File", "Json", "Message", "RuntimeData", "Tensor", "Text")
+_MODULE_OF = {
+    **dict.fromkeys(_ERRORS, "core.errors"),
+    **dict.fromkeys((*_DATA, "Video"), "data"),
+    **dict.fromkeys(("Addressed", "Output", "input"), "core.ports"),
+    **dict.fromkeys(("Connection", "NodeConfig", "Pipeline"), "core.pipeline"),
+    **dict.fromkeys(("Registry", "node"), "core.registry"),
+    **dict.fromkeys(("InlineExecutor", "MultiprocessExecutor"), "core.multiprocess.executor"),
+    "ChannelRegistry": "core.multiprocess.channel.registry",
+    "MemoryTransport": "core.multiprocess.transport.memory",
+    "MultiprocessConfig": "core.multiprocess.config",
+    "Node": "core.node",
+    "Runtime": "core.runtime",
+    "Session": "core.multiprocess.session",
+    "load_pipeline": "core.pipeline_file",
+    "validate": "core.validation",
+}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> object:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'remotemedia' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"remotemedia.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from enum import Enum
+from types import NoneType
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "listed", "suggested"]
+__all__ = ["did_you_mean", "listed", "shortened", "suggested", "wrong_choice"]
 
 _MAX_LISTED = 12
 
@@ -34,3 +36,31 @@ def listed(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     return ", ".join(repr(name) for name in names[:_MAX_LISTED]) + more
+
+
+def wrong_choice(value: object, type_: object) -> tuple[str, str] | None:
+    """Return what a value had to be chosen from and which was meant, None if there is no choice.
+
+    Args:
+        value: what was given.
+        type_: an enum or a `Literal`, or either or None.
+    """
+    members = [member for member in get_args(type_) if member is not NoneType]
+    if get_origin(type_) is Literal:
+        choices = list(get_args(type_))
+    elif isinstance(type_, type) and issubclass(type_, Enum):
+        choices = [member.value for member in type_]
+    elif len(members) == 1 and len(get_args(type_)) == 2:
+        return wrong_choice(value, members[0])
+    else:
+        return None
+    texts = [choice for choice in choices if isinstance(choice, str)]
+    hint = did_you_mean(value, texts) if isinstance(value, str) else ""
+    which = f"one of {', '.join(map(repr, choices))}" if len(choices) > 1 else repr(choices[0])
+    return f"must be {which}, got {shortened(value)}", hint
+
+
+def shortened(value: object) -> str:
+    """Return the repr of a value, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

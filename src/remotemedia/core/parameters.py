@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePath
 from types import UnionType
-from typing import TYPE_CHECKING, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Union, get_args, get_origin
 
 import msgspec
 
 from remotemedia.core.annotations import resolved, type_name
 from remotemedia.core.errors import Finding, NodeDefinitionError
-from remotemedia.core.findings import did_you_mean, suggested
+from remotemedia.core.findings import shortened, suggested, wrong_choice
 from remotemedia.core.node import Node
 
 if TYPE_CHECKING:
@@ -233,24 +233,12 @@ def _converted(value: object, type_: object) -> object:
 
 def _mistyped(value: object, parameter: TypedParameter, error: Exception) -> tuple[str, str]:
     """Return what is wrong with a value and what to do, for a finding."""
-    problem = f"must be {type_name(parameter.type)}, got {_shortened(value)}"
-    choices: list[object] = []
-    if get_origin(parameter.type) is Literal:
-        choices = list(get_args(parameter.type))
-    elif isinstance(parameter.type, type) and issubclass(parameter.type, Enum):
-        choices = [member.value for member in parameter.type]
-    if choices:
-        problem = f"must be one of {', '.join(map(repr, choices))}, got {_shortened(value)}"
-        texts = [choice for choice in choices if isinstance(choice, str)]
-        return problem, did_you_mean(value, texts) if isinstance(value, str) else ""
+    if (choice := wrong_choice(value, parameter.type)) is not None:
+        return choice
+    problem = f"must be {type_name(parameter.type)}, got {shortened(value)}"
     if isinstance(error, msgspec.ValidationError):
         return problem, str(error).replace("`", "'")
     return problem, f"a pipeline cannot give a value of this type: {error}"
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _plain_name(value: object) -> str:

@@ -9,7 +9,7 @@
     connections:
       - {from: vad.speech, to: asr, policy: block, capacity: 8}
 
-The format is what `pipeline_schema` says.
+`pipeline_schema` is the format; this module reads it so that each mistake is found by its line.
 """
 
 from __future__ import annotations
@@ -23,11 +23,18 @@ from remotemedia.core.document import Located, Syntax, parse_json, parse_yaml
 from remotemedia.core.errors import Finding, PipelineError
 from remotemedia.core.findings import suggested
 from remotemedia.core.pipeline import Connection, NodeConfig, Pipeline, Restart
+from remotemedia.core.pipeline_schema import (
+    ConnectionEntry,
+    NodeEntry,
+    PipelineEntry,
+    RestartEntry,
+    value_problem,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["json_schema", "load_pipeline", "parse_pipeline"]
+__all__ = ["load_pipeline", "parse_pipeline"]
 
 MAX_FILE_BYTES = 1024 * 1024
 
@@ -152,21 +159,24 @@ class _Reader:
             return {}
         known = {field.encode_name: field for field in msgspec.structs.fields(type_)}
         values: dict[str, object] = {}
+        meant: set[str] = set()
         for key, item in entry.value.items():
             line = entry.key_lines[key]
             if key not in known:
-                free = [name for name in known if name not in entry.value]
-                self.find(f"{place}, key {key!r}", "unknown key", line, suggested(key, free))
+                hint = suggested(key, known)
+                meant.update(name for name in known if hint == f"did you mean {name!r}?")
+                self.find(f"{place}, key {key!r}", "unknown key", line, hint)
                 continue
             value = item.plain()
             is_nested = key in ("nodes", "connections", "restart") and value is not None
             expected = {"restart": dict}.get(key, list) if is_nested else known[key].type
-            try:
-                values[key] = msgspec.convert(value, expected)
-            except msgspec.ValidationError as error:
-                self.find(f"{place}, key {key!r}", sentence(error), line)
+            problem = value_problem(value, expected)
+            if problem is None:
+                values[key] = value
+            else:
+                self.find(f"{place}, key {key!r}", problem[0], line, problem[1])
         for key, field in known.items():
-            if field.required and key not in entry.value:
+            if field.required and key not in entry.value and key not in meant:
                 self.find(place, f"the key {key!r} is missing", entry.line)
         return values
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from remotemedia.core.pipeline import OnError, Policy  # noqa: TC001 (msgspec reads them)
+from remotemedia.core.findings import wrong_choice
+from remotemedia.core.pipeline import OnError, Policy
 
 if TYPE_CHECKING:
     from remotemedia.core.pipeline import NodeConfig
@@ -24,7 +25,7 @@ __all__ = [
     "RestartEntry",
     "json_schema",
     "option_problems",
-    "sentence",
+    "value_problem",
 ]
 
 NodeId = Annotated[
@@ -85,9 +86,16 @@ class PipelineEntry(Struct, forbid_unknown_fields=True):
     connections: list[ConnectionEntry] = []
 
 
+def _any_value(type_: type) -> dict[str, object]:
+    """Say what `object`, the type of a parameter here, is in a schema: anything."""
+    if type_ is not object:
+        raise NotImplementedError
+    return {"description": "any plain value"}
+
+
 def json_schema() -> dict[str, object]:
     """Return the JSON schema of pipeline files."""
-    schema = msgspec.json.schema(PipelineEntry)
+    schema = msgspec.json.schema(PipelineEntry, schema_hook=_any_value)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "remotemedia pipeline",
@@ -95,26 +103,28 @@ def json_schema() -> dict[str, object]:
     }
 
 
-def option_problems(config: NodeConfig) -> list[tuple[str, str]]:
-    """Return what is wrong with the options of a node, as (option, problem).
+def option_problems(config: NodeConfig) -> list[tuple[str, str, str]]:
+    """Return what is wrong with the options of a node, as (option, problem, suggestion).
 
     Options that were read from a file are right already; those given in Python may be anything.
     """
     problems = []
     for field in msgspec.structs.fields(NodeEntry):
-        if field.name in ("id", "node_type", "params"):
-            continue
-        try:
-            msgspec.convert(getattr(config, field.name), field.type, from_attributes=True)
-        except msgspec.ValidationError as error:
-            problems.append((field.name, sentence(error)))
+        if field.name not in ("id", "node_type", "params"):
+            problem = value_problem(getattr(config, field.name), field.type)
+            if problem is not None:
+                problems.append((field.name, *problem))
     return problems
 
 
-def sentence(error: msgspec.ValidationError) -> str:
-    """Return msgspec's complaint as the end of a sentence."""
-    text = str(error).replace("`", "'")
-    return text[:1].lower() + text[1:]
+def value_problem(value: object, type_: object) -> tuple[str, str] | None:
+    """Return what is wrong with a value and what was meant, None if it is right."""
+    try:
+        msgspec.convert(value, type_, from_attributes=True)
+    except msgspec.ValidationError as error:
+        text = str(error).replace("`", "'")
+        return wrong_choice(value, type_) or (text[:1].lower() + text[1:], "")
+    return None
 
 
 if __name__ == "__main__":

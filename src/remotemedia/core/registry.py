@@ -34,7 +34,14 @@ from remotemedia.core.reference import load_file
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["ENTRY_POINT_GROUP", "NodeTypeNotFound", "Registry", "default_registry", "node"]
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "NodeTypeNotFound",
+    "Registry",
+    "default_registry",
+    "module_key",
+    "node",
+]
 
 Target = TypeVar("Target", bound=Callable[..., object])
 
@@ -114,7 +121,7 @@ class Registry:
             ValueError: it registers a name twice, or its own name is taken.
         """
         is_file = name.endswith(".py")
-        key = Path(name).stem if is_file else name
+        key = module_key(name)
         if key in self._modules:
             raise ValueError(f"there are two modules {key!r}; rename one of the files")
         path = (folder or Path()) / name
@@ -211,6 +218,11 @@ def node(name: str) -> Callable[[Target], Target]:
         return target
 
     return decorate
+
+
+def module_key(name: str) -> str:
+    """Return what stands before the colon for a module of a pipeline: voice for lib/voice.py."""
+    return Path(name).stem if name.endswith(".py") else name
 
 
 def _home(target: NodeTarget) -> str:

@@ -1,12 +1,12 @@
-"""Checking a pipeline before anything starts: every mistake at once, or plain data to start from."""
+"""Checking a pipeline before anything starts: every mistake at once, or plain data."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, get_args
 
-from remotemedia.core.describe import NodeTarget, NodeType, Port, describe, is_target
+from remotemedia.core.describe import NodeTarget, Port, describe, is_target
 from remotemedia.core.errors import Finding, NodeDefinitionError, PipelineError
 from remotemedia.core.findings import listed, suggested
 from remotemedia.core.graph import count_paths, feedback, find_cycles
@@ -15,11 +15,18 @@ from remotemedia.core.multiprocess.plan import MAX_CAPACITY
 from remotemedia.core.parameters import bind_parameters, plain_parameters
 from remotemedia.core.pipeline import Connection, NodeConfig, Pipeline, Policy
 from remotemedia.core.pipeline_schema import option_problems
-from remotemedia.core.reference import NodeReference, reference_to
-from remotemedia.core.registry import NodeTypeNotFound, Registry, default_registry
+from remotemedia.core.reference import reference_to
+from remotemedia.core.registry import NodeTypeNotFound, Registry, default_registry, module_key
+from remotemedia.core.validated import (
+    Limits,
+    SessionPort,
+    ValidatedConnection,
+    ValidatedNode,
+    ValidatedPipeline,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
 __all__ = [
     "Limits",
@@ -31,104 +38,6 @@ __all__ = [
 ]
 
 _NODE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-
-class Limits(Protocol):
-    """What validation reads from an executor's settings."""
-
-    @property
-    def max_processes_per_session(self) -> int | None:
-        """Nodes that a session may have; None: any number."""
-        ...
-
-    @property
-    def channel_capacity(self) -> int:
-        """Capacity of connections that neither say one nor have a port that does."""
-        ...
-
-    @property
-    def enable_backpressure(self) -> bool:
-        """Whether connections without a policy block."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ValidatedNode:
-    """A node that can be started.
-
-    Attributes:
-        config: as it was written, with the name of its type and plain parameters.
-        type: its ports and parameters.
-        reference: where its process finds the definition.
-    """
-
-    config: NodeConfig
-    type: NodeType
-    reference: NodeReference
-
-    @property
-    def node_id(self) -> str:
-        """Its name in the pipeline."""
-        return self.config.node_id
-
-
-@dataclass(frozen=True, slots=True)
-class ValidatedConnection:
-    """A connection between ports that exist and fit, with its policy and capacity settled.
-
-    A message of a type that the input does not take can still arrive where the output sends
-    several: the reader checks each.
-
-    Attributes:
-        from_node, from_port: where messages come from.
-        to_node, to_port: where they go.
-        policy: what happens when it is full.
-        capacity: how many messages wait in it.
-        is_feedback: it closes a cycle: the ends of inputs and of the stream do not pass it.
-    """
-
-    from_node: str
-    from_port: Port
-    to_node: str
-    to_port: Port
-    policy: Policy
-    capacity: int
-    is_feedback: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.from_node}.{self.from_port.name} -> {self.to_node}.{self.to_port.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class SessionPort:
-    """A port that nothing in the pipeline is connected to: an input or output of the session."""
-
-    node_id: str
-    port: Port
-
-    def __str__(self) -> str:
-        return f"{self.node_id}.{self.port.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class ValidatedPipeline:
-    """A pipeline that can be started, as plain data.
-
-    Attributes:
-        name: for people.
-        nodes, connections: in the order they were written.
-        inputs, outputs: the ports that nothing is connected to.
-        paths_to_outputs: for each input and each output, both as "node.port", the number of paths
-            between them: so many ends of an input arrive at that output. Feedback is on no path,
-            so the count is finite; 0 means that what is sent there never comes out here.
-    """
-
-    name: str
-    nodes: tuple[ValidatedNode, ...]
-    connections: tuple[ValidatedConnection, ...]
-    inputs: tuple[SessionPort, ...]
-    outputs: tuple[SessionPort, ...]
-    paths_to_outputs: Mapping[str, Mapping[str, int]]
 
 
 def validate(
@@ -168,6 +77,7 @@ class _Checker:
         self.registry = Registry(registry)
         self.limits = limits
         self.findings: list[Finding] = []
+        self.failed_modules: set[str] = set()
         self.ids: set[str] = set()
         self.nodes: dict[str, ValidatedNode] = {}
         self.connections: list[ValidatedConnection] = []
@@ -196,6 +106,7 @@ class _Checker:
             try:
                 self.registry.load_module(name, self.pipeline.folder)
             except ImportError as error:
+                self.failed_modules.add(module_key(name))
                 hint = ""
                 if isinstance(error, ModuleNotFoundError) and error.name != name:
                     hint = "import heavy or optional libraries inside of initialize()"
@@ -229,14 +140,16 @@ class _Checker:
             )
         if is_duplicate:
             self.find(where, "there are two nodes of this id", "rename one", *place, "id")
-        for option, problem in option_problems(config):
-            self.find(f"{where}, {option}", problem, "", *place, option)
+        for option, problem, hint in option_problems(config):
+            self.find(f"{where}, {option}", problem, hint, *place, option)
         try:
             target = self.target_of(config)
             described = describe(target)
             reference = reference_to(target)
         except NodeTypeNotFound as error:
-            self.find(where, error.problem, error.suggestion, *place, "node_type")
+            module = str(config.node_type).partition(":")[0]
+            if module not in self.failed_modules:  # else that is the finding
+                self.find(where, error.problem, error.suggestion, *place, "node_type")
             return
         except NodeDefinitionError as error:
             self.find(where, str(error), "", *place, "node_type")

@@ -223,8 +223,8 @@ ToRunner: TypeAlias = Configure | Attach | Interrupt | Drain | ShowStack | Stop
 FromRunner: TypeAlias = Hello | Progress | Ready | Stack | Failed | NodeFailure | Drained
 
 _encode = msgspec.msgpack.Encoder().encode
-_to_runner = msgspec.msgpack.Decoder(ToRunner)
-_from_runner = msgspec.msgpack.Decoder(FromRunner)
+_to_runner: msgspec.msgpack.Decoder[ToRunner] = msgspec.msgpack.Decoder(ToRunner)
+_from_runner: msgspec.msgpack.Decoder[FromRunner] = msgspec.msgpack.Decoder(FromRunner)
 
 
 def new_pair() -> tuple[socket.socket, socket.socket]:
@@ -292,6 +292,7 @@ def decode_from_runner(frame: bytes) -> FromRunner:
 
 def _decode(decoder: msgspec.msgpack.Decoder[_T], frame: bytes) -> _T:
     try:
-        return decoder.decode(frame)
-    except (msgspec.DecodeError, RecursionError) as error:
+        message: _T = decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ExecutorError(f"a control frame is damaged: {error}") from error
+    return message

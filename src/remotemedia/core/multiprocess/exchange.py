@@ -8,6 +8,7 @@ and whatever a lossy connection dropped.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from remotemedia.core.errors import (
@@ -149,10 +150,10 @@ class Exchange:
         try:
             while True:
                 try:
-                    message = await self._receive(self._next_unclaimed)
+                    output: Output = await self._receive(self._next_unclaimed)
                 except EndOfStream:
                     return
-                yield message
+                yield output
         finally:
             self._receivers -= 1
 
@@ -165,10 +166,9 @@ class Exchange:
         try:
             number = await self._send_claimed(message, to, queue)
             while True:
-                found = await self._receive(lambda: self._next_of(number, queue))
-                if found is _DONE:
+                found: Output | _Done = await self._receive(partial(self._next_of, number, queue))
+                if isinstance(found, _Done):
                     break
-                assert not isinstance(found, _Done)
                 yield found
             failure = self._failures.pop(number, None)
             if failure is not None:
@@ -261,7 +261,7 @@ class Exchange:
 
     def _pump(self) -> bool:
         """Take one output and give it to whom it belongs; False if there is none."""
-        if self._has_finished:
+        if self._has_finished or not self._subscribers:
             return False
         try:
             taken = self._inbox.take()
@@ -299,8 +299,12 @@ class Exchange:
         if self._receivers == 0:
             while self._pump():
                 self._unclaimed.clear()
-        if not self._has_finished or not all(one.is_drained for one in self._nodes.values()):
+        if self._subscribers and not self._has_finished:
             return None
+        if not all(one.is_drained for one in self._nodes.values()):
+            return None
+        self._has_finished = True
+        self.wake()
         return True
 
     def _announce(self) -> None:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from remotemedia.core.pipeline import Pipeline
     from remotemedia.core.registry import Registry
 
-__all__ = ["InlineExecutor", "MultiprocessExecutor"]
+__all__ = ["InlineExecutor", "MultiprocessExecutor", "SessionExecutor", "new_session_id"]
 
 
-class _SessionExecutor:
+class SessionExecutor:
     """What executors have in common that run whole sessions."""
 
     def __init__(
@@ -111,7 +111,7 @@ class _SessionExecutor:
                 self._is_initialized = False
                 await self._shut_down()
 
-    async def __aenter__(self) -> _SessionExecutor:
+    async def __aenter__(self) -> SessionExecutor:
         await self.initialize()
         return self
 
@@ -137,7 +137,7 @@ class _SessionExecutor:
         return
 
 
-class MultiprocessExecutor(_SessionExecutor):
+class MultiprocessExecutor(SessionExecutor):
     """Runs every node in a process of its own, with messages in shared memory.
 
     Belongs to the event loop that initialises it. Several may exist in one program.
@@ -172,7 +172,7 @@ class MultiprocessExecutor(_SessionExecutor):
         await self._manager.close()
 
 
-class InlineExecutor(_SessionExecutor):
+class InlineExecutor(SessionExecutor):
     """Runs every node in a thread of this process, with the same channels in ordinary memory.
 
     For tests and debuggers: a breakpoint in a node stops here. Options of a node's process have no

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from remotemedia.core.multiprocess.exits import ProcessExit
@@ -150,7 +151,7 @@ class _NodeThread:
         self.pid = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[ProcessExit] = self._loop.create_future()
-        self._make = lambda: NodeRun(end, lambda: wiring.open_node(node_id))
+        self._make = partial(NodeRun, end, partial(wiring.open_node, node_id))
         self._end = end
         threading.Thread(target=self._run, name=f"node {node_id}", daemon=True).start()
 

@@ -40,7 +40,10 @@ class Owner(Protocol):
     def node_skipped(self, node: NodeProcess, failure: control.NodeFailure) -> None:
         """A message failed, and it lives on."""
 
-    def node_failed(self, node: NodeProcess, error: ExecutorError) -> None:
+    def node_drained(self, node: NodeProcess, /) -> None:
+        """Every input has ended, and it has worked everything off."""
+
+    def node_failed(self, node: NodeProcess, error: ExecutorError, /) -> None:
         """It failed; said once, as soon as it is known."""
 
     def node_exited(self, node: NodeProcess, end: ProcessExit, *, is_expected: bool) -> None:
@@ -173,36 +176,44 @@ class NodeProcess:
 
     def _hear(self, message: control.FromRunner) -> None:
         match message:
-            case control.Hello():
-                if message.version != control.PROTOCOL_VERSION:
-                    self._fail(self._version_error(message))
+            case control.Hello() if message.version != control.PROTOCOL_VERSION:
+                self._fail(self._version_error(message))
             case control.Progress():
                 self.phase = message.phase
                 self._owner.node_progressed(self, message)
             case control.Ready():
-                if self.state is ProcessState.INITIALIZING:
-                    self.phase = "processing"
-                    self._advance(ProcessEvent.READY)
-                    self._owner.node_ready(self)
+                self._become_ready()
             case control.Stack():
-                if self._stack is not None and not self._stack.done():
-                    self._stack.set_result(message.text)
+                self._set_stack(message.text)
             case control.NodeFailure():
                 self.failures += 1
                 self._owner.node_skipped(self, message)
             case control.Failed():
-                self._fail(
-                    ProcessCrashed(
-                        self.node_id,
-                        self._wiring.session_id,
-                        1,
-                        f"{message.phase} failed: {message.error}",
-                        traceback=message.traceback,
-                        working_on=message.working_on,
-                    )
-                )
+                self._fail(self._failure(message))
             case control.Drained():
                 self.is_drained = True
+                self._owner.node_drained(self)
+
+    def _become_ready(self) -> None:
+        was_initializing = self.state is ProcessState.INITIALIZING
+        self._advance(ProcessEvent.READY)
+        if was_initializing:  # else it was told to stop meanwhile
+            self.phase = "processing"
+            self._owner.node_ready(self)
+
+    def _set_stack(self, text: str) -> None:
+        if self._stack is not None and not self._stack.done():
+            self._stack.set_result(text)
+
+    def _failure(self, message: control.Failed) -> ProcessCrashed:
+        return ProcessCrashed(
+            self.node_id,
+            self._wiring.session_id,
+            1,
+            f"{message.phase} failed: {message.error}",
+            traceback=message.traceback,
+            working_on=message.working_on,
+        )
 
     def _version_error(self, hello: control.Hello) -> ExecutorError:
         return ExecutorError(

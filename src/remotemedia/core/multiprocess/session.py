@@ -93,6 +93,12 @@ class Session:
             return dict.fromkeys(self._nodes, ProcessState.STOPPED)
         return {node_id: node.shown_state for node_id, node in self._nodes.items()}
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process of every node that was started."""
+        started = ((one.node_id, one.launched) for one in self._nodes.values())
+        return {node_id: launched.pid for node_id, launched in started if launched is not None}
+
     async def send(
         self, message: RuntimeData, to: str | None = None, *, timeout_seconds: float | None = None
     ) -> int:
@@ -304,7 +310,12 @@ class Session:
         if self._exchange is not None:
             self._exchange.note_failure(node.node_id, failure)
 
-    def node_failed(self, node: NodeProcess, error: ExecutorError) -> None:
+    def node_drained(self, _: NodeProcess) -> None:
+        """See `Owner.node_drained`."""
+        if self._exchange is not None:
+            self._exchange.wake()
+
+    def node_failed(self, _: NodeProcess, error: ExecutorError) -> None:
         """See `Owner.node_failed`: the first failure is the cause, the others follow from it."""
         if self._failure is not None or self._state in (
             SessionState.TERMINATING,
@@ -325,7 +336,7 @@ class Session:
     def node_exited(self, node: NodeProcess, end: ProcessExit, *, is_expected: bool) -> None:
         """See `Owner.node_exited`."""
         assert node.launched is not None
-        self._has_dead = self._has_dead or end.code != 0
+        self._has_dead = self._has_dead or end.code != 0 or not is_expected
         self._bus.emit(
             events.ProcessExited(self.session_id, node.node_id, node.launched.pid, end, is_expected)
         )

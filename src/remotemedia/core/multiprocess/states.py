@@ -124,7 +124,7 @@ PROCESS: Machine[ProcessState, ProcessEvent] = Machine(
             _PE.FAILED: _P.ERROR,
         },
         _P.DRAINING: {
-            _PE.READY: None,
+            _PE.READY: _P.DRAINING,
             _PE.DRAIN: _P.DRAINING,
             _PE.STOP: _P.STOPPING,
             _PE.EXITED: _P.ERROR,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -53,7 +54,7 @@ class Wiring:
         self.session_id = session_id
         self._config = config
         self.registry = ChannelRegistry(
-            transport, scope=session_id, spin_ns=config.spin_microseconds * 1000
+            transport, scope=_scope(session_id), spin_ns=config.spin_microseconds * 1000
         )
         self._inputs: dict[str, list[control.InputBinding]] = {}
         self._outputs: dict[str, list[control.OutputBinding]] = {}
@@ -165,6 +166,14 @@ class Wiring:
     def node_died(self, node_id: str) -> None:
         """Tell the others that a node's process is dead, once it has been reaped."""
         self.registry.endpoint_died(_endpoint(node_id))
+
+
+def _scope(session_id: str) -> str:
+    """Make a name that no other session has, nor an earlier one of the same name."""
+    return f"{session_id} {next(_numbers)}"
+
+
+_numbers = itertools.count(1)
 
 
 def _endpoint(node_id: str) -> str:

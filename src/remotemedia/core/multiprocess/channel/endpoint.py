@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from remotemedia.core.multiprocess.transport.base import Transport
+
+LINGER_SECONDS = 5.0
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -115,14 +118,15 @@ class Endpoint:
         self.doorbell = Doorbell(ledger.words, plan.slot, doorbell_fd, spin_ns)
         self.publishers: dict[str, Publisher] = {}
         self.subscribers: dict[str, Subscriber] = {}
-        self._owns: tuple[Transport, Ledger] | None = None
+        self._owns: tuple[Transport, Ledger, tuple[Bell, ...]] | None = None
         self._is_closed = False
 
     @classmethod
     def open(cls, ticket: Ticket, *, spin_ns: int = DEFAULT_SPIN_NS) -> Endpoint:
         """Open what a ticket describes: every port it writes and every connection it reads.
 
-        Readers open first. The ends are found by name in `publishers` and `subscribers`.
+        Readers open first. The ends are found by name in `publishers` and `subscribers`. The
+        descriptors are the endpoint's from now on, also if it cannot be opened.
 
         Raises:
             ChannelError, SharedMemoryExhausted: an end cannot be opened; all is given back.
@@ -130,27 +134,48 @@ class Endpoint:
         # Imported here: who only uses the transport in memory needs no iceoryx2.
         from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
 
-        ledger = Ledger(ticket.ledger_fd)
-        transport = IceoryxTransport(Path(ticket.root), ticket.prefix)
+        try:
+            ledger = Ledger(ticket.ledger_fd)
+            transport = IceoryxTransport(Path(ticket.root), ticket.prefix)
+        except BaseException:
+            for fd in ticket.fds:
+                with contextlib.suppress(OSError):  # not even a descriptor
+                    os.close(fd)
+            raise
         bells = {
             index: Bell(fd, plan.slot + EndpointWord.ASLEEP) for index, plan, fd in ticket.peers
         }
+        # It may read what it writes itself, and is then its own peer.
+        mine = {port.writer for port in ticket.ports} | {one.reader for _, one in ticket.inputs}
+        own = Bell(ticket.doorbell_fd, ticket.endpoint.slot + EndpointWord.ASLEEP)
         endpoint = cls(
-            transport, ledger, ticket.endpoint, ticket.doorbell_fd, bells, spin_ns=spin_ns
+            transport,
+            ledger,
+            ticket.endpoint,
+            ticket.doorbell_fd,
+            bells | dict.fromkeys(mine, own),
+            spin_ns=spin_ns,
         )
-        endpoint._owns = transport, ledger
+        endpoint._owns = transport, ledger, tuple(bells.values())
         try:
             for port, connection in ticket.inputs:
                 endpoint.subscribe(port, connection)
             for port in ticket.ports:
                 endpoint.publish(port)
         except BaseException:
-            endpoint.close()
+            endpoint.close(0)
             raise
         return endpoint
 
     def publish(self, port: PortPlan) -> Publisher:
-        """Open the sending end of a port."""
+        """Open the sending end of a port.
+
+        Raises:
+            ChannelError: it has one, or had one whose messages have not been taken yet.
+        """
+        before = self.publishers.get(port.name)
+        if before is not None and before.is_closed and before.is_taken():
+            before.leave()
         publisher = Publisher(
             self.transport.open_writer(port), port, self.ledger.words, self.doorbell, self.bells
         )
@@ -174,6 +199,7 @@ class Endpoint:
         publisher = self.publishers.pop(port.name, None)
         if publisher is not None:
             publisher.close()
+            publisher.leave()
         for connection in port.connections:
             subscriber = self.subscribers.pop(connection.name, None)
             if subscriber is not None:
@@ -186,19 +212,32 @@ class Endpoint:
         for subscriber in self.subscribers.values():
             subscriber.close()
 
-    def close(self) -> None:
-        """Finish what it writes, close what it reads, end its waits. Twice is harmless."""
+    def close(self, linger_seconds: float = LINGER_SECONDS) -> None:
+        """Finish what it writes, close what it reads, end its waits. Twice is harmless.
+
+        Args:
+            linger_seconds: how long, in a process of its own, to wait for readers on lossless
+                connections to take what was sent. What they have not taken then is lost, and
+                counted so by them.
+        """
         if self._is_closed:
             return
         self._is_closed = True
         self.close_ends()
+        if self._owns is not None and linger_seconds > 0:
+            self.doorbell.wait_last(self._is_delivered, linger_seconds)
+        for publisher in self.publishers.values():
+            publisher.leave()
         self.doorbell.close()
         if self._owns is not None:
-            transport, ledger = self._owns
+            transport, ledger, bells = self._owns
             transport.close()
             ledger.close()
-            for bell in self.bells.values():
+            for bell in bells:
                 os.close(bell.fd)
+
+    def _is_delivered(self) -> bool | None:
+        return all(publisher.is_delivered() for publisher in self.publishers.values()) or None
 
     def __enter__(self) -> Endpoint:
         return self
@@ -209,4 +248,4 @@ class Endpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(LINGER_SECONDS if kind is None else 0)

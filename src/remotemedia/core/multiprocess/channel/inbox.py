@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import EndOfStream
+from remotemedia.core.errors import EndOfStream, PeerLost
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -37,6 +37,7 @@ class Inbox:
     def add(self, subscriber: Subscriber) -> None:
         """Read one more connection."""
         self._open.append(subscriber)
+        self._doorbell.ring()  # what it has already did not ring for this inbox
 
     def receive(self, timeout_seconds: float | None = None) -> tuple[Subscriber, Message] | None:
         """Wait for the next message of any connection.
@@ -46,7 +47,8 @@ class Inbox:
 
         Raises:
             EndOfStream: every connection has ended.
-            PeerLost, DecodeError, ChannelClosed: as `Subscriber.receive`.
+            PeerLost: the writer of one died, once for each; the next call goes on with the others.
+            DecodeError, ChannelClosed: as `Subscriber.receive`.
         """
         return self._doorbell.wait_for(self.take, timeout_seconds)
 
@@ -68,9 +70,11 @@ class Inbox:
             subscriber = open_[index]
             try:
                 message = subscriber.receive_nowait()
-            except EndOfStream:
+            except (EndOfStream, PeerLost) as end:
                 open_.remove(subscriber)
                 self._next = index
+                if isinstance(end, PeerLost):
+                    raise
                 continue
             if message is not None:
                 return subscriber, message

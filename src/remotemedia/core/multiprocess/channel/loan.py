@@ -37,12 +37,12 @@ class Loan(Generic[M]):
         message: the message to fill; its array holds whatever was there before. Set its
             `timestamp_ns`, `correlation_id` and `metadata` as you like.
 
-    An exception inside the block gives the memory back unsent. After the block the message is
-    dead: its array raises, and the array taken from it has become empty and read-only. A slice or
-    a memoryview of the array that is still referred to then cannot be made harmless: the message
-    is copied out of its reach, and the copy is counted. (What is made of the array itself without
-    its buffer, such as `torch.from_numpy(audio.samples)` or a view of another array class, is
-    beyond our sight: drop it before the block ends, or make it of a slice.)
+    An exception inside the block, or in sending, gives the memory back unsent. After the block
+    the message is dead: its array raises, and the array taken from it has become empty and
+    read-only. A slice or a memoryview of the array that is still referred to then cannot be made
+    harmless: the message is copied out of its reach, and the copy is counted. (What is made of the
+    array itself without its buffer, such as `torch.from_numpy(audio.samples)` or a view of another
+    array class, is beyond our sight: drop it before the block ends, or make it of a slice.)
     """
 
     __slots__ = ("_array", "_publisher", "chunk", "layout", "message", "token")
@@ -130,10 +130,12 @@ class Loan(Generic[M]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self.discard()
-        elif self.token is not None:
-            self._publisher.send_loan(self)
+        try:
+            if kind is None and self.token is not None and self._publisher.try_loan(self) is None:
+                self._publisher.send_loan(self)
+        finally:
+            if self.token is not None:  # not sent: it goes back, however long the error is kept
+                self.discard()
 
     async def __aenter__(self) -> M:
         return self.message
@@ -144,7 +146,8 @@ class Loan(Generic[M]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
+        try:
+            if kind is None and self.token is not None:
+                await self._publisher.send_loan_async(self)
+        finally:
             self.discard()
-        elif self.token is not None:
-            await self._publisher.send_loan_async(self)

@@ -14,12 +14,15 @@ import numpy as np
 from remotemedia.core.errors import (
     BackpressureError,
     ChannelClosed,
+    ChannelError,
     DataError,
     PeerLost,
 )
 from remotemedia.core.multiprocess.channel.loan import Loan
 from remotemedia.core.multiprocess.plan import METADATA_ROOM_BYTES, ConnectionPlan, Policy, PortPlan
 from remotemedia.core.multiprocess.transport.ledger import (
+    ALWAYS_ASLEEP,
+    UNLINKED,
     ConnectionWord,
     LedgerWord,
     PortState,
@@ -54,7 +57,6 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.bell import Bell
     from remotemedia.core.multiprocess.transport.base import Chunk, Writer
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
-    from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
     from remotemedia.data.wire import RuntimeData
 
 M = TypeVar("M", bound=ArrayMessage)
@@ -97,11 +99,14 @@ class Publisher:
         self._writer = writer
         self._words = words
         self._doorbell = doorbell
-        self._loop_doorbell: LoopDoorbell | None = None
         self._lock = threading.Lock()
+        self._turn = threading.RLock()  # one thread waits on the doorbell, others for their turn
         self._incarnation = incarnation
         self._session = session
         self._is_closed = False
+        self._lent_type: type[ArrayMessage] | None = None
+        self._lent_arguments: dict[str, Any] = {}
+        self._lent_layout: Layout
         self._enter_epoch(words[_EPOCH_AT])
         self._state_at, self._sent_at, self._bytes_at = (
             port.slot + word for word in (PortWord.STATE, PortWord.SENT, PortWord.BYTES)
@@ -112,8 +117,13 @@ class Publisher:
         self._bytes = words[self._bytes_at]
         # Up to this sequence number credit is known; it is looked up again only when it is used up.
         self._limit = 0
+        self._linked: list[ConnectionPlan] = []
         self._lossless: list[ConnectionPlan] = []
         self._unopened: list[ConnectionPlan] = []
+        # Whether the readers know that we want credit, and who was short of it last.
+        self._asks = not doorbell.is_fenced
+        self._is_short = False
+        self._short: ConnectionPlan | None = None
         self._bells: tuple[Bell, ...] = ()
         for connection in port.connections:
             self._link(connection, bells[connection.reader])
@@ -142,7 +152,7 @@ class Publisher:
             PeerLost: the reader of a lossless connection died.
             ChannelClosed: the publisher is closed.
         """
-        parcel = (message, *dissect(message), pack_metadata(message), flags, epoch)
+        parcel = (message, *self._dissect(message), pack_metadata(message), flags, epoch)
         if self._try_send(*parcel) is None:
             self._wait(partial(self._try_send, *parcel), timeout_seconds)
 
@@ -152,7 +162,7 @@ class Publisher:
 
     def try_send(self, message: RuntimeData) -> bool | None:
         """Send a message if there is credit; None, and nothing sent, if there is none."""
-        parcel = (message, *dissect(message), pack_metadata(message), Flag.NONE, None)
+        parcel = (message, *self._dissect(message), pack_metadata(message), Flag.NONE, None)
         return self._try_send(*parcel)
 
     async def send_async(
@@ -164,7 +174,7 @@ class Publisher:
         epoch: int | None = None,
     ) -> None:
         """Send a message, awaiting credit; otherwise as `send`. Cancelled, it has sent nothing."""
-        parcel = (message, *dissect(message), pack_metadata(message), flags, epoch)
+        parcel = (message, *self._dissect(message), pack_metadata(message), flags, epoch)
         if self._try_send(*parcel) is None:
             await self._wait_async(partial(self._try_send, *parcel), timeout_seconds)
 
@@ -199,6 +209,19 @@ class Publisher:
             SharedMemoryExhausted: there is no memory for it.
             ChannelClosed: the publisher is closed.
         """
+        # One stream has one format: what was asked for last is most often asked for again.
+        if type_ is self._lent_type and arguments == self._lent_arguments:
+            layout = self._lent_layout
+        else:
+            layout = self._lay_out(type_, arguments)
+        if layout.payload_bytes > self._max_bytes:
+            raise self._too_large(layout.payload_bytes)
+        if self._is_closed:
+            self._require_open()
+        chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
+        return Loan(self, type_, layout, chunk, token)
+
+    def _lay_out(self, type_: type[ArrayMessage], arguments: dict[str, Any]) -> Layout:
         try:
             layout = _LAYOUTS[type_](**arguments)
         except KeyError:
@@ -208,28 +231,39 @@ class Publisher:
             ) from None
         except TypeError as error:
             raise DataError(f"loan of {type_.__name__}: {error}") from error
-        if layout.payload_bytes > self._max_bytes:
-            raise self._too_large(layout.payload_bytes)
-        if self._is_closed:
-            self._require_open()
-        chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
-        return Loan(self, type_, layout, chunk, token)
+        self._lent_type, self._lent_arguments, self._lent_layout = type_, arguments, layout
+        return layout
 
     def send_loan(self, loan: Loan[Any], timeout_seconds: float | None = None) -> None:
         """Send what a loan holds. Called by `Loan`."""
-        if self._try_loan(loan) is None:
-            self._wait(partial(self._try_loan, loan), timeout_seconds)
+        if self.try_loan(loan) is None:
+            self._wait(partial(self.try_loan, loan), timeout_seconds)
 
     async def send_loan_async(self, loan: Loan[Any]) -> None:
         """Send what a loan holds, awaiting credit. Called by `Loan`."""
-        if self._try_loan(loan) is None:
-            await self._wait_async(partial(self._try_loan, loan), None)
+        if self.try_loan(loan) is None:
+            await self._wait_async(partial(self.try_loan, loan), None)
 
     def add_connection(self, connection: ConnectionPlan, bell: Bell) -> None:
         """Send to one more reader from now on; it is owed only what is sent after this."""
         with self._lock:
             self._words[connection.slot + ConnectionWord.BASE] = self._sent
             self._link(connection, bell)
+            self._limit = 0
+
+    def remove_connection(self, connection: ConnectionPlan, bells: Mapping[int, Bell]) -> None:
+        """Forget a reader that has closed or died; nothing of its is touched any more.
+
+        Args:
+            connection: the reader.
+            bells: of the processes that still read the port, by endpoint index.
+        """
+        with self._lock:
+            for known in (self._linked, self._lossless, self._unopened):
+                if connection in known:
+                    known.remove(connection)
+            self._bells = tuple(dict.fromkeys(bells[one.reader] for one in self._linked))
+            self._short = None
             self._limit = 0
 
     def try_connect(self) -> bool:
@@ -239,28 +273,63 @@ class Publisher:
 
     def wait_connected(self, timeout_seconds: float | None = None) -> bool:
         """Wait until every planned reader has opened; False when the time is over first."""
-        return bool(self._doorbell.wait_for(self._try_connect, timeout_seconds))
+        return bool(self._take_turn(lambda: self.try_connect() or None, timeout_seconds))
 
     def end_input(self, number: int) -> None:
         """Say that nothing more will be sent of any input up to this number."""
-        self._words[self.port.slot + PortWord.ENDED] = number
-        self._ring()
+        with self._lock:
+            if not self._is_closed:
+                self._words[self.port.slot + PortWord.ENDED] = number
+                self._ring()
 
     def finish(self) -> None:
         """End the stream: readers get what was sent, then `EndOfStream`. Twice is harmless."""
         with self._lock:
-            if self._words[self._state_at] == PortState.OPEN:
+            if not self._is_closed and self._words[self._state_at] == PortState.OPEN:
                 self._words[self._state_at] = PortState.FINISHED
                 self._limit = 0  # the next send looks for credit, and is told
                 self._ring()
+        self._doorbell.ring()  # whoever waits for credit here gets `ChannelClosed`
 
     def close(self) -> None:
-        """Finish, and give the port back. Loans that are out can no longer be sent."""
-        if not self._is_closed:
-            self.finish()
+        """Finish, and give the port back once its readers have taken what was sent.
+
+        Loans that are out can no longer be sent; whoever waits for credit gets `ChannelClosed`.
+        Twice is harmless.
+        """
+        self.finish()
+        with self._lock:
             self._is_closed = True
-            with self._lock:
-                self._writer.close()
+            self._limit = 0
+        if self.is_taken():
+            self.leave()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._is_closed
+
+    def is_taken(self) -> bool:
+        """Whether every reader that is open has taken all that was sent."""
+        return all(self._is_taken_by(one) for one in self._linked)
+
+    def is_delivered(self) -> bool:
+        """Whether all that was sent is taken where nothing may be lost; else its readers ring."""
+        with self._lock:
+            waits_for = [one for one in self._lossless if not self._is_taken_by(one)]
+            if waits_for and not self._asks:
+                self._ask_for_credit(True)
+        return not waits_for
+
+    def leave(self) -> None:
+        """Give the port back at once: what readers have not taken may be lost to them.
+
+        A reader maps memory when it first meets it, and there is none once the writer has left.
+        """
+        with self._lock:
+            self._is_closed = True
+            self._limit = 0
+            self._writer.close()
 
     def __enter__(self) -> Publisher:
         return self
@@ -289,24 +358,24 @@ class Publisher:
         with self._lock:
             if self._sent >= self._limit and not self._find_credit():
                 return None
+            rung = self._wake_early()
             nbytes = layout.payload_bytes
-            if nbytes > self._max_bytes:
-                raise self._too_large(nbytes)
             chunk, token = self._writer.loan(nbytes + len(metadata))
             if isinstance(payload, bytes):
                 chunk.body[:nbytes] = payload
             else:
                 np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
-            self._emit(chunk, token, layout, message, metadata, flags, epoch)
+            self._emit(chunk, token, layout, message, metadata, flags, epoch, rung)
         return True
 
-    def _try_loan(self, loan: Loan[Any]) -> bool | None:
-        """Send a loan if there is credit; None if there is none."""
+    def try_loan(self, loan: Loan[Any]) -> bool | None:
+        """Send what a loan holds if there is credit; None if there is none. Called by `Loan`."""
         if loan.token is None:
             loan.withdraw("sent")  # raises
         with self._lock:
             if self._sent >= self._limit and not self._find_credit():
                 return None
+            rung = self._wake_early()
             message, chunk, token, layout = loan.message, loan.chunk, loan.token, loan.layout
             metadata = pack_metadata(message) if message.metadata else b""
             in_use = loan.withdraw("sent")
@@ -316,7 +385,7 @@ class Publisher:
                 chunk, token = self._writer.loan(layout.payload_bytes + len(metadata))
                 np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), source)
                 self._words[self.port.slot + PortWord.COPIES] += 1
-            self._emit(chunk, token, layout, message, metadata, 0, None)
+            self._emit(chunk, token, layout, message, metadata, 0, None, rung)
         return True
 
     def _emit(
@@ -328,6 +397,7 @@ class Publisher:
         metadata: bytes,
         flags: int,
         epoch: int | None,
+        rung: dict[int, int] | None,
     ) -> None:
         words, sent, nbytes = self._words, self._sent + 1, layout.payload_bytes
         if metadata:
@@ -355,15 +425,35 @@ class Publisher:
         words[self._sent_at] = sent
         try:
             self._writer.send(token)
-        except BaseException:
+            self._sent = sent
+            self._bytes += nbytes
+            words[self._bytes_at] = self._bytes
+            for fd, asleep in self._bells:
+                nap = words[asleep]
+                if nap and (rung is None or rung.get(asleep) != nap):
+                    os.eventfd_write(fd, 1)
+        except ChannelError:
             words[self._sent_at] = self._sent
             raise
-        self._sent = sent
-        self._bytes += nbytes
-        words[self._bytes_at] = self._bytes
+        except BaseException:
+            # Interrupted, perhaps after it was handed over: then its number must not come again.
+            self._sent = sent
+            self._ring()
+            raise
+
+    def _wake_early(self) -> dict[int, int] | None:
+        """Ring readers that sleep before the message is made: they wake while we make it.
+
+        A reader that is too quick finds nothing and goes to sleep again, in a nap of another
+        number; only then is it rung again. Returns the naps that were rung, by sleep word.
+        """
+        rung = None
         for fd, asleep in self._bells:
-            if words[asleep]:
+            nap = self._words[asleep]
+            if nap and nap != ALWAYS_ASLEEP:
                 os.eventfd_write(fd, 1)
+                rung = {asleep: nap} if rung is None else {**rung, asleep: nap}
+        return rung
 
     def _enter_epoch(self, epoch: int) -> None:
         self._epoch = epoch
@@ -373,7 +463,27 @@ class Publisher:
         """Look up how far the lossless readers have come; whether one more message may be sent."""
         self._require_open()
         if self._unopened and not self._try_connect():
+            self._short = self._unopened[0]
             return False
+        limit = self._credit_limit()
+        if self._sent >= limit and not self._asks:
+            # Asked before they are looked at once more: who frees a slot after that, wakes us.
+            self._ask_for_credit(True)
+            self._doorbell.fence()
+            limit = self._credit_limit()
+        self._limit = limit
+        was_short, self._is_short = self._is_short, self._sent >= limit
+        if self._is_short:
+            return False
+        # Who was short just now, will be so again: asking goes on until there is room at once.
+        if self._asks and not was_short and self._doorbell.is_fenced:
+            self._ask_for_credit(False)
+            if self._doorbell.is_asleep:
+                self._doorbell.ring()  # others of us wait: they have to ask anew
+        return True
+
+    def _credit_limit(self) -> int:
+        """The sequence number up to which every lossless reader has room."""
         words, limit = self._words, _NO_LIMIT
         for connection in self._lossless:
             at = connection.slot
@@ -385,77 +495,109 @@ class Publisher:
             start = max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE])
             room = start + connection.capacity
             if room <= self._sent:
+                self._short = connection
                 if connection.policy is Policy.ERROR:
                     self._words[self.port.slot + PortWord.REFUSED] += 1
                     raise BackpressureError(connection.name, connection.capacity, "error")
-                # Woken at half, not at every message: a slow reader costs few wake-ups.
-                wanted = self._sent - connection.capacity + max(1, connection.capacity // 2)
-                words[at + ConnectionWord.CREDIT_WANTED] = wanted
             limit = min(limit, room)
-        self._limit = limit
-        return self._sent < limit
+        return limit
 
-    def _try_connect(self) -> bool | None:
-        """Connect to readers that have opened; None while one has not."""
+    def _ask_for_credit(self, asks: bool) -> None:
+        self._asks = asks
+        for connection in self._lossless:
+            self._words[connection.slot + ConnectionWord.CREDIT_WANTED] = asks
+
+    def _is_taken_by(self, connection: ConnectionPlan) -> bool:
+        words, at = self._words, connection.slot
+        if words[at + ConnectionWord.STATE] != ReaderState.OPEN:
+            return True
+        return (
+            max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE]) >= self._sent
+        )
+
+    def _try_connect(self) -> bool:
+        """Connect to readers that have opened; whether all have."""
         words = self._words
         at = ConnectionWord.STATE
         waiting = [c for c in self._unopened if words[c.slot + at] == ReaderState.UNOPENED]
         if len(waiting) < len(self._unopened):
             self._writer.connect()
             self._unopened = waiting
-        for connection in waiting:
-            words[connection.slot + ConnectionWord.CREDIT_WANTED] = 1
-        return None if waiting else True
+        return not waiting
 
     def _wait(self, attempt: Callable[[], bool | None], timeout_seconds: float | None) -> None:
         began = _now_ns()
         try:
-            done = self._doorbell.wait_for(attempt, timeout_seconds)
+            done = self._take_turn(attempt, timeout_seconds)
         finally:
-            self._stop_waiting(began)
+            self._count_blocked(began)
         if done is None:
             raise self.refusal()
+
+    def _take_turn(
+        self, attempt: Callable[[], bool | None], timeout_seconds: float | None
+    ) -> bool | None:
+        """Wait on the doorbell, after the threads that do so already."""
+        if timeout_seconds is None:
+            with self._turn:
+                return self._doorbell.wait_for(attempt, None)
+        if timeout_seconds <= 0:
+            return attempt()
+        deadline = time.monotonic() + timeout_seconds
+        if not self._turn.acquire(timeout=min(timeout_seconds, threading.TIMEOUT_MAX)):
+            return attempt()
+        try:
+            return self._doorbell.wait_for(attempt, max(0, deadline - time.monotonic()))
+        finally:
+            self._turn.release()
 
     async def _wait_async(
         self, attempt: Callable[[], bool | None], timeout_seconds: float | None
     ) -> None:
-        began = _now_ns()
-        try:
-            # Cancelled here, the message was not sent: sending is part of the attempt.
-            done = await self._on_loop().wait_for(attempt, timeout_seconds)
-        finally:
-            self._stop_waiting(began)
-        if done is None:
-            raise self.refusal()
-
-    def _on_loop(self) -> LoopDoorbell:
         # Imported here: a synchronous node's process has no event loop.
         from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 
-        self._loop_doorbell = LoopDoorbell.of(self._doorbell)
-        return self._loop_doorbell
+        began = _now_ns()
+        try:
+            # Cancelled here, the message was not sent: sending is part of the attempt.
+            done = await LoopDoorbell.of(self._doorbell).wait_for(attempt, timeout_seconds)
+        finally:
+            self._count_blocked(began)
+        if done is None:
+            raise self.refusal()
 
-    def _stop_waiting(self, began_ns: int) -> None:
-        for connection in self.port.connections:
-            self._words[connection.slot + ConnectionWord.CREDIT_WANTED] = 0
-        self._words[self.port.slot + PortWord.BLOCKED_NS] += _now_ns() - began_ns
+    def _count_blocked(self, began_ns: int) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._words[self.port.slot + PortWord.BLOCKED_NS] += _now_ns() - began_ns
 
     def refusal(self) -> BackpressureError:
         """Count a message that is turned away for lack of credit, and make the error for it."""
-        words = self._words
-        words[self.port.slot + PortWord.REFUSED] += 1
-        if self._unopened:
-            first = self._unopened[0]
-            return BackpressureError(first.name, first.capacity, f"{first.policy}, not opened yet")
-        fullest = min(
-            self._lossless, key=lambda c: words[c.slot + ConnectionWord.POSITION] + c.capacity
-        )
-        return BackpressureError(fullest.name, fullest.capacity, fullest.policy)
+        with self._lock:
+            if not self._is_closed:
+                self._words[self.port.slot + PortWord.REFUSED] += 1
+            short = self._short
+        if short is None:
+            return BackpressureError(self.port.name, 0, "no reader")
+        state = self._words[short.slot + ConnectionWord.STATE]
+        unopened = ", not opened yet" if state == ReaderState.UNOPENED else ""
+        return BackpressureError(short.name, short.capacity, f"{short.policy}{unopened}")
+
+    def _dissect(self, message: RuntimeData) -> tuple[Layout, Payload]:
+        parts = dissect(message)
+        if parts[0].payload_bytes > self._max_bytes:
+            raise self._too_large(parts[0].payload_bytes)
+        return parts
 
     def _link(self, connection: ConnectionPlan, bell: Bell) -> None:
+        words, at = self._words, connection.slot
+        if words[at + ConnectionWord.BASE] == UNLINKED:
+            words[at + ConnectionWord.BASE] = self._sent
+        self._linked.append(connection)
         self._unopened.append(connection)
         if connection.policy.is_lossless:
             self._lossless.append(connection)
+            words[at + ConnectionWord.CREDIT_WANTED] = self._asks
         if bell not in self._bells:
             self._bells = (*self._bells, bell)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,12 +27,14 @@ from remotemedia.core.multiprocess.transport.ledger import (
     CONNECTION_WORDS,
     ENDPOINT_WORDS,
     PORT_WORDS,
+    UNLINKED,
     ConnectionWord,
     EndpointWord,
     Ledger,
     PortState,
     PortWord,
     ReaderState,
+    drop_unread,
 )
 from remotemedia.data.plain import MAX_MESSAGE_BYTES
 
@@ -56,12 +59,14 @@ class Channel:
         capacity: of connections that do not say otherwise.
         hold: keeps its service alive, once that exists.
         publisher: its sending end, if that lies in this process.
+        taken: slots of the connections that took spare taps.
     """
 
     plan: PortPlan
     capacity: int
     hold: Hold | None = None
     publisher: Publisher | None = None
+    taken: set[int] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -76,11 +81,21 @@ class Channel:
 
 @dataclass
 class _Party:
-    """A process that takes part, as its maker sees it."""
+    """A process that takes part, as its maker sees it.
+
+    Attributes:
+        doorbell_fd: the registry's own; an endpoint opened here has a duplicate.
+        is_private: made for one end in this process, and gone with it.
+        has_ticket: it may live in another process.
+        is_dead: that process is dead.
+    """
 
     index: int
     plan: EndpointPlan
     doorbell_fd: int
+    is_private: bool = False
+    has_ticket: bool = False
+    is_dead: bool = False
     endpoint: Endpoint | None = None
 
 
@@ -127,9 +142,11 @@ class ChannelRegistry:
         self._scope = scope
         self._spin_ns = spin_ns
         self.ledger = Ledger.create()
-        self._parties: list[_Party] = []
+        self._parties: dict[int, _Party] = {}
+        self._indices = itertools.count()
         self._bells: dict[int, Bell] = {}
         self._channels: dict[str, Channel] = {}
+        self._has_dead = False
         self._is_closed = False
 
     def create_channel(
@@ -161,7 +178,9 @@ class ChannelRegistry:
         _check_range(capacity, f"capacity of channel {name}", MAX_CAPACITY)
         if max_message_bytes is not None:
             _check_range(max_message_bytes, f"max_message_bytes of {name}", MAX_MESSAGE_BYTES)
-        party = self._add(f"{name} writer") if writer is None else self._known(writer)
+        party = (
+            self._add(f"{name} writer", is_private=True) if writer is None else self._known(writer)
+        )
         plan = PortPlan(
             name=name,
             service=service_name(self._scope, name),
@@ -217,10 +236,15 @@ class ChannelRegistry:
         if max_held is None:
             max_held = min(DEFAULT_MAX_HELD, plan.taps.max_held) if is_late else DEFAULT_MAX_HELD
         name = name or f"{channel.name} -> {reader}"
+        if any(one.name == name for one in plan.connections):
+            raise ChannelError(f"there is a connection {name!r} already; give this one a name")
         _check_range(capacity, f"capacity of {name}", MAX_CAPACITY)
         _check_range(max_held, f"max_held of {name}", MAX_CAPACITY)
         if chosen is Policy.LATEST and capacity != 1:
             raise ChannelError(f"{name}: latest keeps one message; use drop_oldest to keep more")
+        if is_late:
+            self._reclaim_taps(channel)
+        plan = channel.plan
         taps = plan.taps
         if is_late:
             if not taps.count or capacity > taps.capacity or max_held > taps.max_held:
@@ -238,6 +262,9 @@ class ChannelRegistry:
             slot=self.ledger.allocate(CONNECTION_WORDS),
             reader=party.index,
         )
+        if is_late:
+            self.ledger.words[connection.slot + ConnectionWord.BASE] = UNLINKED
+            channel.taken.add(connection.slot)
         connections = (*plan.connections, connection)
         channel.plan = msgspec.structs.replace(plan, connections=connections, taps=taps)
         return connection
@@ -253,8 +280,13 @@ class ChannelRegistry:
         Raises:
             ChannelError, SharedMemoryExhausted: it cannot be opened.
         """
+        party = self._parties[channel.plan.writer]
+        if not party.is_private:
+            raise ChannelError(
+                f"channel {channel.name} is written by endpoint {party.plan.name!r}: open that"
+            )
         self._create(channel)
-        endpoint = self._open_here(self._parties[channel.plan.writer])
+        endpoint = self._open_here(party)
         channel.publisher = endpoint.publish(channel.plan)
         return channel.publisher
 
@@ -281,19 +313,27 @@ class ChannelRegistry:
         Raises:
             ChannelError, SharedMemoryExhausted: it cannot be opened.
         """
-        party, planned = self._add(f"reader {len(self._parties)}"), channel.plan
-        connection = self.connect(
-            channel, party.plan.name, policy=policy, capacity=capacity, max_held=max_held
-        )
-        endpoint = self._open_here(party)
+        if channel.hold is not None and self._parties[channel.plan.writer].has_ticket:
+            raise ChannelError(
+                f"channel {channel.name} is written in another process, which would not know of "
+                f"this reader: connect before its ticket is written"
+            )
+        party = self._add(f"reader {next(self._indices)}", is_private=True)
+        connection = None
         try:
+            connection = self.connect(
+                channel, party.plan.name, policy=policy, capacity=capacity, max_held=max_held
+            )
             self._create(channel)
-            subscriber = endpoint.subscribe(channel.plan, connection)
+            subscriber = self._open_here(party).subscribe(channel.plan, connection)
         except BaseException:
-            channel.plan = planned  # else the writer would wait for a reader that never opens
+            # Nobody may wait for a reader that will never open.
+            if connection is not None:
+                self._disconnect(channel, connection)
+            self._remove(party)
             raise
         if channel.publisher is not None:
-            channel.publisher.add_connection(connection, self._bell(party))
+            channel.publisher.add_connection(connection, self._bells[party.index])
         return subscriber
 
     def open(self, name: str) -> Endpoint:
@@ -353,6 +393,11 @@ class ChannelRegistry:
             SharedMemoryExhausted: there is no memory for its channels.
         """
         party = self._known(name)
+        # The process that has it next needs the place of one that died.
+        self._clean_up_dead(even_unread=party.is_dead)
+        party.is_dead = False
+        if party.endpoint is not None:
+            raise ChannelError(f"endpoint {name!r} is open in this process; one process has it")
         address = self._transport.address
         if address is None:
             raise ChannelError("the transport in memory has no other processes")
@@ -367,6 +412,7 @@ class ChannelRegistry:
             ports += [plan] if plan.writer == party.index else []
             inputs += [(plan, one) for one in plan.connections if one.reader == party.index]
         others = (self._parties[index] for index in sorted(peers))
+        party.has_ticket = True
         return Ticket(
             root=address[0],
             prefix=address[1],
@@ -382,7 +428,9 @@ class ChannelRegistry:
         """Tell everybody that a process is dead. Call it once the process has been reaped.
 
         Readers of its ports get what is left and then `PeerLost`; writers that wait for it get
-        `PeerLost`; what it held is freed.
+        `PeerLost`. What it held is freed once its readers have taken what it sent, which is looked
+        at whenever the registry is used; at the latest by `cleanup`, or when the endpoint gets a
+        new ticket.
 
         Raises:
             ChannelError: the endpoint is unknown.
@@ -396,28 +444,41 @@ class ChannelRegistry:
                 at = connection.slot + ConnectionWord.STATE
                 if connection.reader == party.index and words[at] != ReaderState.CLOSED:
                     words[at] = ReaderState.LOST
-        for other in self._parties:
+                    drop_unread(words, plan.slot, connection.slot, ConnectionWord.DROPPED_LOST)
+        for other in self._parties.values():
             os.eventfd_write(other.doorbell_fd, 1)
-        self._transport.clean_up_dead()
+        party.is_dead = self._has_dead = True
+        self._clean_up_dead()
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger."""
         self._require_open()
+        self._clean_up_dead()
         words = self.ledger.words
         return {name: port_stats(words, one.plan) for name, one in self._channels.items()}
 
     def destroy_channel(self, channel: Channel) -> None:
         """Close a channel's ends in this process and let go of its service. Twice is harmless.
 
-        Its final counts are returned by `stats` no more.
+        Its final counts are returned by `stats` no more. What was made for it alone is given back,
+        so that channels may come and go for ever; what another process may still write is not.
         """
-        if self._channels.pop(channel.name, None) is None:
+        if self._channels.get(channel.name) is not channel:
             return
-        for party in self._parties:
+        del self._channels[channel.name]
+        plan, parties = channel.plan, [self._parties[index] for index in channel.parties]
+        for party in parties:
             if party.endpoint is not None:
-                party.endpoint.close_channel(channel.plan)
+                party.endpoint.close_channel(plan)
         if channel.hold is not None:
             channel.hold.close()
+        for party in parties:
+            if party.is_private:
+                self._remove(party)
+        if not any(party.has_ticket for party in parties):
+            self.ledger.free(plan.slot, PORT_WORDS)
+            for connection in plan.connections:
+                self.ledger.free(connection.slot, CONNECTION_WORDS)
 
     def cleanup(self) -> None:
         """Close everything, and remove what is left of a transport of its own. Twice is harmless.
@@ -428,14 +489,13 @@ class ChannelRegistry:
             return
         self._is_closed = True
         # All ends before all doorbells: an end that closes rings those it had to do with.
-        for party in self._parties:
+        for party in self._parties.values():
             if party.endpoint is not None:
                 party.endpoint.close_ends()
-        for party in self._parties:
+        for party in self._parties.values():
             if party.endpoint is not None:
                 party.endpoint.close()
-            else:
-                os.close(party.doorbell_fd)
+            os.close(party.doorbell_fd)
         for channel in self._channels.values():
             if channel.hold is not None:
                 channel.hold.close()
@@ -454,26 +514,80 @@ class ChannelRegistry:
     ) -> None:
         self.cleanup()
 
+    def _clean_up_dead(self, *, even_unread: bool = False) -> None:
+        """Free what dead processes left, unless there is something in it that is still to come."""
+        if self._has_dead and (even_unread or not any(map(self._is_owed, self._channels.values()))):
+            self._has_dead = False
+            self._transport.clean_up_dead()
+
+    def _is_owed(self, channel: Channel) -> bool:
+        """Whether a reader may still take what a dead writer sent."""
+        words, port = self.ledger.words, channel.plan.slot
+        return words[port + PortWord.STATE] == PortState.LOST and any(
+            words[one.slot + ConnectionWord.STATE] == ReaderState.OPEN
+            and max(
+                words[one.slot + ConnectionWord.POSITION], words[one.slot + ConnectionWord.BASE]
+            )
+            < words[port + PortWord.SENT]
+            for one in channel.plan.connections
+        )
+
     def _create(self, channel: Channel) -> None:
         self._require_open()
+        self._clean_up_dead()
         if channel.hold is None:
             channel.hold = self._transport.create(channel.plan)
 
-    def _add(self, name: str) -> _Party:
-        if any(party.plan.name == name for party in self._parties):
+    def _add(self, name: str, *, is_private: bool = False) -> _Party:
+        if any(party.plan.name == name for party in self._parties.values()):
             raise ChannelError(f"there is an endpoint {name!r} already")
         plan = EndpointPlan(name, self.ledger.allocate(ENDPOINT_WORDS))
-        party = _Party(len(self._parties), plan, Doorbell.new_fd())
-        self._parties.append(party)
-        self._bells[party.index] = self._bell(party)
+        party = _Party(next(self._indices), plan, Doorbell.new_fd(), is_private)
+        self._parties[party.index] = party
+        self._bells[party.index] = Bell(party.doorbell_fd, plan.slot + EndpointWord.ASLEEP)
         return party
+
+    def _remove(self, party: _Party) -> None:
+        """Give back what was made for a private end, when nobody rings it any more."""
+        del self._parties[party.index], self._bells[party.index]
+        if party.endpoint is not None:
+            party.endpoint.close()
+        os.close(party.doorbell_fd)
+        self.ledger.free(party.plan.slot, ENDPOINT_WORDS)
+
+    def _reclaim_taps(self, channel: Channel) -> None:
+        """Free the spare taps whose readers have closed or died, once there are no others."""
+        if channel.plan.taps.count:
+            return
+        words = self.ledger.words
+        for connection in channel.plan.connections:
+            state = words[connection.slot + ConnectionWord.STATE]
+            if connection.slot in channel.taken and state in (ReaderState.CLOSED, ReaderState.LOST):
+                party = self._parties[connection.reader]
+                self._disconnect(channel, connection)
+                if party.is_private:
+                    self._remove(party)
+
+    def _disconnect(self, channel: Channel, connection: ConnectionPlan) -> None:
+        """Take a connection out of the plan, and out of its publisher."""
+        plan = channel.plan
+        connections = tuple(one for one in plan.connections if one is not connection)
+        taps = plan.taps
+        if connection.slot in channel.taken:
+            channel.taken.discard(connection.slot)
+            taps = msgspec.structs.replace(taps, count=taps.count + 1)
+        channel.plan = msgspec.structs.replace(plan, connections=connections, taps=taps)
+        if channel.publisher is not None:
+            channel.publisher.remove_connection(connection, self._bells)
+        if not self._parties[plan.writer].has_ticket:
+            self.ledger.free(connection.slot, CONNECTION_WORDS)
 
     def _known(self, name: str) -> _Party:
         self._require_open()
-        for party in self._parties:
+        for party in self._parties.values():
             if party.plan.name == name:
                 return party
-        known = ", ".join(repr(party.plan.name) for party in self._parties) or "none"
+        known = ", ".join(repr(party.plan.name) for party in self._parties.values()) or "none"
         raise ChannelError(
             f"there is no endpoint {name!r} (there are: {known}); add_endpoint it first"
         )
@@ -484,15 +598,11 @@ class ChannelRegistry:
                 self._transport,
                 self.ledger,
                 party.plan,
-                party.doorbell_fd,
+                os.dup(party.doorbell_fd),
                 self._bells,
                 spin_ns=self._spin_ns,
             )
         return party.endpoint
-
-    @staticmethod
-    def _bell(party: _Party) -> Bell:
-        return Bell(party.doorbell_fd, party.plan.slot + EndpointWord.ASLEEP)
 
     def _require_open(self) -> None:
         if self._is_closed:

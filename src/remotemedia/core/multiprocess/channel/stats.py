@@ -9,6 +9,7 @@ import msgspec
 from remotemedia.core.multiprocess.transport.ledger import (
     HISTOGRAM_AT,
     HISTOGRAM_BUCKETS,
+    UNLINKED,
     ConnectionWord,
     PortWord,
     ReaderState,
@@ -52,7 +53,7 @@ class ConnectionStats(msgspec.Struct, frozen=True):
 
     Attributes:
         name, policy, capacity: from the plan.
-        sent: messages sent since the connection was made.
+        sent: messages sent since the connection was made and until its reader closed or died.
         received: handed to the reader.
         released: given back by it. Counted when it next looks for a message.
         copied: of those received, how many became copies because it kept too many views.
@@ -114,21 +115,24 @@ class PortStats(msgspec.Struct, frozen=True):
 def connection_stats(
     words: memoryview, port: PortPlan, connection: ConnectionPlan
 ) -> ConnectionStats:
-    """Read a connection's words. They move while they are read: exact once both ends rest."""
+    """Read a connection's words. They move while they are read, but the account always balances."""
     at = connection.slot
-    # The reader's words first: what it has counted, the writer had sent before.
-    read = {word: words[at + word] for word in ConnectionWord}
+    # A reader moves its position before it counts what became of the message. So: first how many
+    # were sent, then what became of them, the position last, which covers all that was counted.
+    sent_last = words[port.slot + PortWord.SENT]
+    dropped = {reason: words[at + word] for reason, word in DROP_REASONS.items()}
+    released, copied = words[at + ConnectionWord.RELEASED], words[at + ConnectionWord.COPIED]
+    state = words[at + ConnectionWord.STATE]
+    position, base = words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE]
     counts = words[at + HISTOGRAM_AT : at + HISTOGRAM_AT + HISTOGRAM_BUCKETS].tolist()
-    sent = max(0, words[port.slot + PortWord.SENT] - read[ConnectionWord.BASE])
-    dropped = {reason: read[word] for reason, word in DROP_REASONS.items()}
-    taken = max(0, read[ConnectionWord.POSITION] - read[ConnectionWord.BASE])
+    taken = max(0, position - base)
     received = taken - sum(dropped.values())
-    queued = sent - taken
-    state = read[ConnectionWord.STATE]
-    if state in (ReaderState.CLOSED, ReaderState.LOST):
-        dropped["closed" if state == ReaderState.CLOSED else "lost"] += queued
+    if state in (ReaderState.CLOSED, ReaderState.LOST) or base == UNLINKED:
         queued = 0
-    elif not connection.policy.is_lossless:
+    else:
+        queued = max(0, sent_last - max(position, base))
+    sent = taken + queued
+    if not connection.policy.is_lossless:
         # A full queue loses its oldest before its reader knows.
         overwritten = max(0, queued - connection.capacity)
         dropped["overwritten"] += overwritten
@@ -139,8 +143,8 @@ def connection_stats(
         capacity=connection.capacity,
         sent=sent,
         received=received,
-        released=read[ConnectionWord.RELEASED],
-        copied=read[ConnectionWord.COPIED],
+        released=released,
+        copied=copied,
         dropped=dropped,
         queued=queued,
         latency=LatencyHistogram(tuple(counts)),

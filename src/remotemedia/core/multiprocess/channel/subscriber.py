@@ -10,11 +10,13 @@ from remotemedia.core.errors import ChannelClosed, DecodeError, EndOfStream, Pee
 from remotemedia.core.multiprocess.transport.ledger import (
     HISTOGRAM_AT,
     HISTOGRAM_BUCKETS,
+    UNLINKED,
     ConnectionWord,
     LedgerWord,
     PortState,
     PortWord,
     ReaderState,
+    drop_unread,
 )
 from remotemedia.data.layout import Layout, parse_layout
 from remotemedia.data.memory import (
@@ -97,7 +99,8 @@ class Subscriber:
         self._position_at = at + ConnectionWord.POSITION
         self._wanted_at = at + ConnectionWord.CREDIT_WANTED
         self._histogram_at = at + HISTOGRAM_AT
-        self._position = words[self._position_at]
+        # `UNLINKED` until the writer knows of this connection: nothing is meant for it before.
+        self._position = max(words[self._position_at], words[at + ConnectionWord.BASE])
         self._released = words[at + ConnectionWord.RELEASED]
         words[at + ConnectionWord.STATE] = ReaderState.OPEN
         self._wake_writer()
@@ -128,6 +131,20 @@ class Subscriber:
             message = self._admit(sample)
             if message is not None:
                 return message
+            sample = None  # given back before the next is taken
+
+    def receive_soon(self) -> Message | None:
+        """Take the next message, looking for it no longer than the spin time, and never asleep.
+
+        Raises:
+            DecodeError, ChannelClosed: as `receive`.
+        """
+        if self._held:
+            self._settle()
+        sample = self._take()
+        if sample is None:
+            sample = self._doorbell.spin(self._take)
+        return None if sample is None else self._admit(sample)
 
     def receive_nowait(self) -> Message | None:
         """Take the next message if there is one; errors as `receive`."""
@@ -148,8 +165,14 @@ class Subscriber:
         """
         if self._held:
             self._settle()
-        sample = self._take()
-        return None if sample is None else self._admit(sample)
+        while True:
+            sample = self._take()
+            if sample is None:
+                return None
+            message = self._admit(sample)
+            if message is not None:
+                return message
+            sample = None  # given back before the next is taken
 
     @property
     def header(self) -> Header:
@@ -169,8 +192,8 @@ class Subscriber:
 
     @property
     def position(self) -> int:
-        """Sequence number of the message taken last."""
-        return self._position
+        """Sequence number of the message taken last; 0 before the first that is meant for it."""
+        return self._position if self._position != UNLINKED else 0
 
     @property
     def held(self) -> int:
@@ -190,6 +213,8 @@ class Subscriber:
         message, and once the queue is empty.
         """
         words, slot = self._words, self.port.slot
+        if self._position == UNLINKED:
+            self._reached()
         if self._position >= self._ending_position:
             self._ended = self._ending
             # In this order: what was sent of the inputs that have ended, is counted by now.
@@ -207,10 +232,13 @@ class Subscriber:
         if not self._is_closed:
             self._is_closed = True
             self._leave_held()
-            self._words[self.connection.slot + ConnectionWord.STATE] = ReaderState.CLOSED
+            words, at = self._words, self.connection.slot
+            words[at + ConnectionWord.STATE] = ReaderState.CLOSED
             self._take = self._take_from_closed
             self._reader.close()
+            drop_unread(words, self.port.slot, at, ConnectionWord.DROPPED_CLOSED)
             self._wake_writer()
+            self._doorbell.ring()  # whoever waits for a message here gets `ChannelClosed`
 
     def __iter__(self) -> Iterator[Message]:
         try:
@@ -255,11 +283,10 @@ class Subscriber:
 
     def _end(self) -> EndOfStream | PeerLost:
         words = self._words
-        missing = words[self.port.slot + PortWord.SENT] - self._position
-        if missing > 0:
-            self._position += missing
-            words[self._position_at] = self._position
-            self._count_drop(ConnectionWord.DROPPED_LOST, missing)
+        sent = words[self.port.slot + PortWord.SENT]
+        if sent > self._reached():
+            drop_unread(words, self.port.slot, self.connection.slot, ConnectionWord.DROPPED_LOST)
+            self._position = sent
         if words[self.port.slot + PortWord.STATE] == PortState.LOST:
             return PeerLost(
                 f"the writer of port {self.port.name} died; {self.connection.name} has received "
@@ -279,8 +306,7 @@ class Subscriber:
         if sequence != self._position + 1 and not self._note_gap(sequence):
             return None
         self._position = words[self._position_at] = sequence
-        wanted = words[self._wanted_at]
-        if wanted and sequence >= wanted:
+        if words[self._wanted_at]:
             self._wake_writer()
         if (context != self._context or words[_EPOCH_AT] != self._epoch) and self._is_old(context):
             self._count_drop(ConnectionWord.DROPPED_INTERRUPTED, 1)
@@ -375,13 +401,12 @@ class Subscriber:
 
     def _note_gap(self, sequence: int) -> bool:
         """Count what lies between the last message and this one; False if this one is not ours."""
-        if self._position == 0:
-            # Sent before the writer knew of this connection: not meant for it.
-            self._position = self._words[self.connection.slot + ConnectionWord.BASE]
-        missing = sequence - self._position - 1
+        missing = sequence - self._reached() - 1
         if missing < 0:
-            return False
+            return False  # sent before the writer knew of this connection, or before what is lost
         if missing:
+            # Moved before it is counted, so that the account balances whenever we die.
+            self._words[self._position_at] = sequence
             is_lossless = self.connection.policy.is_lossless
             word = (
                 ConnectionWord.DROPPED_LOST if is_lossless else ConnectionWord.DROPPED_OVERWRITTEN
@@ -391,8 +416,18 @@ class Subscriber:
 
     def _count_unreadable(self) -> None:
         # Its sequence number is not to be believed: it counts as the next one.
+        if self._reached() == UNLINKED:
+            return
         self._position = self._words[self._position_at] = self._position + 1
+        if self._words[self._wanted_at]:
+            self._wake_writer()
         self._count_drop(ConnectionWord.DROPPED_UNREADABLE, 1)
+
+    def _reached(self) -> int:
+        """Sequence number of the newest message that is not owed any more."""
+        if self._position == UNLINKED:
+            self._position = self._words[self.connection.slot + ConnectionWord.BASE]
+        return self._position
 
     def _is_old(self, context: bytes) -> bool:
         """Whether a message of this context was sent before the last interrupt."""

@@ -7,6 +7,7 @@ with the control connection as the descriptor that `REMOTEMEDIA_CONTROL_FD` name
 from __future__ import annotations
 
 import argparse
+import atexit
 import faulthandler
 import os
 import socket
@@ -48,5 +49,17 @@ def main() -> int:
     return NodeRun(end).run()
 
 
+def leave(code: int) -> None:
+    """Exit without taking the interpreter apart, which takes longer than all that came before.
+
+    What must be done has been: the node has cleaned up, its channels are closed. Exit handlers of
+    libraries run; threads that a node left behind end here.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from remotemedia.core.errors import ChannelClosed
 from remotemedia.core.multiprocess.runner.context import is_async_stream, outputs_of
-from remotemedia.core.multiprocess.runner.work import Stopped, Wake, Work
+from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
 from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class AsyncLoop(Work):
     async def _serve(self) -> None:
         doorbell = LoopDoorbell.of(self.endpoint.doorbell)
         while True:
-            found = await doorbell.wait_for(self.attempt, None)
+            found: Found | None = await doorbell.wait_for(self.attempt, None)
             assert found is not None
             if isinstance(found, Wake):
                 if found is Wake.FINISHED:

@@ -71,8 +71,10 @@ class NodeRun:
             self._commands.wake_with_nothing()
             if self._endpoint is not None:
                 # In a thread the doorbell stays until all threads are done: others may ring it.
-                close = self._endpoint.close_ends if self._open_endpoint else self._endpoint.close
-                close()
+                if self._open_endpoint:
+                    self._endpoint.close_ends()
+                else:
+                    self._endpoint.close(linger_seconds=0)  # what mattered was drained
         return code
 
     def _live(self, configuration: control.Configure) -> None:

@@ -20,13 +20,18 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from remotemedia.core.errors import ChannelClosed, ChannelError
-from remotemedia.core.multiprocess.transport.ledger import EndpointWord
+from remotemedia.core.multiprocess.transport.ledger import ALWAYS_ASLEEP, EndpointWord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+
 T = TypeVar("T")
 DEFAULT_SPIN_NS = 50_000
+LINGER_NS = 100_000
+"""How long to look after a ring that brought nothing: senders ring before they make the message."""
+_MAX_POLL_MS = 1 << 30  # poll(2) takes an int; a longer wait is several
 
 _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(os.uname().machine)
 _CMD_GLOBAL_EXPEDITED = 1 << 1
@@ -63,6 +68,10 @@ class Doorbell:
         slot: the process's endpoint block.
         fd: the eventfd, non-blocking; owned by the doorbell from now on.
         spin_ns: how long to look again and again, yielding the processor, before blocking.
+
+    Attributes:
+        fd: as above; -1 once it is closed.
+        watcher: the event loop's view of it, if a loop watches it. Set by `LoopDoorbell`.
     """
 
     def __init__(
@@ -70,44 +79,94 @@ class Doorbell:
     ) -> None:
         self.fd = fd
         self.spin_ns = spin_ns
+        self.watcher: LoopDoorbell | None = None
         self._words = words
         self._asleep = slot + EndpointWord.ASLEEP
         self._poller = select.poll()
         self._poller.register(fd, select.POLLIN)
         self._waiting = threading.Lock()
+        self._waiter = 0  # the thread that waits
+        self._closing = threading.RLock()  # nobody rings a descriptor that is gone
         self._closed = False
+        self._naps = 0
         if not _membarrier.is_available:
-            words[self._asleep] = 1
+            words[self._asleep] = ALWAYS_ASLEEP
 
     @staticmethod
     def new_fd() -> int:
         """Make the descriptor of a doorbell; the caller owns it."""
         return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
+    @property
+    def is_fenced(self) -> bool:
+        """Whether `fence` works; where it does not, this process counts as always asleep."""
+        return _membarrier.is_available
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether this process says that it waits."""
+        return bool(self._words[self._asleep])
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
+    def is_waited_on(self) -> bool:
+        """Whether a thread waits on it now."""
+        return self._waiting.locked()
+
     def wait_for(self, attempt: Callable[[], T | None], timeout_seconds: float | None) -> T | None:
         """Call `attempt` until it gives something; None when the time is over first.
 
         Raises:
             ChannelClosed: the doorbell was closed meanwhile.
-            ChannelError: another thread is waiting on this doorbell.
+            ChannelError: another thread, or an event loop in one, is waiting on this doorbell.
         """
         found = attempt()
         if found is not None or timeout_seconds == 0:
             return found
-        if not self._waiting.acquire(blocking=False):
+        watcher = self.watcher
+        if self._waiting.locked() or (watcher is not None and watcher.is_waited_on_elsewhere):
             raise ChannelError(
                 "two threads wait on one doorbell; give each thread ends and a doorbell of its own"
             )
+        with self._waiting:
+            return self._wait(attempt, timeout_seconds)
+
+    def wait_last(self, attempt: Callable[[], T | None], timeout_seconds: float) -> T | None:
+        """Wait as `wait_for` does, after the thread that waits now and is about to leave."""
+        if self._waiter == threading.get_ident():
+            return attempt()  # a signal handler: what it interrupted waits
+        until = time.monotonic() + timeout_seconds
+        if not self._waiting.acquire(timeout=min(timeout_seconds, threading.TIMEOUT_MAX)):
+            return attempt()
+        try:
+            return self._wait(attempt, max(0, until - time.monotonic()))
+        finally:
+            self._waiting.release()
+
+    def _wait(self, attempt: Callable[[], T | None], timeout_seconds: float | None) -> T | None:
+        self._waiter = threading.get_ident()
         try:
             found = self.spin(attempt)
             return self._block(attempt, timeout_seconds) if found is None else found
         finally:
-            self._waiting.release()
+            self._waiter = 0
+            if self._closed:
+                self._give_back()
+            elif self.watcher is not None:
+                self.ring()  # we may have silenced what rang for a task of our thread's loop
 
     def spin(self, attempt: Callable[[], T | None]) -> T | None:
         """Call `attempt` again and again for the spin time, yielding the processor in between."""
+        return self._look(attempt, self.spin_ns)
+
+    @staticmethod
+    def _look(attempt: Callable[[], T | None], for_ns: int) -> T | None:
         now, give_way = time.monotonic_ns, os.sched_yield
-        until = now() + self.spin_ns if self.spin_ns else 0
+        until = now() + for_ns if for_ns else 0
         while now() < until:
             give_way()
             found = attempt()
@@ -125,9 +184,11 @@ class Doorbell:
                 if left is not None and left <= 0:
                     self.clear()
                     return None
-                self._poller.poll(left)
+                self._poller.poll(None if left is None else min(left, _MAX_POLL_MS))
                 self.clear()
                 found = attempt()
+                if found is None:
+                    found = self._look(attempt, LINGER_NS)
             else:
                 self.clear()
             if found is not None:
@@ -142,25 +203,61 @@ class Doorbell:
         if self._closed:
             raise ChannelClosed("the doorbell was closed; its ends cannot be waited on any more")
         if _membarrier.is_available:
-            self._words[self._asleep] = 1
+            self._naps = self._words[self._asleep] = self._naps + 1
             _membarrier.fence()
 
-    def clear(self) -> None:
-        """Say that this process is awake, and silence what rang."""
+    @staticmethod
+    def fence() -> None:
+        """Order what this thread wrote before what it reads next, and the same for its peers."""
+        _membarrier.fence()
+
+    def clear(self, fd: int | None = None) -> None:
+        """Say that this process is awake, and silence what rang.
+
+        Args:
+            fd: a duplicate of the doorbell's descriptor; None is the doorbell's own.
+        """
         if _membarrier.is_available:
             self._words[self._asleep] = 0
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.fd)
+            os.eventfd_read(self.fd if fd is None else fd)
 
     def ring(self) -> None:
         """Wake the process, whether or not it sleeps. Any thread may call it."""
-        if not self._closed:
-            os.eventfd_write(self.fd, 1)
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self.fd, 1)
+
+    def duplicate(self) -> int:
+        """Duplicate the descriptor; the caller owns the duplicate.
+
+        Raises:
+            ChannelClosed: the doorbell is closed.
+        """
+        with self._closing:
+            if self._closed:
+                raise ChannelClosed("the doorbell was closed; it cannot be waited on any more")
+            return os.dup(self.fd)
 
     def close(self) -> None:
-        """End every wait on it with `ChannelClosed`, in any thread. Twice is harmless."""
-        if not self._closed:
+        """End every wait on it with `ChannelClosed`, in any thread. Twice is harmless.
+
+        A wait in another thread has ended when this returns. One further up in this thread (this
+        may be a signal handler) ends when it is returned to.
+        """
+        with self._closing:
+            if self._closed:
+                return
             self._closed = True
             os.eventfd_write(self.fd, 1)
+        if self._waiter != threading.get_ident():
             with self._waiting:
-                os.close(self.fd)
+                self._give_back()
+
+    def _give_back(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            if self.watcher is not None:
+                os.eventfd_write(fd, 1)  # a thread that waited may have silenced the first ring
+                self.watcher.note_closed()
+            os.close(fd)

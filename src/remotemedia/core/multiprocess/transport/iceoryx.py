@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import iceoryx2 as iox
 
-from remotemedia.core.errors import ChannelError, LoanError, SharedMemoryExhausted
+from remotemedia.core.errors import ChannelClosed, ChannelError, LoanError, SharedMemoryExhausted
 from remotemedia.core.multiprocess.plan import MAX_LOANS
 from remotemedia.core.multiprocess.transport import segments
 from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
@@ -107,8 +107,12 @@ class IceoryxWriter:
 
     def close(self) -> None:
         """See `Writer.close`."""
-        self._publisher = self._lend = None
+        self._publisher = None
+        self._lend = self._lend_nothing
         self._chunks.clear()
+
+    def _lend_nothing(self, _: int) -> Any:
+        raise ChannelClosed(f"the writer of port {self._port.name} is closed")
 
     def _grow(self, nbytes: int) -> None:
         """Have the segment replaced by one whose chunks hold `nbytes`."""
@@ -179,7 +183,8 @@ class IceoryxReader:
 
     def close(self) -> None:
         """See `Reader.close`."""
-        self._subscriber = self._receive = None
+        self._subscriber = None
+        self._receive = _nothing  # another thread may be looking
         self._chunks.clear()
 
     def _remember(self, key: int, address: int) -> Chunk:
@@ -347,6 +352,10 @@ def new_domain() -> IceoryxTransport:
     except BaseException:
         sweep(root, prefix)
         raise
+
+
+def _nothing() -> None:
+    """What a closed reader receives."""
 
 
 def _header_at(address: int) -> memoryview:

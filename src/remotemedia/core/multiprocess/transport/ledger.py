@@ -40,7 +40,8 @@ class EndpointWord(IntEnum):
     """Words of a process. Written by that process."""
 
     ASLEEP = 0
-    """1 while it is about to block or blocked: whoever has news for it rings its doorbell."""
+    """Not 0 while it is about to block or blocked: whoever has news for it rings its doorbell. Naps
+    are numbered, so that who rang knows whether it is the same one; or it is `ALWAYS_ASLEEP`."""
     STATE = auto()
     SEQUENCE = auto()
     """Sequence number of the message it is processing."""
@@ -79,7 +80,8 @@ class ConnectionWord(IntEnum):
     STATE = 0
     """A `ReaderState`. Written by the executor once the reader is dead."""
     BASE = auto()
-    """Sequence number before the first message meant for it. Written by the writer."""
+    """Sequence number before the first message meant for it; `UNLINKED` until the writer of an
+    open port knows of it. Written by the writer."""
     POSITION = auto()
     """Sequence number of the newest message it has taken."""
     RELEASED = auto()
@@ -96,12 +98,15 @@ class ConnectionWord(IntEnum):
     DROPPED_CLOSED = auto()
     """Unread when the reader closed."""
     CREDIT_WANTED = auto()
-    """The position that the blocked writer waits for; 0 while it is not. Written by the writer."""
+    """1 while the writer waits: each message that is taken wakes it. Written by the writer."""
 
 
+ALWAYS_ASLEEP = (1 << 64) - 1
+"""In `EndpointWord.ASLEEP`: the process cannot say when it sleeps, and wants every ring."""
 ENDPOINT_WORDS = 64
 PORT_WORDS = 8
 CONNECTION_WORDS = 64
+UNLINKED = (1 << 64) - 1
 HISTOGRAM_AT = CONNECTION_WORDS - HISTOGRAM_BUCKETS
 """Where in a connection's block (latency) and an endpoint's (compute time) the histogram begins.
 
@@ -144,16 +149,20 @@ class Ledger:
         """Map the ledger behind a descriptor, which the ledger then owns.
 
         Raises:
-            ChannelError: the descriptor is no ledger of this version.
+            ChannelError: the descriptor is no ledger of this version; it stays the caller's.
         """
-        self.fd = fd
-        if os.fstat(fd).st_size != _BYTES:
-            raise ChannelError(f"descriptor {fd} is no ledger: it has {os.fstat(fd).st_size} bytes")
-        self._map = mmap.mmap(fd, _BYTES)
-        self.words = memoryview(self._map).cast("Q")
-        if self.words[LedgerWord.MAGIC] != _MAGIC:
-            self.close()
+        try:
+            size = os.fstat(fd).st_size
+        except OSError as error:
+            raise ChannelError(f"descriptor {fd} is no ledger: {error}") from error
+        if size != _BYTES:
+            raise ChannelError(f"descriptor {fd} is no ledger: it has {size:,} bytes")
+        words = memoryview(mmap.mmap(fd, _BYTES)).cast("Q")
+        if words[LedgerWord.MAGIC] != _MAGIC:
             raise ChannelError(f"descriptor {fd} is no ledger of this version")
+        self.fd = fd
+        self.words = words
+        self._free: dict[int, list[int]] = {}
 
     @classmethod
     def create(cls) -> Ledger:
@@ -173,6 +182,9 @@ class Ledger:
         Raises:
             ResourceLimit: the ledger is full.
         """
+        free = self._free.get(count)
+        if free:
+            return free.pop()
         slot = self.words[LedgerWord.ALLOCATED]
         if slot + count > WORDS:
             raise ResourceLimit(
@@ -182,13 +194,20 @@ class Ledger:
         self.words[LedgerWord.ALLOCATED] = slot + count
         return slot
 
+    def free(self, slot: int, count: int) -> None:
+        """Take back words that no process writes any more, to hand them out again, zeroed."""
+        self.words[slot : slot + count] = memoryview(bytes(count * 8)).cast("Q")
+        self._free.setdefault(count, []).append(slot)
+
     def close(self) -> None:
-        """Unmap it and close the descriptor. Twice is harmless."""
-        if self.fd >= 0:
-            self.words.release()
-            self._map.close()
-            os.close(self.fd)
-            self.fd = -1
+        """Close the descriptor. Twice is harmless.
+
+        The memory goes with the last that refers to `words`: an end that another thread still uses
+        writes where nobody reads any more, which is harmless, and not where nothing is.
+        """
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def __enter__(self) -> Ledger:
         return self
@@ -200,3 +219,15 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def drop_unread(words: memoryview, port_slot: int, slot: int, reason: ConnectionWord) -> None:
+    """Count all that a connection has not taken as dropped: its reader will not take it any more.
+
+    Called by the reader, or once that is dead.
+    """
+    base, sent = words[slot + ConnectionWord.BASE], words[port_slot + PortWord.SENT]
+    unread = sent - max(base, words[slot + ConnectionWord.POSITION])
+    if base != UNLINKED and unread > 0:
+        words[slot + ConnectionWord.POSITION] = sent
+        words[slot + reason] += unread

@@ -111,6 +111,7 @@ class MemoryReader:
         """See `Reader.close`."""
         if self in self._service.readers:
             self._service.readers.remove(self)
+        self.queue = deque(maxlen=0)  # the writer may still know it
 
 
 class _Service:

@@ -1,0 +1,222 @@
+"""What is measured of the executor: starts, ends, crashes, and messages from node to node."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import remotemedia as rm
+from benchmarks.nodes import Idle, Meter, Relay, Worker, work
+from benchmarks.records import REFERENCE, Record, percentile
+from benchmarks.rings import SPIN_NS, Job, round_trips
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.rings import System
+    from benchmarks.scenarios import Effort
+
+FLOOR_COMMAND = (sys.executable, "-c", "import numpy, iceoryx2")
+
+
+def startup(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
+    """From `create_session` to READY for three nodes, beside three bare interpreters at once."""
+    del systems
+    ours: list[float] = []
+    floor: list[float] = []
+
+    async def measure() -> None:
+        async with rm.MultiprocessExecutor() as executor:
+            for index in range(effort.session_rounds + 1):
+                began = time.perf_counter()
+                session = await executor.create_session(f"s{index}", _line(3))
+                ours.append((time.perf_counter() - began) * 1e3)
+                await session.close()
+                floor.append(_bare_start(3) * 1e3)
+
+    asyncio.run(measure())
+    yield _record("startup", "bare-interpreters", floor[1:], "ms")
+    yield _record("startup", "remotemedia", ours[1:], "ms")
+
+
+def teardown(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
+    """Ending a session of ten idle nodes."""
+    del systems
+    times: list[float] = []
+
+    async def measure() -> None:
+        async with rm.MultiprocessExecutor() as executor:
+            for index in range(effort.session_rounds):
+                session = await executor.create_session(f"s{index}", _line(10))
+                began = time.perf_counter()
+                await session.close()
+                times.append((time.perf_counter() - began) * 1e3)
+
+    asyncio.run(measure())
+    yield _record("teardown", "remotemedia", times, "ms")
+
+
+def crash_detect(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
+    """From the SIGKILL of a node to the exception at the caller who waits for output."""
+    del systems
+    times: list[float] = []
+
+    async def measure() -> None:
+        async with rm.MultiprocessExecutor() as executor:
+            for index in range(effort.kills):
+                session = await executor.create_session(f"s{index}", _line(2))
+                waiting = asyncio.create_task(session.recv())
+                pids = list(session.pids.values())
+                await asyncio.sleep(0)  # the task is to wait before the node is killed
+                began = time.perf_counter()
+                os.kill(pids[index % 2], signal.SIGKILL)
+                await asyncio.wait([waiting])
+                times.append((time.perf_counter() - began) * 1e3)
+                assert isinstance(waiting.exception(), rm.PipelineTerminated)
+                await session.terminate()
+
+    asyncio.run(measure())
+    yield _record("crash_detect", "remotemedia", times, "ms")
+
+
+def concurrency(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
+    """Two nodes of pure-Python work, beside the same two in one process."""
+    del systems
+    loops, count = 60_000, 40
+    ours: list[float] = []
+    alone: list[float] = []
+
+    async def measure() -> None:
+        pipeline = rm.Pipeline("work")
+        pipeline.add_node("a", Worker, loops=loops).add_node("b", Worker, loops=loops)
+        pipeline.connect("a", "b")
+        async with rm.MultiprocessExecutor() as executor:
+            session = await executor.create_session("work", pipeline)
+            for _ in range(effort.rounds):
+                ours.append(await _throughput(session, count))
+                began = time.perf_counter()
+                for _ in range(count):
+                    work(loops)
+                    work(loops)
+                alone.append(count / (time.perf_counter() - began))
+            await session.close()
+
+    asyncio.run(measure())
+    yield _record("concurrency", "one-process", alone, "msg/s")
+    yield _record("concurrency", "remotemedia", ours, "msg/s")
+
+
+def node_hop(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
+    """From `process` to `process` through the public node interface, one way.
+
+    Beside the bare library, which has no nodes: its hop, measured in turns with ours.
+    """
+    raw = [one for one in systems if one.name == REFERENCE]
+    for size in effort.sizes:
+        for mode in ("adaptive", "block"):
+            count = max(20, int(effort.trips / (1 + size / 200_000)))
+            values: dict[str, list[float]] = {"remotemedia": [], **{one.name: [] for one in raw}}
+            for _ in range(effort.session_rounds):
+                times = asyncio.run(_ring_times(size, mode, count))
+                values["remotemedia"] += [one / 1e3 / 2 for one in times]
+                for system in raw:
+                    with system.ring(2, Job(size, mode)) as ring:
+                        round_trips(ring.ends, 200)
+                        times = round_trips(ring.ends, count)
+                    values[system.name] += [one / 1e3 / 2 for one in times]
+            for name, measured in values.items():
+                yield Record(
+                    "node_hop",
+                    name,
+                    size,
+                    mode,
+                    "us",
+                    percentile(measured, 50),
+                    percentile(measured, 99),
+                    len(measured),
+                )
+
+
+def idle_session(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
+    """How much of a core five nodes use that have nothing to do."""
+    del systems
+    shares: list[float] = []
+
+    async def measure() -> None:
+        async with rm.MultiprocessExecutor() as executor:
+            session = await executor.create_session("idle", _line(5))
+            async for _ in session.stream(rm.Text("once")):
+                pass
+            pids = list(session.pids.values())
+            before = sum(map(cpu_seconds, pids))
+            await asyncio.sleep(effort.idle_seconds)  # the idle time is what is measured
+            shares.append((sum(map(cpu_seconds, pids)) - before) / effort.idle_seconds * 100)
+            await session.close()
+
+    asyncio.run(measure())
+    yield _record("idle_session", "remotemedia", shares, "% core")
+
+
+def cpu_seconds(pid: int) -> float:
+    """How much processor time a process has used."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _ring_times(size: int, mode: str, count: int) -> list[int]:
+    pipeline = rm.Pipeline("ring")
+    pipeline.add_node("meter", Meter, size_bytes=size, count=count).add_node("relay", Relay)
+    pipeline.connect("meter.around", "relay", capacity=4)
+    pipeline.connect("relay", "meter.back", policy="error", capacity=4)
+    config = rm.MultiprocessConfig(spin_microseconds=SPIN_NS[mode] // 1000)
+    async with rm.Runtime(config) as runtime, runtime.session(pipeline) as session:
+        await session.send(rm.Control("start"))
+        report = await session.recv()
+    assert isinstance(report, rm.Json)
+    assert isinstance(report.value, list)
+    return [int(str(one)) for one in report.value]
+
+
+async def _throughput(session: rm.Session, count: int) -> float:
+    began = time.perf_counter()
+
+    async def feed() -> None:
+        for index in range(count):
+            await session.send(rm.Text(str(index)))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(feed())
+        for index in range(count):
+            output = await session.recv()
+            assert isinstance(output, rm.Text)
+            assert output.text == str(index)
+    return count / (time.perf_counter() - began)
+
+
+def _line(count: int) -> rm.Pipeline:
+    pipeline = rm.Pipeline("line")
+    for index in range(count):
+        pipeline.add_node(f"n{index}", Idle)
+        if index:
+            pipeline.connect(f"n{index - 1}", f"n{index}")
+    return pipeline
+
+
+def _bare_start(count: int) -> float:
+    began = time.perf_counter()
+    children = [subprocess.Popen(FLOOR_COMMAND) for _ in range(count)]
+    for child in children:
+        assert child.wait() == 0
+    return time.perf_counter() - began
+
+
+def _record(scenario: str, system: str, values: Sequence[float], unit: str) -> Record:
+    return Record(
+        scenario, system, 0, "-", unit, percentile(values, 50), percentile(values, 99), len(values)
+    )

@@ -1,0 +1,177 @@
+"""The entrance: executors by name, sessions by name."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from remotemedia.core.errors import ExecutorError, SessionNotFound
+from remotemedia.core.findings import suggested
+from remotemedia.core.multiprocess.executor import (
+    InlineExecutor,
+    MultiprocessExecutor,
+    SessionExecutor,
+    new_session_id,
+)
+from remotemedia.core.validation import ValidatedPipeline, validate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+    from remotemedia.core.multiprocess.config import MultiprocessConfig
+    from remotemedia.core.multiprocess.session import Session
+    from remotemedia.core.pipeline import Pipeline
+    from remotemedia.core.registry import Registry
+
+__all__ = ["Runtime"]
+
+DEFAULT_EXECUTOR = "python"
+
+
+class Runtime:
+    """Runs pipelines.
+
+        async with Runtime() as runtime:
+            async with runtime.session(pipeline) as session:
+                async for output in session.stream(Text("hello")):
+                    print(output.text)
+
+    There are two executors: "python" runs every node in a process of its own, "inline" runs them in
+    threads of this process, for tests and debuggers. Nothing is started before the first session.
+
+    Args:
+        config: settings of the executor "python".
+        registry: where names of node types are found; None is the default registry.
+    """
+
+    def __init__(
+        self, config: MultiprocessConfig | None = None, *, registry: Registry | None = None
+    ) -> None:
+        self._registry = registry
+        self._executors: dict[str, SessionExecutor] = {
+            DEFAULT_EXECUTOR: MultiprocessExecutor(config, registry=registry),
+            "inline": InlineExecutor(config, registry=registry),
+        }
+
+    def register_executor(self, name: str, executor: SessionExecutor) -> None:
+        """Give an executor a name that pipelines and `create_session` can say.
+
+        It is shut down with the runtime. One that had the name before is replaced, if it runs no
+        session.
+
+        Raises:
+            ExecutorError: the executor of that name runs sessions.
+        """
+        before = self._executors.get(name)
+        if before is not None and before.sessions:
+            running = ", ".join(before.sessions)
+            raise ExecutorError(f"executor {name!r} runs {running}; end them before it is replaced")
+        self._executors[name] = executor
+
+    async def create_session(
+        self,
+        session_id: str,
+        pipeline: Pipeline | ValidatedPipeline,
+        *,
+        executor: str | None = None,
+    ) -> Session:
+        """Start a session and return when every node is ready.
+
+        Args:
+            session_id: its name, 1 to 64 of A-Z a-z 0-9 _ . -, free again once it has ended.
+            pipeline: what to run; it is validated before anything is started.
+            executor: what runs it; None is what its nodes say, else "python".
+
+        Raises:
+            PipelineError: it cannot run as written, with everything that is wrong.
+            ExecutorError: the name is taken, or its nodes want different executors.
+            SpawnError, ProcessCrashed, InitTimeout: a node did not start; all is rolled back.
+            ResourceLimit: a limit would be passed.
+        """
+        chosen = self._executor_for(pipeline, executor)
+        if not isinstance(pipeline, ValidatedPipeline):
+            pipeline = validate(
+                pipeline, self._registry, chosen.config, executors=self._executors.keys()
+            )
+        return await chosen.create_session(session_id, pipeline)
+
+    @asynccontextmanager
+    async def session(
+        self,
+        pipeline: Pipeline | ValidatedPipeline,
+        session_id: str | None = None,
+        *,
+        executor: str | None = None,
+    ) -> AsyncIterator[Session]:
+        """Run a session for the length of a block: closed at its end, terminated if it raises.
+
+        Args:
+            pipeline: as for `create_session`.
+            session_id: its name; None makes one.
+            executor: as for `create_session`.
+        """
+        name = session_id or new_session_id()
+        async with await self.create_session(name, pipeline, executor=executor) as session:
+            yield session
+
+    async def terminate_session(self, session_id: str) -> None:
+        """End a session now; see `Session.terminate`.
+
+        Raises:
+            SessionNotFound: there is no session of that name.
+        """
+        for executor in self._executors.values():
+            if session_id in executor.sessions:
+                await executor.terminate_session(session_id)
+                return
+        raise SessionNotFound(session_id, tuple(self.sessions))
+
+    @property
+    def sessions(self) -> dict[str, Session]:
+        """The sessions of all executors, by name."""
+        return {
+            name: session
+            for executor in self._executors.values()
+            for name, session in executor.sessions.items()
+        }
+
+    async def shutdown(self) -> None:
+        """End every session and leave nothing behind. Twice is harmless."""
+        await asyncio.gather(*(one.shutdown() for one in self._executors.values()))
+
+    async def __aenter__(self) -> Runtime:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.shutdown()
+
+    def _executor_for(
+        self, pipeline: Pipeline | ValidatedPipeline, executor: str | None
+    ) -> SessionExecutor:
+        if executor is None:
+            configs = (
+                [node.config for node in pipeline.nodes]
+                if isinstance(pipeline, ValidatedPipeline)
+                else pipeline.nodes
+            )
+            wanted = {config.executor or DEFAULT_EXECUTOR for config in configs}
+            known = wanted & self._executors.keys()
+            if len(known) > 1:
+                names = ", ".join(sorted(known))
+                raise ExecutorError(
+                    f"nodes of pipeline {pipeline.name!r} want different executors ({names}); one "
+                    f"session runs on one: give all nodes the same"
+                )
+            executor = next(iter(known), DEFAULT_EXECUTOR)
+        try:
+            return self._executors[executor]
+        except KeyError:
+            hint = suggested(executor, self._executors)
+            raise ExecutorError(f"there is no executor {executor!r} ({hint})") from None

@@ -1,0 +1,67 @@
+"""The benchmarks run, and write what they promise."""
+
+from __future__ import annotations
+
+import json
+from multiprocessing.resource_tracker import ensure_running
+from typing import TYPE_CHECKING
+
+import pytest
+from benchmarks.__main__ import main
+from benchmarks.records import Record, percentile, table
+from benchmarks.rings import Job, batch_rates, round_trips
+from benchmarks.scenarios import SCENARIOS
+from benchmarks.systems import SYSTEMS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from benchmarks.rings import System
+
+
+@pytest.fixture(scope="module", autouse=True)
+def resource_tracker() -> None:
+    """The process that `multiprocessing` starts once and keeps is no residue of a test."""
+    ensure_running()
+
+
+FIELDS = {"scenario", "system", "size_bytes", "mode", "unit", "p50", "p99", "n"}
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    values = list(range(1, 101))
+    assert percentile(values, 50) == 50
+    assert percentile(values, 99) == 99
+    assert percentile([7.0], 99) == 7.0
+
+
+def test_the_table_compares_with_the_bare_library_of_the_same_run() -> None:
+    raw = Record("hop", "raw-iceoryx2", 1280, "block", "us", 10.0, 20.0, 5)
+    ours = Record("hop", "remotemedia", 1280, "block", "us", 15.0, 30.0, 5)
+    cells = list(table([raw, ours]).columns[-1].cells)
+    assert cells == ["1.00", "1.50"]
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
+def test_every_system_passes_messages_around_a_ring(system: System) -> None:
+    for mode in system.modes:
+        with system.ring(3, Job(1280, mode)) as ring:
+            assert len(round_trips(ring.ends, 5)) == 5
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
+def test_every_system_passes_batches_without_loss(system: System) -> None:
+    with system.ring(2, Job(1024, "block", ack_every=200)) as ring:
+        assert all(rate > 0 for rate in batch_rates(ring.ends, 2, 200))
+
+
+def test_the_command_writes_records_of_the_published_form(tmp_path: Path) -> None:
+    arguments = ["--quick", "--scenario", "copy_floor", "--size", "1280"]
+    assert main([*arguments, "--results", str(tmp_path)]) == 0
+    records = json.loads((tmp_path / "latest.json").read_text())
+    assert records
+    assert all(set(record) == FIELDS for record in records)
+
+
+def test_all_scenarios_of_the_data_plane_are_there() -> None:
+    assert {"hop", "hop_paced", "chain", "throughput"} <= set(SCENARIOS)
