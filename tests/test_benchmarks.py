@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from benchmarks.__main__ import main
+from benchmarks.contenders import SYSTEMS
 from benchmarks.records import Record, percentile, table
 from benchmarks.rings import Job, batch_rates, round_trips
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.systems import SYSTEMS
 
 if TYPE_CHECKING:
     from pathlib import Path
