@@ -13,6 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Imported here: processes that `multiprocessing` starts import this module again.
     from rich.console import Console
 
+    from benchmarks import targets
     from benchmarks.contenders import SYSTEMS
     from benchmarks.records import RESULTS, Record, show, write
     from benchmarks.scenarios import FULL, QUICK, SCENARIOS
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in chosen.scenario:
         progress.print(f"measuring {name} ...", style="dim")
         records += SCENARIOS[name](systems, effort)
-    show(records)
+    show(records, targets.table(targets.targets(records)))
     print(f"written to {write(records, chosen.results)}")
     return 0
 
