@@ -57,10 +57,10 @@ def value_of(message: Message | None) -> int:
     return int.from_bytes(message.array[:8].tobytes(), "little")
 
 
-def receive_now(subscriber: Subscriber) -> list[int]:
-    """Take the numbers that are there."""
-    values = []
-    while (message := subscriber.take()) is not None:
+def receive_now(subscriber: Subscriber, most: int = 1 << 30) -> list[int]:
+    """Take the numbers that are there; give `most` where a sender may be adding to them."""
+    values: list[int] = []
+    while len(values) < most and (message := subscriber.take()) is not None:
         values.append(value_of(message))
     return values
 

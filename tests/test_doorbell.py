@@ -16,7 +16,7 @@ import pytest
 from remotemedia.core.errors import ChannelClosed, ChannelError
 from remotemedia.core.multiprocess.transport import doorbell as doorbell_module
 from remotemedia.core.multiprocess.transport.doorbell import Doorbell, _Membarrier
-from remotemedia.core.multiprocess.transport.ledger import ENDPOINT_WORDS, Ledger
+from remotemedia.core.multiprocess.transport.ledger import ALWAYS_ASLEEP, ENDPOINT_WORDS, Ledger
 from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 from tests.channel_helpers import IS_LONG, Background, Peer, eventually, open_fds
 
@@ -71,7 +71,7 @@ def side(ledger: Ledger) -> Iterator[Side]:
 
 
 def is_armed(side: Side) -> Callable[[], bool]:
-    return lambda: side.bell.is_waited_on and side.words[side.slot] == 1
+    return lambda: side.bell.is_waited_on and bool(side.words[side.slot])
 
 
 @pytest.fixture(params=[True, False], ids=["membarrier", "no membarrier"])
@@ -166,26 +166,32 @@ def test_without_membarrier_a_process_counts_as_asleep_always(
     monkeypatch.setattr(doorbell_module, "_membarrier", NoMembarrier())
     side = Side(ledger, BLOCK)
     assert not side.bell.is_fenced
-    assert side.words[side.slot] == 1
+    assert side.words[side.slot] == ALWAYS_ASLEEP
     assert side.bell.wait_for(side.news, 0.001) is None
-    assert side.words[side.slot] == 1
+    assert side.words[side.slot] == ALWAYS_ASLEEP
     side.bring(1)
     assert side.bell.wait_for(side.news, None) == 1
     side.bell.close()
 
 
-def test_rings_coalesce_and_a_stale_one_costs_a_look_and_no_more(side: Side) -> None:
+def test_rings_coalesce_and_a_stale_one_ends_no_wait(side: Side) -> None:
     for _ in range(3):
         side.bell.ring()
-    looks = 0
+    assert side.bell.wait_for(side.news, 0.01) is None
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(side.fd)
 
-    def look() -> int | None:
-        nonlocal looks
-        looks += 1
-        return side.news()
 
-    assert side.bell.wait_for(look, 0.01) is None
-    assert looks <= 8
+def test_naps_are_numbered(side: Side) -> None:
+    seen = set()
+    for _ in range(3):
+        waiter = Background(lambda: side.bell.wait_for(side.news, None))
+        eventually(is_armed(side))
+        seen.add(side.words[side.slot])
+        side.bring(1)
+        assert waiter.result() == 1
+        side.words[side.news_at] = 0
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize("spin_ns", [BLOCK, ADAPTIVE])
@@ -323,7 +329,7 @@ class TestLoop:
             bell = LoopDoorbell.of(side.bell)
             task = asyncio.create_task(bell.wait_for(side.news, 30 if has_time else None))
             await asyncio.sleep(0)
-            assert side.words[side.slot] == 1
+            assert side.words[side.slot]
             Background(lambda: side.bring(7)).result()
             return await task
 

@@ -111,8 +111,6 @@ def test_every_array_type_can_be_lent(ends: Ends) -> None:
 def test_what_cannot_be_lent_is_refused_with_what_can(
     ends: Ends, type_: Any, arguments: Any, words: str
 ) -> None:
-    # Arguments that were good before must not hide bad ones that compare equal.
-    ends.writer.loan(Audio, frames=1, channels=1, sample_rate=1).discard()
     with pytest.raises(DataError, match=words):
         ends.writer.loan(type_, **arguments)
 

@@ -208,7 +208,7 @@ def test_a_sender_waits_for_the_slowest_of_its_lossless_readers(
     assert receive_now(slow) == [0, 1]
     eventually(lambda: is_asleep(registry, publisher))
     assert sender.is_running
-    assert receive_now(quick) == [0, 1]
+    assert receive_now(quick, 2) == [0, 1]
     sender.result()
     assert receive_now(slow) == receive_now(quick) == [2]
 
@@ -254,12 +254,10 @@ def test_a_send_that_gets_ahead_leaves_another_that_waits_its_wake_up(
     publisher, (reader,) = channel_of(registry, ("block", 2))
     fill(publisher)
     sender = blocked_sender(registry, publisher, 7)
-    sent = [0, 1]
     for count in range(100, 400):
         receive_now(reader)
         try:
             publisher.send_nowait(number(count))
-            sent.append(count)
         except BackpressureError:
             continue
         if not sender.is_running:
@@ -412,7 +410,7 @@ def test_a_publisher_waits_for_its_planned_readers_to_open(registry: ChannelRegi
     publisher = registry.create_publisher(channel)
     assert not publisher.wait_connected(0)
     assert not publisher.wait_connected(0.001)
-    with pytest.raises(BackpressureError, match="latest, not opened yet"):
+    with pytest.raises(BackpressureError, match=r"latest\) has no reader yet"):
         publisher.send_nowait(number(0))
     connected = Background(lambda: publisher.wait_connected(30))
     sender = Background(lambda: publisher.send(number(0)))
@@ -594,7 +592,7 @@ def test_an_envelope_that_cannot_travel_is_a_data_error_and_nothing_is_sent(
     publisher, (reader,) = channel_of(registry, "block")
     message = number(1)
     setattr(message, name, value)
-    with pytest.raises(DataError, match=r"correlation_id is .* and timestamp_ns"):
+    with pytest.raises(DataError, match=f"{name} is "):
         publisher.send(message)
     assert publisher.loan(Binary, nbytes=8)
     with pytest.raises(DataError), publisher.loan(Binary, nbytes=8) as loan:
@@ -642,7 +640,7 @@ def test_a_loan_that_is_discarded_while_it_waits_is_not_sent(registry: ChannelRe
     sender = Background(loan.send)
     eventually(lambda: is_asleep(registry, publisher))
     loan.discard()
-    assert receive_now(reader) == [0]
+    assert receive_now(reader, 1) == [0]
     with pytest.raises(LoanError):
         sender.result()
     publisher.send(number(2))
@@ -754,7 +752,7 @@ class TestAsync:
                 await cancelled
             with pytest.raises(BackpressureError):
                 await late
-            assert await asyncio.to_thread(receive_now, reader) == [0]
+            assert await asyncio.to_thread(receive_now, reader, 1) == [0]
             async with asyncio.timeout(30):
                 await waits
             assert receive_now(reader) == [1]
@@ -827,7 +825,7 @@ class TestAsync:
                 await publisher.send_async(number(2))
 
         asyncio.run(main())
-        assert receive_now(reader) == [0]
+        assert receive_now(reader, 1) == [0]
         sender.result()
 
     def test_a_sender_and_a_reader_share_one_doorbell(self, registry: ChannelRegistry) -> None:

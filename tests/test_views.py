@@ -281,6 +281,16 @@ def test_a_received_tensor_goes_by_dlpack_without_a_copy(ends: Ends) -> None:
     assert np.shares_memory(np.from_dlpack(message), message.array)
 
 
+def test_a_consumer_that_cannot_be_told_of_read_only_memory_is_refused_with_advice(
+    ends: Ends,
+) -> None:
+    ends.send()
+    message = ends.receive()
+    with pytest.raises(BufferError, match=r"read-only.*DLPack 1.0.*tensor.array"):
+        message.__dlpack__()
+    Tensor(np.zeros(3)).__dlpack__()
+
+
 def test_use_after_release_raises_and_the_memory_comes_back_at_once(ends: Ends) -> None:
     ends.send()
     message = ends.receive()

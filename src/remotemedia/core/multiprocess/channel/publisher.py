@@ -16,6 +16,7 @@ from remotemedia.core.errors import (
     ChannelClosed,
     ChannelError,
     DataError,
+    ExecutorError,
     PeerLost,
 )
 from remotemedia.core.multiprocess.channel.loan import Loan
@@ -217,7 +218,8 @@ class Publisher:
             layout = self._lay_out(type_, arguments)
         if self._is_closed:
             self._require_open()
-        chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
+        with self._lock:
+            chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
         return Loan(self, type_, layout, chunk, token)
 
     def _lay_out(self, type_: type[ArrayMessage], arguments: dict[str, Any]) -> Layout:
@@ -387,7 +389,11 @@ class Publisher:
             if in_use is not None or len(metadata) > METADATA_ROOM_BYTES:
                 source = chunk.array if in_use is None else in_use
                 assert source is not None
-                chunk, token = self._writer.loan(layout.payload_bytes + len(metadata))
+                try:
+                    chunk, token = self._writer.loan(layout.payload_bytes + len(metadata))
+                except ExecutorError:
+                    message._gone = "discarded"
+                    raise
                 np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), source)
                 self._words[self.port.slot + PortWord.COPIES] += 1
             self._emit(chunk, token, layout, message, metadata, 0, None, rung)
@@ -584,9 +590,8 @@ class Publisher:
             short = self._short
         if short is None:
             return BackpressureError(self.port.name, 0, "no reader")
-        state = self._words[short.slot + ConnectionWord.STATE]
-        unopened = ", not opened yet" if state == ReaderState.UNOPENED else ""
-        return BackpressureError(short.name, short.capacity, f"{short.policy}{unopened}")
+        is_open = self._words[short.slot + ConnectionWord.STATE] != ReaderState.UNOPENED
+        return BackpressureError(short.name, short.capacity, short.policy, is_open=is_open)
 
     def _dissect(self, message: RuntimeData) -> tuple[Layout, Payload]:
         parts = dissect(message)

@@ -9,9 +9,11 @@ Invariant of every connection: `sent = released + dropped + in flight`.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
+import weakref
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,15 @@ WORDS = 1 << 17
 _BYTES = WORDS * 8  # sparse: only pages that are written take memory
 _MAGIC = 0x0001_5245_4744_454C  # "LEDGER" and the version of the layout
 HISTOGRAM_BUCKETS = 40
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int),
+    ctypes.c_long,
+)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class LedgerWord(IntEnum):
@@ -157,7 +168,7 @@ class Ledger:
             raise ChannelError(f"descriptor {fd} is no ledger: {error}") from error
         if size != _BYTES:
             raise ChannelError(f"descriptor {fd} is no ledger: it has {size:,} bytes")
-        words = memoryview(mmap.mmap(fd, _BYTES)).cast("Q")
+        words = _map(fd)
         if words[LedgerWord.MAGIC] != _MAGIC:
             raise ChannelError(f"descriptor {fd} is no ledger of this version")
         self.fd = fd
@@ -219,6 +230,20 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _map(fd: int) -> memoryview:
+    """Map a ledger for as long as anything refers to its words.
+
+    Not by `mmap.mmap`, which keeps a duplicate of the descriptor for as long.
+    """
+    address = _libc.mmap(None, _BYTES, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
+    if address == _MAP_FAILED:
+        number = ctypes.get_errno()
+        raise ChannelError(f"descriptor {fd} cannot be mapped: {os.strerror(number)}")
+    block = (ctypes.c_uint8 * _BYTES).from_address(address)
+    weakref.finalize(block, _libc.munmap, address, _BYTES).atexit = False
+    return memoryview(block).cast("B").cast("Q")
 
 
 def drop_unread(words: memoryview, port_slot: int, slot: int, reason: ConnectionWord) -> None:
