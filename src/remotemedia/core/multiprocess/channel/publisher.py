@@ -64,6 +64,7 @@ M = TypeVar("M", bound=ArrayMessage)
 _NO_LIMIT = 1 << 64
 _EPOCH_AT = int(LedgerWord.EPOCH)
 _now_ns = time.monotonic_ns
+_pack_header = HEADER.pack_into
 
 
 class Publisher:
@@ -215,8 +216,6 @@ class Publisher:
             layout = self._lent_layout
         else:
             layout = self._lay_out(type_, arguments)
-        if layout.payload_bytes > self._max_bytes:
-            raise self._too_large(layout.payload_bytes)
         if self._is_closed:
             self._require_open()
         with self._lock:
@@ -233,6 +232,8 @@ class Publisher:
             ) from None
         except TypeError as error:
             raise DataError(f"loan of {type_.__name__}: {error}") from error
+        if layout.payload_bytes > self._max_bytes:
+            raise self._too_large(layout.payload_bytes)
         self._lent_type, self._lent_arguments, self._lent_layout = type_, arguments, layout
         return layout
 
@@ -377,7 +378,11 @@ class Publisher:
         with self._lock:
             if self._sent >= self._limit and not self._find_credit():
                 return None
-            rung = self._wake_early()
+            rung = None
+            for _, asleep in self._bells:
+                if self._words[asleep]:
+                    rung = self._wake_early()
+                    break
             message, chunk, token, layout = loan.message, loan.chunk, loan.token, loan.layout
             metadata = pack_metadata(message) if message.metadata else b""
             in_use = loan.withdraw("sent")
@@ -413,7 +418,7 @@ class Publisher:
         if epoch != self._epoch:
             self._enter_epoch(epoch)
         try:
-            HEADER.pack_into(
+            _pack_header(
                 chunk.header,
                 0,
                 layout.block,
