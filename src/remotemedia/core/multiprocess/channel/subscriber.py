@@ -180,7 +180,8 @@ class Subscriber:
     @property
     def position(self) -> int:
         """Sequence number of the message taken last; 0 before the first that is meant for it."""
-        return self._position if self._position != UNLINKED else 0
+        position = self._position if self._position != UNLINKED else self._reached()
+        return position if position != UNLINKED else 0
 
     @property
     def held(self) -> int:
