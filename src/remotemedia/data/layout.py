@@ -120,7 +120,7 @@ class Layout:
         return _BLOCK.pack(*head, *padded)
 
 
-@lru_cache(maxsize=256, typed=True)
+@lru_cache(maxsize=256)
 def audio_layout(frames: int, channels: int, sample_rate: int) -> Layout:
     """Lay out `frames` x `channels` float32 samples.
 
@@ -132,7 +132,7 @@ def audio_layout(frames: int, channels: int, sample_rate: int) -> Layout:
     return Layout(Audio, shape[0] * shape[1] * 4, dtype=_FLOAT32, shape=shape, parameter=rate)
 
 
-@lru_cache(maxsize=256, typed=True)
+@lru_cache(maxsize=256)
 def picture_layout(shape: tuple[int, ...], format: str) -> Layout:  # noqa: A002
     """Lay out the array of one picture.
 
@@ -160,7 +160,7 @@ def video_layout(height: int, width: int, format: str) -> Layout:  # noqa: A002
     return picture_layout((height, width, channels), format)
 
 
-@lru_cache(maxsize=256, typed=True)
+@lru_cache(maxsize=256)
 def tensor_layout(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Layout:
     """Lay out a C-contiguous array.
 
@@ -177,7 +177,7 @@ def tensor_layout(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Layout
     return Layout(Tensor, math.prod(lengths) * dtype.itemsize, dtype=dtype, shape=lengths)
 
 
-@lru_cache(maxsize=256, typed=True)
+@lru_cache(maxsize=256)
 def binary_layout(nbytes: int) -> Layout:
     """Lay out `nbytes` bytes.
 
@@ -188,7 +188,7 @@ def binary_layout(nbytes: int) -> Layout:
     return Layout(Binary, length, shape=(length,))
 
 
-@lru_cache(maxsize=256, typed=True)
+@lru_cache(maxsize=256)
 def plain_layout(type_: type[Message], payload_bytes: int) -> Layout:
     """Lay out an encoded Text, Json, File, Control or Marker.
 

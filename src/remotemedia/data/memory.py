@@ -55,9 +55,9 @@ def keep_until_unused(array: NDArray[np.generic], token: object) -> None:
 
 def empty_out(array: NDArray[np.generic]) -> None:
     """Make an array empty and read-only, for everybody who has it: it lets go of its memory."""
-    array.setflags(write=False)
     # Numpy's own way of giving an array new content.
     array.__setstate__((1, (0,), array.dtype, False, b""))  # type: ignore[arg-type]
+    array.setflags(write=False)
 
 
 def has_exports(array: NDArray[np.generic]) -> bool:

@@ -249,7 +249,7 @@ def checked_int(value: object, what: str, low: int, high: int) -> int:
 
 
 def as_array(value: object, what: str) -> NDArray[np.generic]:
-    """Return `value` as an array without copying: an array, or anything that speaks DLPack.
+    """Return `value` as an array without copying: an array, a message of one, or any DLPack.
 
     Raises:
         DataError: it is neither.
@@ -260,6 +260,8 @@ def as_array(value: object, what: str) -> NDArray[np.generic]:
         raise DataError(f"{what} is a masked array, whose mask would be lost; use filled()")
     if isinstance(value, np.ndarray):
         return np.asarray(value)
+    if isinstance(value, ArrayMessage):
+        return value._live_array()
     if hasattr(value, "__dlpack__"):
         try:
             array: NDArray[np.generic] = np.from_dlpack(value)

@@ -36,7 +36,8 @@ class Tensor(ArrayMessage):
             (`t.view(torch.int16)`).
         timestamp_ns, correlation_id, metadata: see `Message`.
 
-    `np.from_dlpack(tensor)` and `torch.from_dlpack(tensor)` view it without a copy.
+    `np.from_dlpack(tensor)` and `torch.from_dlpack(tensor)` view it without a copy. What arrives is
+    read-only, so that it takes a consumer that speaks DLPack 1.0 (numpy 2.1).
 
     Raises:
         DataError: what was wrong and what is allowed.
@@ -81,7 +82,15 @@ class Tensor(ArrayMessage):
         """Export the array by the DLPack protocol, without a copy."""
         # Through a view of its own, so that a loan can see that it is still in use.
         view = self._live_array()[...]
-        return view.__dlpack__(**request)  # type: ignore[arg-type, misc]
+        try:
+            return view.__dlpack__(**request)  # type: ignore[arg-type, misc]
+        except BufferError as error:
+            if view.flags.writeable:
+                raise
+            raise BufferError(
+                "a received tensor is read-only, and this consumer does not ask for DLPack 1.0, "
+                "which alone can say so; take tensor.array (torch.from_numpy views it), or a copy"
+            ) from error
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Tell DLPack consumers that the array is in CPU memory."""

@@ -40,9 +40,9 @@ class Loan(Generic[M]):
     An exception inside the block, or in sending, gives the memory back unsent. After the block
     the message is dead: its array raises, and the array taken from it has become empty and
     read-only. A slice or a memoryview of the array that is still referred to then cannot be made
-    harmless: the message is copied out of its reach, and the copy is counted. (What other libraries
-    make of the array itself without its buffer, such as `torch.from_numpy(audio.samples)`, is
-    beyond our sight: drop it before the block ends.)
+    harmless: the message is copied out of its reach, and the copy is counted. (What is made of the
+    array itself without its buffer, such as `torch.from_numpy(audio.samples)` or a view of another
+    array class, is beyond our sight: drop it before the block ends, or make it of a slice.)
     """
 
     __slots__ = ("_array", "_publisher", "chunk", "layout", "message", "token")

@@ -133,6 +133,19 @@ class Subscriber:
                 return message
             sample = None  # given back before the next is taken
 
+    def receive_soon(self) -> Message | None:
+        """Take the next message, looking for it no longer than the spin time, and never asleep.
+
+        Raises:
+            DecodeError, ChannelClosed: as `receive`.
+        """
+        if self._held:
+            self._settle()
+        sample = self._take()
+        if sample is None:
+            sample = self._doorbell.spin(self._take)
+        return None if sample is None else self._admit(sample)
+
     def receive_nowait(self) -> Message | None:
         """Take the next message if there is one; errors as `receive`."""
         return self._take_or_end()

@@ -143,4 +143,6 @@ class Commands:
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._main_thread)
-        return "".join(traceback.format_stack(frame)) if frame is not None else ""
+        frames = traceback.extract_stack(frame)
+        told = [one for one in frames if not one.filename.startswith("<frozen ")]
+        return "".join(traceback.format_list(told)) if frame is not None else ""

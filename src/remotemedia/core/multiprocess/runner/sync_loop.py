@@ -40,20 +40,26 @@ class SyncLoop(Work):
         self.finish_outputs()
 
     def _serve(self) -> None:
-        handlers = self.handlers
+        handlers, commands = self.handlers, self.commands
         wait_for = cast("Callable[..., Found]", self.endpoint.doorbell.wait_for)
+        # With one input there is nobody to be fair to, and the next message is looked for there.
+        only = next(iter(handlers)) if len(handlers) == 1 else None
         while True:
-            found = wait_for(self.attempt, None)
-            if isinstance(found, Wake):
-                if found is Wake.FINISHED:
-                    return
-                if found is Wake.ENDED:
-                    self.announce_ended()
-                elif self.attach():
-                    self.node.interrupt()
-                continue
-            subscriber, message = found
-            del found  # the message is to die with its handler
+            message = None if only is None or commands.has_news else only.receive_soon()
+            if message is not None and only is not None:
+                subscriber = only
+            else:
+                found = wait_for(self.attempt, None)
+                if isinstance(found, Wake):
+                    if found is Wake.FINISHED:
+                        return
+                    if found is Wake.ENDED:
+                        self.announce_ended()
+                    elif self.attach():
+                        self.node.interrupt()
+                    continue
+                subscriber, message = found
+                del found  # the message is to die with its handler
             began = self.begin(subscriber, message)
             try:
                 result = handlers[subscriber](message)

@@ -127,16 +127,14 @@ class Work:
         words, slot = self._words, self._slot
         words[slot + _BEGAN] = 0
         self._processed = words[slot + _PROCESSED] = self._processed + 1
-        bucket = min((time.monotonic_ns() - began_ns).bit_length(), _LAST_BUCKET)
-        words[slot + _HISTOGRAM_AT + bucket] += 1
+        bucket = (time.monotonic_ns() - began_ns).bit_length()
+        words[slot + _HISTOGRAM_AT + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
         self.working_on = None
         self.context.correlation_id = 0
         self.announce_ended()
 
     def announce_ended(self) -> None:
         """Tell downstream of the inputs that have been worked off since."""
-        if not self._counted:
-            return
         ended = self._ended_input()
         if ended > self._ended:
             self._ended = self._words[self._slot + EndpointWord.ENDED] = ended
@@ -186,7 +184,10 @@ class Work:
             publisher.finish()
 
     def _ended_input(self) -> int:
-        return min(subscriber.ended_input() for subscriber in self._counted)
+        counted = self._counted
+        if len(counted) == 1:
+            return counted[0].ended_input()
+        return min((subscriber.ended_input() for subscriber in counted), default=0)
 
 
 _SEQUENCE = int(EndpointWord.SEQUENCE)
