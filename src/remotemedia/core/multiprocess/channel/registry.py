@@ -339,21 +339,25 @@ class ChannelRegistry:
     def open(self, name: str) -> Endpoint:
         """Open an endpoint in this process: every port it writes and every connection it reads.
 
-        Its ends share one doorbell, and so one thread or event loop.
+        Its ends share one doorbell, and so one thread or event loop. Opened once more, it opens
+        the ends that were planned since.
 
         Raises:
+            ChannelClosed: it was open here, and was closed.
             ChannelError, SharedMemoryExhausted: it is unknown, or an end cannot be opened.
         """
         party = self._known(name)
         endpoint = self._open_here(party)
+        if endpoint.is_closed:
+            raise ChannelClosed(f"endpoint {name!r} was closed; plan another")
         mine = [one for one in self._channels.values() if party.index in one.parties]
         for channel in mine:
             self._create(channel)
             for connection in channel.plan.connections:
-                if connection.reader == party.index:
+                if connection.reader == party.index and connection.name not in endpoint.subscribers:
                     endpoint.subscribe(channel.plan, connection)
         for channel in mine:
-            if channel.plan.writer == party.index:
+            if channel.plan.writer == party.index and channel.name not in endpoint.publishers:
                 channel.publisher = endpoint.publish(channel.plan)
         return endpoint
 
@@ -495,6 +499,7 @@ class ChannelRegistry:
         for party in self._parties.values():
             if party.endpoint is not None:
                 party.endpoint.close()
+                party.endpoint.leave()
             os.close(party.doorbell_fd)
         for channel in self._channels.values():
             if channel.hold is not None:
