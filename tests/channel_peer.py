@@ -125,6 +125,8 @@ def burst(options: dict[str, Any]) -> None:
         for count in range(options["times"]):
             publisher.send(Binary(count.to_bytes(8, "little").ljust(options["nbytes"], b".")))
         say("sent")
+        if options.get("stays"):
+            sys.stdin.readline()
 
 
 def size_of(rng: random.Random, largest: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,7 +45,7 @@ def fan_in(
         registry.connect(channel, "reader")
         channels.append(channel)
     endpoint = registry.open("reader")
-    writers = []
+    writers: list[Publisher] = []
     for index in range(count):
         writers += registry.open(f"w{index}").publishers.values()
     return writers, endpoint
@@ -101,12 +102,13 @@ def test_order_is_kept_within_every_connection(registry: ChannelRegistry) -> Non
         send_all(writer, range(200))
         writer.finish()
 
-    senders = [Background(lambda writer=writer: write(writer)) for writer in writers]
+    senders = [Background(partial(write, writer)) for writer in writers]
     received: dict[str, list[int]] = {}
+    for _ in range(600):
+        name, value = next_of(inbox)
+        received.setdefault(name, []).append(value)
     with pytest.raises(EndOfStream, match="every connection has finished"):
-        while True:
-            name, value = next_of(inbox)
-            received.setdefault(name, []).append(value)
+        inbox.receive(30)
     for sender in senders:
         sender.result()
     assert received == {f"port{index}": list(range(200)) for index in range(3)}

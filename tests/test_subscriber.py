@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
     from remotemedia.core.multiprocess.transport.base import Chunk
+    from remotemedia.data import Message
 
 
 @pytest.fixture(params=["memory", "iceoryx"])
@@ -68,9 +69,9 @@ def damage_next(publisher: Publisher) -> None:
     writer = publisher._writer
 
     class Damaging:
-        loan, connect, close = writer.loan, writer.connect, writer.close
+        connect, close = writer.connect, writer.close
 
-        def loan(self, nbytes: int) -> tuple[Chunk, object]:  # type: ignore[no-redef]
+        def loan(self, nbytes: int) -> tuple[Chunk, object]:
             self.chunk, token = writer.loan(nbytes)
             return self.chunk, token
 
@@ -79,7 +80,7 @@ def damage_next(publisher: Publisher) -> None:
             publisher._writer = writer
             writer.send(token)
 
-    publisher._writer = Damaging()  # type: ignore[assignment]
+    publisher._writer = Damaging()
 
 
 # Waiting
@@ -131,7 +132,7 @@ def test_closing_while_another_thread_looks_is_channel_closed_and_nothing_else(
         reader = registry.create_subscriber(channel)
         reader._doorbell.spin_ns = spin_ns
         waiter = Background(reader.receive)
-        eventually(lambda reader=reader: reader._doorbell.is_waited_on)
+        eventually(partial(getattr, reader._doorbell, "is_waited_on"))
         reader.close()
         with pytest.raises(ChannelClosed):
             waiter.result()
@@ -407,14 +408,18 @@ def test_messages_without_an_array_hold_nothing(registry: ChannelRegistry) -> No
     assert connection_stats_of(registry, reader).released == 2
 
 
+def read_last(box: list[Message | None]) -> int:
+    return value_of(box.pop())
+
+
 def test_messages_may_be_dropped_in_another_thread(registry: ChannelRegistry) -> None:
     publisher, reader = pair(registry, max_held=2)
     for count in range(100):
         publisher.send(number(count))
         message = reader.receive()
-        box = [message]
+        box: list[Message | None] = [message]
         del message
-        assert Background(lambda box=box: value_of(box.pop())).result() == count
+        assert Background(partial(read_last, box)).result() == count
     assert reader.held == 0
     assert connection_stats_of(registry, reader).copied == 0
 
@@ -432,6 +437,24 @@ def test_what_is_held_outlives_the_reader_the_writer_and_the_registry() -> None:
         assert int(kept.array.sum()) == sum(range(100_000))
         del publisher, reader
         assert int(kept.array.sum()) == sum(range(100_000))
+
+
+def test_what_is_held_stays_as_it_was_when_its_reader_has_closed(
+    registry: ChannelRegistry,
+) -> None:
+    channel = registry.create_channel("port", 2)
+    gone = registry.create_subscriber(channel, max_held=3)
+    stays = registry.create_subscriber(channel, policy="drop_oldest")
+    publisher = registry.create_publisher(channel)
+    kept = []
+    for count in range(3):
+        publisher.send(number(count))
+        kept.append(gone.receive())
+    gone.close()
+    for count in range(100, 200):
+        publisher.send(number(count))
+        stays.take()
+        assert [value_of(message) for message in kept] == [0, 1, 2]
 
 
 # Closing
