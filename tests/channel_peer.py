@@ -17,6 +17,7 @@ from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
 from remotemedia.core.multiprocess.transport import doorbell as doorbell_module
 from remotemedia.core.multiprocess.transport.doorbell import Doorbell
 from remotemedia.core.multiprocess.transport.ledger import Ledger
+from remotemedia.data import Binary
 from tests.channel_helpers import number, open_seal, sealed, value_of
 
 if TYPE_CHECKING:
@@ -117,6 +118,17 @@ def write(options: dict[str, Any]) -> None:
             say(type(error).__name__)
 
 
+def burst(options: dict[str, Any]) -> None:
+    """Send numbers padded to a size, say so, and leave."""
+    with opened(options) as endpoint:
+        (publisher,) = endpoint.publishers.values()
+        for count in range(options["times"]):
+            publisher.send(Binary(count.to_bytes(8, "little").ljust(options["nbytes"], b".")))
+        say("sent")
+        if options.get("stays"):
+            sys.stdin.readline()
+
+
 def size_of(rng: random.Random, largest: int) -> int:
     """Small ones mostly; some that need a larger segment than all before."""
     return 16 if rng.random() < 0.7 else int(16 * (largest / 16) ** rng.random())
@@ -139,7 +151,7 @@ def take(options: dict[str, Any]) -> None:
                 say(type(error).__name__)
 
 
-ROLES = {role.__name__: role for role in (pong, echo, count, check, write, hold, take)}
+ROLES = {role.__name__: role for role in (pong, echo, count, check, write, burst, hold, take)}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]](json.loads(sys.argv[2]))

@@ -225,8 +225,16 @@ class Endpoint:
         for subscriber in self.subscribers.values():
             subscriber.close()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._is_closed
+
     def close(self, linger_seconds: float = LINGER_SECONDS) -> None:
         """Finish what it writes, close what it reads, end its waits. Twice is harmless.
+
+        In the process of its registry, ports whose messages have not been taken stay until they
+        have been, or the registry is cleaned up.
 
         Args:
             linger_seconds: how long, in a process of its own, to wait for readers on lossless
@@ -239,15 +247,19 @@ class Endpoint:
         self.close_ends()
         if self._owns is not None and linger_seconds > 0:
             self.doorbell.wait_last(self._is_delivered, linger_seconds)
-        for publisher in self.publishers.values():
-            publisher.leave()
         self.doorbell.close()
         if self._owns is not None:
+            self.leave()
             transport, ledger, bells = self._owns
             transport.close()
             ledger.close()
             for bell in bells:
                 os.close(bell.fd)
+
+    def leave(self) -> None:
+        """Give all ports back at once: what readers have not taken may be lost to them."""
+        for publisher in self.publishers.values():
+            publisher.leave()
 
     def _is_delivered(self) -> bool | None:
         return all(publisher.is_delivered() for publisher in self.publishers.values()) or None

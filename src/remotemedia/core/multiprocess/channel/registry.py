@@ -342,10 +342,13 @@ class ChannelRegistry:
         thread or event loop.
 
         Raises:
+            ChannelClosed: it was open here, and was closed.
             ChannelError, SharedMemoryExhausted: it is unknown, or an end cannot be opened.
         """
         party = self._known(name)
         endpoint = self._open_here(party)
+        if endpoint.is_closed:
+            raise ChannelClosed(f"endpoint {name!r} was closed; plan another")
         mine = [one for one in self._channels.values() if party.index in one.parties]
         for channel in mine:
             self._create(channel)
@@ -504,6 +507,7 @@ class ChannelRegistry:
         for party in self._parties.values():
             if party.endpoint is not None:
                 party.endpoint.close()
+                party.endpoint.leave()
             os.close(party.doorbell_fd)
         for channel in self._channels.values():
             if channel.hold is not None:

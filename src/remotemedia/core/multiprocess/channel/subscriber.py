@@ -194,7 +194,8 @@ class Subscriber:
     @property
     def position(self) -> int:
         """Sequence number of the message taken last; 0 before the first that is meant for it."""
-        return self._position if self._position != UNLINKED else 0
+        position = self._position if self._position != UNLINKED else self._reached()
+        return position if position != UNLINKED else 0
 
     @property
     def held(self) -> int:
@@ -232,11 +233,11 @@ class Subscriber:
         """
         if not self._is_closed:
             self._is_closed = True
-            self._leave_held()
+            self._settle()
             words, at = self._words, self.connection.slot
             words[at + ConnectionWord.STATE] = ReaderState.CLOSED
             self._take = self._take_from_closed
-            self._reader.close()
+            self._leave_held()
             drop_unread(words, self.port.slot, at, ConnectionWord.DROPPED_CLOSED)
             self._wake_writer()
             self._doorbell.ring()  # whoever waits for a message here gets `ChannelClosed`
@@ -385,11 +386,11 @@ class Subscriber:
             self._release(released)
 
     def _leave_held(self) -> None:
-        """Hand what is still in use over to whoever uses it."""
-        self._settle()
+        """Hand what is still in use over to whoever uses it, and give the queue back."""
+        queue = self._reader.close()
         for chunk, token in self._held:
             assert chunk.array is not None
-            keep_until_unused(chunk.array, token)
+            keep_until_unused(chunk.array, (queue, token))
             chunk.array = chunk.layout = None
         self._held = []
 

@@ -85,8 +85,13 @@ class Reader(Protocol):
             ChannelError: a sample could not be received.
         """
 
-    def close(self) -> None:
-        """Give the queue back; memory of samples that are still held stays. Twice is harmless."""
+    def close(self) -> object:
+        """Give the queue back. Twice is harmless.
+
+        Returns:
+            What to keep for as long as samples are held: the writer takes their memory back when
+            it goes.
+        """
 
 
 class Hold(Protocol):

@@ -188,11 +188,12 @@ class IceoryxReader:
             chunk = self._remember(key, sample.payload_ptr)
         return chunk, sample.header.number_of_elements << 6, sample
 
-    def close(self) -> None:
+    def close(self) -> object:
         """See `Reader.close`."""
-        self._subscriber = None
+        subscriber, self._subscriber = self._subscriber, None
         self._receive = _nothing  # another thread may be looking
         self._chunks.clear()
+        return subscriber
 
     def _remember(self, key: int, address: int) -> Chunk:
         # Views of a constant number of bytes at an address: right for whatever is mapped there.
@@ -407,6 +408,8 @@ _ADVICE = {
     "DoesNotExist": " (its creator is gone, or has not created it yet)",
     "AlreadyExists": " (two ports of one session have the same name)",
     "ExceedsMaxSupportedPublishers": " (a port has one writer; close the other first)",
-    "ExceedsMaxSupportedSubscribers": " (all spare taps of the port are taken)",
+    "ExceedsMaxSupportedSubscribers": (
+        " (all spare taps of the port are taken, or messages are still held that came by one)"
+    ),
     "InsufficientPermissions": " (shared memory or the runtime folder belongs to another user)",
 }

@@ -107,11 +107,12 @@ class MemoryReader:
         chunk = Chunk(written.header.toreadonly(), written.address)
         return chunk, written.capacity, written
 
-    def close(self) -> None:
+    def close(self) -> object:
         """See `Reader.close`."""
         if self in self._service.readers:
             self._service.readers.remove(self)
         self.queue = deque(maxlen=0)  # the writer may still know it
+        return None
 
 
 class _Service:
