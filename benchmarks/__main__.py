@@ -7,15 +7,17 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
-from benchmarks.records import RESULTS, Record, show, write
-from benchmarks.scenarios import FULL, QUICK, SCENARIOS
-from benchmarks.systems import SYSTEMS
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
+    # Imported here: processes that `multiprocessing` starts import this module again.
+    from rich.console import Console
+
+    from benchmarks import targets
+    from benchmarks.contenders import SYSTEMS
+    from benchmarks.records import RESULTS, Record, show, write
+    from benchmarks.scenarios import FULL, QUICK, SCENARIOS
+
     names = [system.name for system in SYSTEMS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="end within a minute")
@@ -33,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in chosen.scenario:
         progress.print(f"measuring {name} ...", style="dim")
         records += SCENARIOS[name](systems, effort)
-    show(records)
+    show(records, targets.table(targets.targets(records)))
     print(f"written to {write(records, chosen.results)}")
     return 0
 

@@ -103,8 +103,12 @@ def table(records: Sequence[Record]) -> Table:
     return laid
 
 
-def show(records: Sequence[Record]) -> None:
-    """Print the environment and the table."""
+def show(records: Sequence[Record], *more: Table) -> None:
+    """Print the environment, the table of records, and more tables that have rows."""
     console = Console()
+    if not console.is_terminal:
+        console.width = 120  # a log or a file: what does not fit is of no use to anybody
     console.print(", ".join(f"{name} {value}" for name, value in environment().items()))
-    console.print(table(records))
+    for one in (table(records), *more):
+        if one.row_count:
+            console.print(one)

@@ -106,15 +106,21 @@ def throughput(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
 
 
 def idle_cpu(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
-    """How much of a core a reader uses that nobody sends anything."""
-    for system in systems:
-        for mode in system.modes:
-            with system.ring(2, Job(SMALL, mode)) as ring:
-                round_trips(ring.ends, 100)
-                before = _cpu_seconds(ring)
-                time.sleep(effort.idle_seconds)  # the idle time is what is measured
-                share = (_cpu_seconds(ring) - before) / effort.idle_seconds * 100
-            yield Record("idle_cpu", system.name, SMALL, mode, "% core", share, share, 1)
+    """How much of a core a reader uses that nobody sends anything; all idle at the same time."""
+    with ExitStack() as stack:
+        rings = [
+            (system.name, mode, stack.enter_context(system.ring(2, Job(SMALL, mode))))
+            for system in systems
+            for mode in system.modes
+        ]
+        for _, _, ring in rings:
+            round_trips(ring.ends, 100)
+        before = [_cpu_seconds(ring) for _, _, ring in rings]
+        time.sleep(effort.idle_seconds)  # the idle time is what is measured
+        after = [_cpu_seconds(ring) for _, _, ring in rings]
+    for (name, mode, _), start, end in zip(rings, before, after, strict=True):
+        share = (end - start) / effort.idle_seconds * 100
+        yield Record("idle_cpu", name, SMALL, mode, "% core", share, share, 1)
 
 
 def copy_floor(systems: Sequence[System], effort: Effort) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""Sphinx configuration. Diagrams of the state machines are drawn from their tables at each build."""
+"""Sphinx configuration. The state machines are drawn from their tables at each build."""
 
 from pathlib import Path
 

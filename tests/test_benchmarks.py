@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from benchmarks.__main__ import main
+from benchmarks.contenders import SYSTEMS
 from benchmarks.records import Record, percentile, table
 from benchmarks.rings import Job, batch_rates, round_trips
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.systems import SYSTEMS
+from benchmarks.targets import targets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,17 @@ def test_the_table_compares_with_the_bare_library_of_the_same_run() -> None:
     ours = Record("hop", "remotemedia", 1280, "block", "us", 15.0, 30.0, 5)
     cells = list(table([raw, ours]).columns[-1].cells)
     assert cells == ["1.00", "1.50"]
+
+
+def test_targets_are_held_against_the_records_of_one_run_and_missing_ones_are_left_out() -> None:
+    raw = Record("hop", "raw-iceoryx2", 1280, "adaptive", "us", 2.0, 3.0, 5)
+    ours = Record("hop", "remotemedia", 1280, "adaptive", "us", 5.0, 9.0, 5)
+    measured = [one for one in targets([raw, ours]) if one.value is not None]
+    assert [(one.name, one.value, one.is_met) for one in measured] == [("hop / raw", 2.5, True)]
+    slow = Record("throughput", "remotemedia", 1024, "adaptive", "msg/s", 10.0, 9.0, 5)
+    queue = Record("throughput", "mp-queue", 1024, "block", "msg/s", 5.0, 4.0, 5)
+    missed = [one.name for one in targets([slow, queue]) if one.is_met is False]
+    assert missed == ["throughput / mp-queue"]
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)

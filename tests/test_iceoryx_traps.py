@@ -314,7 +314,7 @@ def test_nothing_is_sent_while_a_planned_reader_has_not_opened(registry: Channel
     channel = registry.create_channel("out", 8)
     registry.connect(channel, "reader")
     writer = registry.create_publisher(channel)
-    with pytest.raises(BackpressureError, match="not opened yet"):
+    with pytest.raises(BackpressureError, match="has no reader yet"):
         writer.send(Text("1"), timeout_seconds=0)
     (reader,) = registry.open("reader").subscribers.values()
     writer.send(Text("1"), timeout_seconds=0)

@@ -1,4 +1,4 @@
-"""`multiprocessing.Queue` of the standard library."""
+"""`multiprocessing.Queue` of the standard library, with arrays: what our messages are, too."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ import multiprocessing
 import queue
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from benchmarks.rings import DEADLINE_SECONDS, Ends, Job, Ring, do_job
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
     from types import TracebackType
 
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.uint8]
+
 
 class QueueEnds:
     """Puts into one queue, gets from another."""
 
-    def __init__(self, out: Queue[bytes], into: Queue[bytes], job: Job) -> None:
+    def __init__(self, out: Queue[Array], into: Queue[Array], job: Job) -> None:
         self._out, self._into = out, into
-        self._payload = b"\1" * job.size_bytes
+        self._array = np.ones(job.size_bytes, np.uint8)
 
     def send(self) -> None:
         """See `Ends.send`."""
-        self._out.put(self._payload, timeout=DEADLINE_SECONDS)
+        self._out.put(self._array, timeout=DEADLINE_SECONDS)
 
     def receive(self) -> None:
         """See `Ends.receive`."""
@@ -32,7 +38,7 @@ class QueueEnds:
             raise TimeoutError from None
 
 
-def _work(out: Queue[bytes], into: Queue[bytes], job: Job) -> None:
+def _work(out: Queue[Array], into: Queue[Array], job: Job) -> None:
     do_job(QueueEnds(out, into, job), job)
 
 
@@ -42,7 +48,7 @@ class QueueRing:
     def __init__(self, processes: int, job: Job) -> None:
         context = multiprocessing.get_context("spawn")
         depth = 64 if job.size_bytes <= 1 << 16 else 2
-        self._queues = [context.Queue(depth) for _ in range(processes)]
+        self._queues: list[Queue[Array]] = [context.Queue(depth) for _ in range(processes)]
         self._children = [
             context.Process(
                 target=_work, args=(self._queues[index], self._queues[index - 1], job), daemon=True

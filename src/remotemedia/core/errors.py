@@ -336,15 +336,24 @@ class BackpressureError(ChannelError):
         connection: the connection that is full, as "from -> to".
         capacity: how many messages it holds.
         policy: its policy.
+        is_open: whether its reader has opened; until then nothing can be sent to it.
     """
 
-    def __init__(self, connection: str, capacity: int, policy: str) -> None:
-        super().__init__(connection, capacity, policy)
+    def __init__(
+        self, connection: str, capacity: int, policy: str, *, is_open: bool = True
+    ) -> None:
+        super().__init__(connection, capacity, policy, is_open)
         self.connection = connection
         self.capacity = capacity
         self.policy = policy
+        self.is_open = is_open
 
     def __str__(self) -> str:
+        if not self.is_open:
+            return (
+                f"connection {self.connection} ({self.policy}) has no reader yet: it was planned "
+                f"and has not been opened; open it first, or give send a timeout to wait for it"
+            )
         return (
             f"connection {self.connection} ({self.policy}) is full: {self.capacity} messages wait "
             f"to be read; read faster, raise its capacity, or choose drop_oldest or latest"

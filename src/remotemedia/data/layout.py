@@ -27,6 +27,7 @@ import numpy as np
 
 from remotemedia.core.errors import DataError, DecodeError
 from remotemedia.data.media import (
+    PACKED_FORMATS,
     PIXEL_FORMATS,
     PLANAR_FORMATS,
     Audio,
@@ -156,8 +157,7 @@ def video_layout(height: int, width: int, format: str) -> Layout:  # noqa: A002
         if height % 2:
             raise DataError(f"height is {height}; format {format} needs an even height")
         return picture_layout((height * 3 // 2, width), format)
-    channels = {"gray": 1, "rgb24": 3, "bgr24": 3}.get(format, 4)
-    return picture_layout((height, width, channels), format)
+    return picture_layout((height, width, PACKED_FORMATS[format]), format)
 
 
 @lru_cache(maxsize=256)

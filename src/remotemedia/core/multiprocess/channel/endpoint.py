@@ -183,12 +183,25 @@ class Endpoint:
         return publisher
 
     def subscribe(self, port: PortPlan, connection: ConnectionPlan) -> Subscriber:
-        """Open the receiving end of a connection."""
+        """Open the receiving end of a connection.
+
+        Raises:
+            ChannelError: it is open, or another of this endpoint has its name.
+        """
+        if connection.name in self.subscribers:
+            raise ChannelError(
+                f"endpoint {self.plan.name!r} has an open connection {connection.name!r} already"
+            )
         reader = self.transport.open_reader(port, connection)
         bell = self.bells[port.writer]
         subscriber = Subscriber(reader, port, connection, self.ledger.words, self.doorbell, bell)
         self.subscribers[connection.name] = subscriber
         return subscriber
+
+    def reads(self, connection: ConnectionPlan) -> bool:
+        """Whether it has opened the receiving end of this connection."""
+        found = self.subscribers.get(connection.name)
+        return found is not None and found.connection == connection
 
     def inbox(self) -> Inbox:
         """Read all connections of this process as one, fairly."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from remotemedia.data.layout import Layout
 
 M = TypeVar("M", bound=ArrayMessage)
+_now_ns = time.monotonic_ns
+_new = object.__new__  # of a message: no constructor, so nothing is checked twice
 
 
 class Loan(Generic[M]):
@@ -64,9 +66,9 @@ class Loan(Generic[M]):
         if chunk.layout is not layout:
             chunk.layout = layout
             chunk.array = np.ndarray(layout.shape, layout.dtype, chunk.body)
-        message = self.message = message_type.__new__(message_type)
+        message = self.message = _new(message_type)
         message._array = chunk.array[...]  # type: ignore[index]
-        message.timestamp_ns = time.monotonic_ns()
+        message.timestamp_ns = _now_ns()
         message.correlation_id = 0
         message.metadata = NO_METADATA
         if message_type is Audio:

@@ -16,6 +16,7 @@ from remotemedia.core.errors import (
     ChannelClosed,
     ChannelError,
     DataError,
+    ExecutorError,
     PeerLost,
 )
 from remotemedia.core.multiprocess.channel.loan import Loan
@@ -63,6 +64,7 @@ M = TypeVar("M", bound=ArrayMessage)
 _NO_LIMIT = 1 << 64
 _EPOCH_AT = int(LedgerWord.EPOCH)
 _now_ns = time.monotonic_ns
+_pack_header = HEADER.pack_into
 
 
 class Publisher:
@@ -214,11 +216,10 @@ class Publisher:
             layout = self._lent_layout
         else:
             layout = self._lay_out(type_, arguments)
-        if layout.payload_bytes > self._max_bytes:
-            raise self._too_large(layout.payload_bytes)
         if self._is_closed:
             self._require_open()
-        chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
+        with self._lock:
+            chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
         return Loan(self, type_, layout, chunk, token)
 
     def _lay_out(self, type_: type[ArrayMessage], arguments: dict[str, Any]) -> Layout:
@@ -231,6 +232,8 @@ class Publisher:
             ) from None
         except TypeError as error:
             raise DataError(f"loan of {type_.__name__}: {error}") from error
+        if layout.payload_bytes > self._max_bytes:
+            raise self._too_large(layout.payload_bytes)
         self._lent_type, self._lent_arguments, self._lent_layout = type_, arguments, layout
         return layout
 
@@ -375,14 +378,22 @@ class Publisher:
         with self._lock:
             if self._sent >= self._limit and not self._find_credit():
                 return None
-            rung = self._wake_early()
+            rung = None
+            for _, asleep in self._bells:
+                if self._words[asleep]:
+                    rung = self._wake_early()
+                    break
             message, chunk, token, layout = loan.message, loan.chunk, loan.token, loan.layout
             metadata = pack_metadata(message) if message.metadata else b""
             in_use = loan.withdraw("sent")
             if in_use is not None or len(metadata) > METADATA_ROOM_BYTES:
                 source = chunk.array if in_use is None else in_use
                 assert source is not None
-                chunk, token = self._writer.loan(layout.payload_bytes + len(metadata))
+                try:
+                    chunk, token = self._writer.loan(layout.payload_bytes + len(metadata))
+                except ExecutorError:
+                    message._gone = "discarded"
+                    raise
                 np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), source)
                 self._words[self.port.slot + PortWord.COPIES] += 1
             self._emit(chunk, token, layout, message, metadata, 0, None, rung)
@@ -407,7 +418,7 @@ class Publisher:
         if epoch != self._epoch:
             self._enter_epoch(epoch)
         try:
-            HEADER.pack_into(
+            _pack_header(
                 chunk.header,
                 0,
                 layout.block,
@@ -579,9 +590,8 @@ class Publisher:
             short = self._short
         if short is None:
             return BackpressureError(self.port.name, 0, "no reader")
-        state = self._words[short.slot + ConnectionWord.STATE]
-        unopened = ", not opened yet" if state == ReaderState.UNOPENED else ""
-        return BackpressureError(short.name, short.capacity, f"{short.policy}{unopened}")
+        is_open = self._words[short.slot + ConnectionWord.STATE] != ReaderState.UNOPENED
+        return BackpressureError(short.name, short.capacity, short.policy, is_open=is_open)
 
     def _dissect(self, message: RuntimeData) -> tuple[Layout, Payload]:
         parts = dissect(message)

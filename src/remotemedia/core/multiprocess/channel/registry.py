@@ -230,6 +230,11 @@ class ChannelRegistry:
         plan, chosen = channel.plan, _policy(policy, channel.name)
         party = self._known(reader)
         is_late = channel.hold is not None
+        if is_late and self._parties[plan.writer].has_ticket:
+            raise ChannelError(
+                f"channel {channel.name} is written in another process, which would not know of "
+                f"reader {reader!r}: connect before its ticket is written"
+            )
         if capacity is None:
             most = plan.taps.capacity if is_late else MAX_CAPACITY
             capacity = 1 if chosen is Policy.LATEST else min(channel.capacity, most)
@@ -313,11 +318,6 @@ class ChannelRegistry:
         Raises:
             ChannelError, SharedMemoryExhausted: it cannot be opened.
         """
-        if channel.hold is not None and self._parties[channel.plan.writer].has_ticket:
-            raise ChannelError(
-                f"channel {channel.name} is written in another process, which would not know of "
-                f"this reader: connect before its ticket is written"
-            )
         party = self._add(f"reader {next(self._indices)}", is_private=True)
         connection = None
         try:
@@ -332,15 +332,14 @@ class ChannelRegistry:
                 self._disconnect(channel, connection)
             self._remove(party)
             raise
-        if channel.publisher is not None:
-            channel.publisher.add_connection(connection, self._bells[party.index])
+        self._link_late(channel, connection)
         return subscriber
 
     def open(self, name: str) -> Endpoint:
         """Open an endpoint in this process: every port it writes and every connection it reads.
 
-        Its ends share one doorbell, and so one thread or event loop. Opened once more, it opens
-        the ends that were planned since.
+        Called again, it opens what has been planned since. Its ends share one doorbell, and so one
+        thread or event loop.
 
         Raises:
             ChannelClosed: it was open here, and was closed.
@@ -354,12 +353,18 @@ class ChannelRegistry:
         for channel in mine:
             self._create(channel)
             for connection in channel.plan.connections:
-                if connection.reader == party.index and connection.name not in endpoint.subscribers:
+                if connection.reader == party.index and not endpoint.reads(connection):
                     endpoint.subscribe(channel.plan, connection)
+                    self._link_late(channel, connection)
         for channel in mine:
             if channel.plan.writer == party.index and channel.name not in endpoint.publishers:
                 channel.publisher = endpoint.publish(channel.plan)
         return endpoint
+
+    def _link_late(self, channel: Channel, connection: ConnectionPlan) -> None:
+        """Have a publisher that is open here send to a connection that was made after it."""
+        if channel.publisher is not None and connection not in channel.publisher.port.connections:
+            channel.publisher.add_connection(connection, self._bells[connection.reader])
 
     @property
     def crosses_processes(self) -> bool:
@@ -414,7 +419,10 @@ class ChannelRegistry:
             peers |= channel.parties - {party.index}
             plan = channel.plan
             ports += [plan] if plan.writer == party.index else []
-            inputs += [(plan, one) for one in plan.connections if one.reader == party.index]
+            reads = [one for one in plan.connections if one.reader == party.index]
+            inputs += [(plan, one) for one in reads]
+            for connection in reads:
+                self._link_late(channel, connection)
         others = (self._parties[index] for index in sorted(peers))
         party.has_ticket = True
         return Ticket(

@@ -125,9 +125,10 @@ class Subscriber:
                 self._settle()
             sample = self._take()
             if sample is None and timeout_seconds != 0:
-                sample = self._doorbell.spin(self._take)
+                sample = self._doorbell.spin(self._take, timeout_seconds)
             if sample is None:
-                return self._doorbell.wait_for(self._take_or_end, timeout_seconds)
+                wait_for = self._doorbell.wait_for
+                return wait_for(self._take_or_end, timeout_seconds, has_spun=True)
             message = self._admit(sample)
             if message is not None:
                 return message

@@ -117,8 +117,19 @@ class Doorbell:
         """Whether a thread waits on it now."""
         return self._waiting.locked()
 
-    def wait_for(self, attempt: Callable[[], T | None], timeout_seconds: float | None) -> T | None:
+    def wait_for(
+        self,
+        attempt: Callable[[], T | None],
+        timeout_seconds: float | None,
+        *,
+        has_spun: bool = False,
+    ) -> T | None:
         """Call `attempt` until it gives something; None when the time is over first.
+
+        Args:
+            attempt: looks for what is waited for.
+            timeout_seconds: how long to wait; None is for ever, 0 not at all.
+            has_spun: the caller has looked for the spin time already.
 
         Raises:
             ChannelClosed: the doorbell was closed meanwhile.
@@ -128,12 +139,15 @@ class Doorbell:
         if found is not None or timeout_seconds == 0:
             return found
         watcher = self.watcher
-        if self._waiting.locked() or (watcher is not None and watcher.is_waited_on_elsewhere):
+        is_elsewhere = watcher is not None and watcher.is_waited_on_elsewhere
+        if is_elsewhere or not self._waiting.acquire(blocking=False):
             raise ChannelError(
                 "two threads wait on one doorbell; give each thread ends and a doorbell of its own"
             )
-        with self._waiting:
-            return self._wait(attempt, timeout_seconds)
+        try:
+            return self._wait(attempt, timeout_seconds, has_spun=has_spun)
+        finally:
+            self._waiting.release()
 
     def wait_last(self, attempt: Callable[[], T | None], timeout_seconds: float) -> T | None:
         """Wait as `wait_for` does, after the thread that waits now and is about to leave."""
@@ -147,10 +161,16 @@ class Doorbell:
         finally:
             self._waiting.release()
 
-    def _wait(self, attempt: Callable[[], T | None], timeout_seconds: float | None) -> T | None:
+    def _wait(
+        self,
+        attempt: Callable[[], T | None],
+        timeout_seconds: float | None,
+        *,
+        has_spun: bool = False,
+    ) -> T | None:
         self._waiter = threading.get_ident()
         try:
-            found = self.spin(attempt)
+            found = None if has_spun else self.spin(attempt, timeout_seconds)
             return self._block(attempt, timeout_seconds) if found is None else found
         finally:
             self._waiter = 0
@@ -159,9 +179,14 @@ class Doorbell:
             elif self.watcher is not None:
                 self.ring()  # we may have silenced what rang for a task of our thread's loop
 
-    def spin(self, attempt: Callable[[], T | None]) -> T | None:
+    def spin(
+        self, attempt: Callable[[], T | None], timeout_seconds: float | None = None
+    ) -> T | None:
         """Call `attempt` again and again for the spin time, yielding the processor in between."""
-        return self._look(attempt, self.spin_ns)
+        for_ns = self.spin_ns
+        if timeout_seconds is not None:
+            for_ns = int(min(for_ns, timeout_seconds * 1e9))
+        return self._look(attempt, for_ns)
 
     @staticmethod
     def _look(attempt: Callable[[], T | None], for_ns: int) -> T | None:

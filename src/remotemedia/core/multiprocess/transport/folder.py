@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import os
 import secrets
@@ -21,10 +22,11 @@ def private_folder() -> Path:
     """Return this user's runtime folder, made with mode 0700 if it is missing.
 
     It lies in `XDG_RUNTIME_DIR`, else in the folder for temporary files, under a name with the
-    user's id. An existing one is used only if it is a folder, ours, and closed to others.
+    user's id; where that makes a path too long for sockets, in `/tmp`. An existing one is used only
+    if it is a folder, ours, and closed to others.
 
     Raises:
-        ExecutorError: it is somebody else's, open to others, or has too long a path.
+        ExecutorError: it is somebody else's, or open to others.
     """
     base = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     # A relative one is to be ignored (XDG Base Directory Specification).
@@ -46,6 +48,40 @@ def private_folder() -> Path:
 
 def _temporary() -> Path:
     return Path(tempfile.gettempdir()) / f"remotemedia-{os.getuid()}"
+
+
+def claim(root: Path) -> int:
+    """Mark a domain's folder as that of a living process; return the descriptor that marks it.
+
+    The mark is a lock that goes with the last holder of the descriptor, however it ends.
+    """
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def sweep_dead(folder: Path) -> list[str]:
+    """Remove what domains left whose process is dead; return their prefixes.
+
+    A process that was killed together with everybody who would have cleaned up after it leaves its
+    files to the next one that starts.
+    """
+    swept = []
+    for root in folder.iterdir():
+        try:
+            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # gone meanwhile, or none of ours
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            prefix = f"{root.name}_"
+            sweep(root, prefix)
+            swept.append(prefix)
+        except BlockingIOError:
+            continue  # it lives
+        finally:
+            os.close(fd)
+    return swept
 
 
 def new_prefix() -> str:

@@ -14,6 +14,7 @@ Its rules (version 0.10.0, which is pinned) that shape this file:
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import TYPE_CHECKING, Any
 
 import iceoryx2 as iox
@@ -22,7 +23,13 @@ from remotemedia.core.errors import ChannelClosed, ChannelError, LoanError, Shar
 from remotemedia.core.multiprocess.plan import MAX_LOANS
 from remotemedia.core.multiprocess.transport import segments
 from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
-from remotemedia.core.multiprocess.transport.folder import new_prefix, private_folder, sweep
+from remotemedia.core.multiprocess.transport.folder import (
+    claim,
+    new_prefix,
+    private_folder,
+    sweep,
+    sweep_dead,
+)
 from remotemedia.core.multiprocess.transport.pages import (
     PAGE_BYTES,
     SHM_FOLDER,
@@ -79,7 +86,7 @@ class IceoryxWriter:
         self.loan(self._room)  # reserves the first segment; the token drops at once
 
     def loan(self, nbytes: int) -> tuple[Chunk, Any]:
-        """See `Writer.loan`. Any thread may call it."""
+        """See `Writer.loan`."""
         if nbytes > self._room:
             self._grow(nbytes)
         try:
@@ -219,14 +226,16 @@ class IceoryxTransport:
     Args:
         root: folder of the domain; the executor's own, private.
         prefix: what all its names in shared memory begin with.
+        claim_fd: marks the domain as alive, for the process that made it; owned.
 
     Raises:
         ChannelError: iceoryx2 cannot start on this machine, and why.
     """
 
-    def __init__(self, root: Path, prefix: str) -> None:
+    def __init__(self, root: Path, prefix: str, claim_fd: int | None = None) -> None:
         self._root = root
         self._prefix = prefix
+        self._claim_fd = claim_fd
         self._lock = MemoryLock(root.parent)
         with self._lock:
             require_free(0, "starting iceoryx2")
@@ -324,6 +333,9 @@ class IceoryxTransport:
             self.clean_up_dead()
         self.close()
         sweep(self._root, self._prefix)
+        if self._claim_fd is not None:
+            os.close(self._claim_fd)
+            self._claim_fd = None
 
     def _builder(self, port: PortPlan) -> Any:
         if self._node is None:
@@ -342,16 +354,26 @@ class IceoryxTransport:
 def new_domain() -> IceoryxTransport:
     """Start a domain that nobody else has: a private folder and a prefix of its own.
 
+    What domains of this user left whose processes are all dead is removed first.
+
     Raises:
         ChannelError, ExecutorError: iceoryx2 cannot start on this machine, and why.
     """
-    prefix = new_prefix()
-    root = private_folder() / prefix.rstrip("_")
-    root.mkdir(mode=0o700)
+    folder = private_folder()
+    sweep_dead(folder)
+    while True:
+        prefix = new_prefix()
+        root = folder / prefix.rstrip("_")
+        root.mkdir(mode=0o700)
+        claim_fd = claim(root)
+        if root.is_dir():
+            break
+        os.close(claim_fd)  # another process took it for dead before it was claimed
     try:
-        return IceoryxTransport(root, prefix)
+        return IceoryxTransport(root, prefix, claim_fd)
     except BaseException:
         sweep(root, prefix)
+        os.close(claim_fd)
         raise
 
 

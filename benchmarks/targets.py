@@ -1,0 +1,109 @@
+"""What the figures should come to. Reported, never asserted: a busy machine is no bug."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from benchmarks.scenarios import SIZES, SMALL, THROUGHPUT_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from benchmarks.records import Record
+
+LARGE = SIZES[-1]
+OURS, COPIED, RAW = "remotemedia", "remotemedia-copy", "raw-iceoryx2"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio or a value, and its limit.
+
+    Attributes:
+        name: what it is.
+        value: what was measured; None where a record of it is missing.
+        limit: what it should be at most.
+        is_floor: whether it should be at least the limit, not at most.
+    """
+
+    name: str
+    value: float | None
+    limit: float
+    is_floor: bool = False
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether it is kept; None where it was not measured."""
+        if self.value is None:
+            return None
+        return self.value >= self.limit if self.is_floor else self.value <= self.limit
+
+
+class _Medians:
+    """The p50 of each record, by what was measured. Missing ones raise `KeyError`."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._p50 = {(r.scenario, r.system, r.size_bytes, r.mode): r.p50 for r in records}
+
+    def hop(self, system: str, size: int = SMALL, mode: str = "adaptive") -> float:
+        return self._p50["hop", system, size, mode]
+
+    def paced(self, system: str) -> float:
+        return self._p50["hop_paced", system, SMALL, "block"]
+
+    def rate(self, system: str, mode: str = "adaptive") -> float:
+        return self._p50["throughput", system, THROUGHPUT_BYTES, mode]
+
+    def copy(self) -> float:
+        return self._p50["copy_floor", "numpy", LARGE, "-"]
+
+    def idle(self) -> float:
+        return self._p50["idle_cpu", OURS, SMALL, "adaptive"]
+
+
+def targets(records: Sequence[Record]) -> list[Target]:
+    """Hold the records of one run against the targets of the data plane."""
+    of = _Medians(records)
+    at_most: list[tuple[str, float, Callable[[], float]]] = [
+        ("hop / raw", 3.0, lambda: of.hop(OURS) / of.hop(RAW)),
+        ("hop / pyzmq", 1 / 6, lambda: of.hop(OURS) / of.hop("pyzmq", mode="block")),
+        ("hop of 24.9 MB / of 1,280 B", 1.3, lambda: of.hop(OURS, LARGE) / of.hop(OURS)),
+        (
+            "copied hop of 24.9 MB / (copy + hop)",
+            1.3,
+            lambda: of.hop(COPIED, LARGE) / (of.copy() + of.hop(OURS)),
+        ),
+        ("paced hop, block / raw", 1.3, lambda: of.paced(OURS) / of.paced(RAW)),
+        ("idle reader, % of a core", 0.2, of.idle),
+    ]
+    at_least: list[tuple[str, float, Callable[[], float]]] = [
+        ("throughput / raw", 0.25, lambda: of.rate(OURS) / of.rate(RAW)),
+        ("throughput / mp-queue", 5, lambda: of.rate(OURS) / of.rate("mp-queue", "block")),
+    ]
+    return [
+        *(Target(name, _or_none(measure), limit) for name, limit, measure in at_most),
+        *(Target(name, _or_none(measure), limit, True) for name, limit, measure in at_least),
+    ]
+
+
+def table(held: Sequence[Target]) -> Table:
+    """Lay out the targets that were measured."""
+    laid = Table("target", title="targets")
+    for name in ("measured", "limit", ""):
+        laid.add_column(name, justify="right")
+    for one in held:
+        if one.value is not None:
+            sign = ">=" if one.is_floor else "<="
+            verdict = "met" if one.is_met else "missed"
+            laid.add_row(one.name, f"{one.value:.3f}", f"{sign} {one.limit:.3g}", verdict)
+    return laid
+
+
+def _or_none(measure: Callable[[], float]) -> float | None:
+    try:
+        return measure()
+    except (KeyError, ZeroDivisionError):
+        return None
