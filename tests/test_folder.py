@@ -186,3 +186,57 @@ with ChannelRegistry() as registry:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "the runtime folder is gone" in done.stdout
+
+
+DOMAIN = """
+import os, signal
+from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
+registry = ChannelRegistry()
+channel = registry.create_channel("out", 4)
+ends = registry.create_subscriber(channel), registry.create_publisher(channel)
+print(*registry._transport.address, flush=True)
+"""
+
+
+def test_the_next_domain_removes_what_a_killed_one_left_and_nothing_of_a_living_one() -> None:
+    addresses, processes = [], []
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{DOMAIN}signal.pause()"], stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        root, prefix = process.stdout.readline().split()
+        addresses.append((Path(root), prefix))
+    killed, living = processes
+    killed.kill()
+    killed.wait()
+    assert all(len(leftovers(*address)) > 4 for address in addresses)
+    use_channels()
+    assert leftovers(*addresses[0]) == []
+    assert len(leftovers(*addresses[1])) > 4
+    living.kill()
+    living.wait()
+    use_channels()
+    assert leftovers(*addresses[1]) == []
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def test_domains_that_start_at_once_never_take_each_other_for_dead() -> None:
+    code = """
+import os
+from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
+pids = []
+for _ in range(4):
+    pids.append(os.fork())
+    if pids[-1] == 0:
+        for _ in range(15):
+            with ChannelRegistry() as registry:
+                registry.create_subscriber(registry.create_channel("out", 4))
+        os._exit(7)
+print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[7, 7, 7, 7]\n", "")
