@@ -90,6 +90,17 @@ def count(options: dict[str, Any]) -> None:
         say(received)
 
 
+def sift(options: dict[str, Any]) -> None:
+    """Receive numbers in order, with gaps, to the end; say how many."""
+    with opened(options) as endpoint:
+        last, received = -1, 0
+        for message in only_reader(endpoint):
+            assert value_of(message) > last
+            last = value_of(message)
+            received += 1
+        say(received)
+
+
 def check(options: dict[str, Any]) -> None:
     """Receive sealed messages, as many as come; some of them are kept for a while."""
     with opened(options) as endpoint:
@@ -151,7 +162,7 @@ def take(options: dict[str, Any]) -> None:
                 say(type(error).__name__)
 
 
-ROLES = {role.__name__: role for role in (pong, echo, count, check, write, burst, hold, take)}
+ROLES = {role.__name__: role for role in (pong, echo, count, sift, check, write, burst, hold, take)}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]](json.loads(sys.argv[2]))

@@ -503,6 +503,10 @@ class Publisher:
                 raise PeerLost(f"the reader of connection {connection.name} died")
             if state == ReaderState.CLOSED:
                 continue
+            if state == ReaderState.UNOPENED:  # another process takes the place of one that died
+                self._unopened.append(connection)
+                self._short = connection
+                return 0
             start = max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE])
             room = start + connection.capacity
             if room <= self._sent:
