@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SIZES = (1_280, 921_600, 6_220_800, 24_883_200)
 SMALL = SIZES[0]
+MODES = ("adaptive", "block")
 CHAIN_PROCESSES = 8
 PERIOD_NS = 5_000_000  # 200 messages a second
 THROUGHPUT_BYTES = 1024
@@ -33,7 +34,8 @@ class Effort:
 
     Attributes:
         rounds: how often the systems take turns.
-        trips: round trips of a small message per round; larger ones get fewer.
+        trips: the most round trips per round.
+        trips_seconds: how long a round of them lasts at most, if there are a few by then.
         paced: paced round trips per round.
         batch: messages of a throughput batch.
         idle_seconds: how long an idle reader is watched.
@@ -42,9 +44,10 @@ class Effort:
         sizes: of the hop.
     """
 
-    rounds: int = 5
-    trips: int = 4_000
-    paced: int = 100
+    rounds: int = 10
+    trips: int = 20_000
+    trips_seconds: float = 0.5
+    paced: int = 50
     batch: int = 20_000
     idle_seconds: float = 10.0
     sizes: tuple[int, ...] = SIZES
@@ -52,21 +55,30 @@ class Effort:
     session_rounds: int = 5
 
 
-QUICK = Effort(2, 600, 20, 4_000, 1.0, (SIZES[0], SIZES[3]), 3, 1)
+QUICK = Effort(
+    rounds=6,
+    trips=2_000,
+    trips_seconds=0.06,
+    paced=10,
+    batch=2_000,
+    idle_seconds=2.0,
+    sizes=(SIZES[0], SIZES[3]),
+    kills=3,
+    session_rounds=1,
+)
 FULL = Effort()
 
 
 def hop(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     """Two processes pass a message back and forth; a hop is half a round trip."""
     for size in effort.sizes:
-        for mode in ("adaptive", "block"):
-            yield from _trips("hop", systems, size, mode, effort, 2)
+        yield from _trips("hop", systems, size, MODES, effort, 2)
 
 
 def chain(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     """Eight processes in a ring: more than there are cores on a small machine."""
-    for mode in ("adaptive", "block"):
-        yield from _trips("chain", systems, SMALL, mode, effort, CHAIN_PROCESSES)
+    for mode in MODES:  # one after the other: both at once are dozens of processes
+        yield from _trips("chain", systems, SMALL, (mode,), effort, CHAIN_PROCESSES)
 
 
 def hop_paced(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
@@ -75,52 +87,46 @@ def hop_paced(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     def measure(ends: Ends) -> list[int]:
         return paced_round_trips(ends, effort.paced, PERIOD_NS)
 
-    for mode in ("block", "adaptive"):
-        yield from _latency("hop_paced", systems, SMALL, mode, effort.rounds, 2, measure, 5)
+    yield from _latency("hop_paced", systems, SMALL, MODES, effort.rounds, 2, measure)
 
 
 def throughput(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     """How many messages of 1 KiB get through in a second, none lost."""
-    for mode in ("adaptive", "block"):
-        job = Job(THROUGHPUT_BYTES, mode, ack_every=effort.batch)
-        chosen = [one for one in systems if mode in one.modes]
-        values: dict[str, list[float]] = {one.name: [] for one in chosen}
-        with ExitStack() as stack:
-            rings = [(one.name, stack.enter_context(one.ring(2, job))) for one in chosen]
-            for ring in rings:
-                batch_rates(ring[1].ends, 1, effort.batch)  # warm
-            for _ in range(effort.rounds):
-                for name, running in rings:
-                    values[name] += batch_rates(running.ends, 2, effort.batch)
-        for name, rates in values.items():
-            yield Record(
-                "throughput",
-                name,
-                THROUGHPUT_BYTES,
-                mode,
-                "msg/s",
-                percentile(rates, 50),
-                percentile(rates, 1),
-                len(rates),
-            )
+
+    def job(mode: str) -> Job:
+        return Job(THROUGHPUT_BYTES, mode, ack_every=effort.batch)
+
+    with ExitStack() as stack:
+        rings = _start(stack, systems, MODES, 2, job)
+        for one in rings:
+            batch_rates(one.ring.ends, 1, effort.batch)  # warm
+        for one in _turns(rings, effort.rounds):
+            one.values += batch_rates(one.ring.ends, 2, effort.batch)
+    for one in rings:
+        yield Record(
+            "throughput",
+            one.name,
+            THROUGHPUT_BYTES,
+            one.mode,
+            "msg/s",
+            percentile(one.values, 50),
+            percentile(one.values, 1),
+            len(one.values),
+        )
 
 
 def idle_cpu(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     """How much of a core a reader uses that nobody sends anything; all idle at the same time."""
     with ExitStack() as stack:
-        rings = [
-            (system.name, mode, stack.enter_context(system.ring(2, Job(SMALL, mode))))
-            for system in systems
-            for mode in system.modes
-        ]
-        for _, _, ring in rings:
-            round_trips(ring.ends, 100)
-        before = [_cpu_seconds(ring) for _, _, ring in rings]
+        rings = _start(stack, systems, MODES, 2, lambda mode: Job(SMALL, mode))
+        for one in rings:
+            round_trips(one.ring.ends, 100)
+        before = [_cpu_seconds(one.ring) for one in rings]
         time.sleep(effort.idle_seconds)  # the idle time is what is measured
-        after = [_cpu_seconds(ring) for _, _, ring in rings]
-    for (name, mode, _), start, end in zip(rings, before, after, strict=True):
+        after = [_cpu_seconds(one.ring) for one in rings]
+    for one, start, end in zip(rings, before, after, strict=True):
         share = (end - start) / effort.idle_seconds * 100
-        yield Record("idle_cpu", name, SMALL, mode, "% core", share, share, 1)
+        yield Record("idle_cpu", one.name, SMALL, one.mode, "% core", share, share, 1)
 
 
 def copy_floor(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
@@ -168,56 +174,79 @@ SCENARIOS: dict[str, Callable[[Sequence[System], Effort], Iterator[Record]]] = {
 }
 
 
+@dataclass
+class _Contender:
+    """A running ring, and what was measured of it."""
+
+    name: str
+    mode: str
+    ring: Ring
+    values: list[float]
+
+
+def _start(
+    stack: ExitStack,
+    systems: Sequence[System],
+    modes: Sequence[str],
+    processes: int,
+    job: Callable[[str], Job],
+) -> list[_Contender]:
+    """Start a ring of every system in every mode it has, until the stack unwinds."""
+    return [
+        _Contender(one.name, mode, stack.enter_context(one.ring(processes, job(mode))), [])
+        for mode in modes
+        for one in systems
+        if mode in one.modes
+    ]
+
+
+def _turns(rings: Sequence[_Contender], rounds: int) -> Iterator[_Contender]:
+    """Every ring once a round, so that noise hits all alike; another one first every time."""
+    for number in range(rounds):
+        first = number % max(1, len(rings))
+        yield from (*rings[first:], *rings[:first])
+
+
 def _trips(
     scenario: str,
     systems: Sequence[System],
     size: int,
-    mode: str,
+    modes: Sequence[str],
     effort: Effort,
     processes: int,
 ) -> Iterator[Record]:
-    # A round is to take about as long whatever the size.
-    count = max(20, int(effort.trips / (1 + size / 200_000) / (processes / 2)))
-
+    # A round takes about as long whatever the size and the system.
     def measure(ends: Ends) -> list[int]:
-        return round_trips(ends, count)
+        return round_trips(ends, effort.trips, effort.trips_seconds)
 
-    yield from _latency(
-        scenario, systems, size, mode, effort.rounds, processes, measure, count // 5
-    )
+    yield from _latency(scenario, systems, size, modes, effort.rounds, processes, measure)
 
 
 def _latency(
     scenario: str,
     systems: Sequence[System],
     size: int,
-    mode: str,
+    modes: Sequence[str],
     rounds: int,
     processes: int,
     measure: Callable[[Ends], list[int]],
-    warm: int,
 ) -> Iterator[Record]:
-    chosen = [one for one in systems if mode in one.modes]
-    values: dict[str, list[float]] = {one.name: [] for one in chosen}
     with ExitStack() as stack:
-        rings = [
-            (one.name, stack.enter_context(one.ring(processes, Job(size, mode)))) for one in chosen
-        ]
-        for _, ring in rings:
-            round_trips(ring.ends, max(10, warm))
-        for _ in range(rounds):
-            for name, ring in rings:
-                values[name] += [one / 1e3 / processes for one in measure(ring.ends)]
-    for name, times in values.items():
+        rings = _start(stack, systems, modes, processes, lambda mode: Job(size, mode))
+        for one in rings:
+            round_trips(one.ring.ends, 100, 0.1)
+        for one in _turns(rings, rounds):
+            one.values += [trip / 1e3 / processes for trip in measure(one.ring.ends)]
+    for one in rings:
         yield Record(
             scenario,
-            name,
+            one.name,
             size,
-            mode,
+            one.mode,
             "us",
-            percentile(times, 50),
-            percentile(times, 99),
-            len(times),
+            percentile(one.values, 50),
+            percentile(one.values, 99),
+            len(one.values),
         )
 
 

@@ -90,6 +90,7 @@ def test_every_message_arrives_in_order_under_block(toil: int) -> None:
         assert peer.hear() == count
         assert peer.end() == 0
         stats = only_stats(registry)
+        assert stats.is_confirmed, stats
         assert stats.sent == stats.received == count
         assert stats.released >= count - 1  # the reader ended with its last one in hand
 
@@ -160,6 +161,7 @@ def test_a_killed_reader_leaves_a_balanced_ledger_and_a_told_writer(seed: int) -
             registry.endpoint_died("peer")
             assert isinstance(sender.result(), PeerLost)
             stats = only_stats(registry)
+            assert stats.is_confirmed, stats
             assert stats.in_flight == stats.held
             assert stats.sent == stats.released + stats.held + sum(stats.dropped.values())
     assert open_fds() == before
@@ -179,6 +181,7 @@ def test_a_killed_writer_tears_no_message_and_its_reader_gets_what_is_left(seed:
             registry.endpoint_died("peer")
             received = reader.result()
             stats = only_stats(registry)
+            assert stats.is_confirmed, stats
             assert stats.received == received
             assert stats.queued == 0
             # What was counted and not handed over is one message at most.

@@ -316,7 +316,7 @@ def test_what_is_held_stays_valid_whatever_is_closed_first(
     port.send(b"b" * 200_000)
     samples = [take(port.readers[0]), take(port.readers[0])]
     chunk, token = port.writer.loan(300_000)
-    close: dict[str, Callable[[], None]] = {
+    close: dict[str, Callable[[], object]] = {
         "reader": port.readers[0].close,
         "writer": port.writer.close,
         "hold": port.hold.close,

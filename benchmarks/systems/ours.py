@@ -92,7 +92,7 @@ class OurRing:
             for port in stats.values():
                 for connection in port.connections:
                     assert not sum(connection.dropped.values()), f"lost messages: {connection}"
-                    assert connection.is_balanced, f"the ledger does not balance: {connection}"
+                    assert connection.is_confirmed, f"the ledger does not balance: {connection}"
 
 
 class Remotemedia:

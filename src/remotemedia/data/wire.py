@@ -80,6 +80,7 @@ HEADER = struct.Struct(f"<{LAYOUT_BYTES}sIIQ16sQqQ")
 CONTEXT = struct.Struct("<IIII")
 NO_CONTEXT = bytes(CONTEXT.size)
 HEADER_BYTES = HEADER.size
+_new = object.__new__  # of a message: no constructor, so nothing is checked twice
 _packb = msgspec.msgpack.Encoder().encode
 _unpackb = msgspec.msgpack.Decoder().decode
 
@@ -229,7 +230,7 @@ def body_at(address: int, nbytes: int) -> bytes:
 def array_message(layout: Layout, array: NDArray[np.generic]) -> ArrayMessage:
     """Make the message of an array layout around an array of that shape; no copy."""
     type_: type[ArrayMessage] = layout.type  # type: ignore[assignment]
-    message = type_.__new__(type_)
+    message = _new(type_)
     message._array = array
     if type_ is Audio:
         message.sample_rate = layout.parameter  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.launch import Launcher, ProcessLauncher, ThreadLauncher
 from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.core.multiprocess.session import Session
+from remotemedia.core.reference import script_being_loaded
 from remotemedia.core.validation import ValidatedPipeline, validate
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class SessionExecutor:
         if not isinstance(pipeline, ValidatedPipeline):
             pipeline = validate(pipeline, self._registry, self.config)
         check_session_id(session_id)
+        refuse_what_is_not_there(pipeline)
+        refuse_while_loading()
         await self.initialize()
         if session_id in self._sessions:
             raise ExecutorError(
@@ -192,6 +195,31 @@ def check_session_id(session_id: str) -> None:
     if not isinstance(session_id, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", session_id):
         raise ExecutorError(
             f"{session_id!r} is no name for a session: use 1 to 64 of A-Z a-z 0-9 _ . -"
+        )
+
+
+def refuse_what_is_not_there(pipeline: ValidatedPipeline) -> None:
+    """Raise `ExecutorError` where a node asks for what executors do not do yet."""
+    for node in pipeline.nodes:
+        if node.config.restart.policy != "never":
+            option = "restart"
+        elif node.config.stall_timeout_seconds is not None:
+            option = "stall_timeout_seconds"
+        else:
+            continue
+        raise ExecutorError(
+            f"node {node.node_id!r} of pipeline {pipeline.name!r} sets {option}, which is not "
+            f"supported yet; leave it out"
+        )
+
+
+def refuse_while_loading() -> None:
+    """Raise `ExecutorError` where a node's process loads its script: it would start without end."""
+    script = script_being_loaded()
+    if script is not None:
+        raise ExecutorError(
+            f"{script} starts a session while it is loaded for its nodes, and would start itself "
+            f'again without end: put what runs the pipeline under `if __name__ == "__main__":`'
         )
 
 

@@ -218,8 +218,7 @@ class Publisher:
             layout = self._lay_out(type_, arguments)
         if self._is_closed:
             self._require_open()
-        with self._lock:
-            chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
+        chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
         return Loan(self, type_, layout, chunk, token)
 
     def _lay_out(self, type_: type[ArrayMessage], arguments: dict[str, Any]) -> Layout:

@@ -85,18 +85,18 @@ class ConnectionStats(msgspec.Struct, frozen=True):
 
     @property
     def is_balanced(self) -> bool:
-        """The invariant: `sent = released + dropped + in flight`, each within its bounds.
+        """The invariant: `sent = released + dropped + in flight`, each within its bounds."""
+        parts = (self.released, self.held, self.queued, *self.dropped.values())
+        return self.sent == sum(parts) and min(parts) >= 0 and self.queued <= self.capacity
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether it balances and, with its reader at rest, is borne out by a second count.
 
         What was received is counted twice, apart: by the reader's position, and by the latency of
         each message. A reader that was killed may have counted its last one the first way only.
         """
-        parts = (self.released, self.held, self.queued, *self.dropped.values())
-        return (
-            self.sent == sum(parts)
-            and min(parts) >= 0
-            and self.queued <= self.capacity
-            and 0 <= self.received - self.latency.total <= 1
-        )
+        return self.is_balanced and 0 <= self.received - self.latency.total <= 1
 
 
 class PortStats(msgspec.Struct, frozen=True):

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 _MAX_KNOWN_LAYOUTS = 256
 _EPOCH_AT = int(LedgerWord.EPOCH)
 _now_ns = time.monotonic_ns
+_unpack_header = HEADER.unpack_from
 _LAST_BUCKET = HISTOGRAM_BUCKETS - 1
 
 
@@ -302,7 +303,7 @@ class Subscriber:
         """Make the message of a sample, and count it; None if it is not to be delivered."""
         words = self._words
         chunk, room, token = sample
-        raw = self._raw = HEADER.unpack_from(chunk.header)
+        raw = self._raw = _unpack_header(chunk.header)
         block, flags, metadata_bytes, sequence, context, correlation, timestamp, sent = raw
         layout = self._layouts.get(block) or self._learn(block)
         if metadata_bytes or flags or layout.payload_bytes > room:
@@ -377,6 +378,16 @@ class Subscriber:
 
     def _settle(self) -> None:
         """Give back what nobody refers to any more."""
+        for chunk, _ in self._held:
+            array = chunk.array
+            if array is not None and count_references(array) > OWN_REFERENCES:
+                break
+        else:  # all of them, as most often
+            released = len(self._held)
+            self._held.clear()
+            if released:
+                self._release(released)
+            return
         kept = []
         for held in self._held:
             array = held[0].array

@@ -48,7 +48,7 @@ and the token that owns the memory."""
 
 
 class Writer(Protocol):
-    """The sending end of a port. Used by one thread at a time."""
+    """The sending end of a port. Used by one thread at a time, but for `loan`: any may call it."""
 
     def loan(self, nbytes: int) -> tuple[Chunk, object]:
         """Take memory for a sample of `nbytes`; its old content is undefined.

@@ -8,7 +8,7 @@ Its rules (version 0.10.0, which is pinned) that shape this file:
 - `send()` holds the GIL, so it must never wait: `DiscardData`, never `RetryUntilDelivered`.
 - Signal handling stays off, and configuration is never read from the working directory.
 - Dead processes are cleaned up in one place, by the executor, not in every process.
-- Several threads may use one port in turn, not at once.
+- Several threads may use one port in turn, not at once. A call that holds the GIL is a turn.
 """
 
 from __future__ import annotations
@@ -86,17 +86,17 @@ class IceoryxWriter:
         self.loan(self._room)  # reserves the first segment; the token drops at once
 
     def loan(self, nbytes: int) -> tuple[Chunk, Any]:
-        """See `Writer.loan`."""
-        if nbytes > self._room:
-            self._grow(nbytes)
+        """See `Writer.loan`. No lock is needed for a chunk that is known: calls hold the GIL."""
         try:
-            sample = self._lend((nbytes + 63) >> 6)
+            if nbytes <= self._room:
+                sample = self._lend((nbytes + 63) >> 6)
+                chunk = self._chunks.get(sample.user_header_ptr)
+                if chunk is not None and chunk.capacity >= nbytes:
+                    return chunk, sample
+                sample = None  # given back: another thread may have replaced its segment by now
+            return self._loan_anew(nbytes)
         except iox.LoanError as error:
             raise self._loan_error(error, nbytes) from error
-        chunk = self._chunks.get(sample.user_header_ptr)
-        if chunk is None or chunk.capacity < nbytes:
-            chunk = self._map(sample, nbytes)
-        return chunk, sample
 
     def send(self, token: Any) -> None:
         """See `Writer.send`."""
@@ -121,32 +121,36 @@ class IceoryxWriter:
     def _lend_nothing(self, _: int) -> Any:
         raise ChannelClosed(f"the writer of port {self._port.name} is closed")
 
+    def _loan_anew(self, nbytes: int) -> tuple[Chunk, Any]:
+        """Lend memory that has to be looked at first; one thread at a time."""
+        with self._lock:
+            if nbytes > self._room:
+                self._grow(nbytes)
+            sample = self._lend((nbytes + 63) >> 6)
+            chunk = self._chunks.get(sample.user_header_ptr)
+            if chunk is None or chunk.capacity < nbytes:
+                chunk = self._map(sample, nbytes)
+        return chunk, sample
+
     def _grow(self, nbytes: int) -> None:
         """Have the segment replaced by one whose chunks hold `nbytes`."""
         stride = segments.grown_stride(nbytes)
         # The library writes into the new segment before we can reserve it: the only pages that
         # are checked and not reserved.
         headers = self._chunk_count * PAGE_BYTES
-        with self._lock:
-            if nbytes <= self._room:  # another thread was first
-                return
-            require_free(nbytes + headers, f"a message of port {self._port.name}")
-            try:
-                self._lend((nbytes + 63) >> 6)  # the sample drops at once
-            except iox.LoanError as error:
-                raise self._loan_error(error, nbytes) from error
-            self._chunks.clear()
-            self._pages.forget()
-            self._stride, self._room = stride, segments.room(stride)
+        require_free(nbytes + headers, f"a message of port {self._port.name}")
+        self._lend((nbytes + 63) >> 6)  # the sample drops at once
+        self._chunks.clear()
+        self._pages.forget()
+        self._stride, self._room = stride, segments.room(stride)
 
     def _map(self, sample: Any, nbytes: int) -> Chunk:
         key, address = sample.user_header_ptr, sample.payload_ptr
         begin = key - segments.USER_HEADER_OFFSET
         is_declared = self._port.max_message_bytes is not None and self._room == self._first_room
         body = memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B")
-        with self._lock:
-            self._pages.reserve(begin, address + nbytes - begin, self._stride, whole=is_declared)
-            chunk = self._chunks[key] = Chunk(_header_at(key), address, body)
+        self._pages.reserve(begin, address + nbytes - begin, self._stride, whole=is_declared)
+        chunk = self._chunks[key] = Chunk(_header_at(key), address, body)
         return chunk
 
     def _loan_error(self, error: Exception, nbytes: int) -> Exception:
