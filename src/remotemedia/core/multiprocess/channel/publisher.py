@@ -247,8 +247,13 @@ class Publisher:
             await self._wait_async(partial(self.try_loan, loan), None)
 
     def add_connection(self, connection: ConnectionPlan, bell: Bell) -> None:
-        """Send to one more reader from now on; it is owed only what is sent after this."""
+        """Send to one more reader from now on; it is owed only what is sent after this.
+
+        Twice is harmless: a reader that was told of stays owed what it was.
+        """
         with self._lock:
+            if connection in self._linked:
+                return
             self._words[connection.slot + ConnectionWord.BASE] = self._sent
             self._link(connection, bell)
             self._limit = 0

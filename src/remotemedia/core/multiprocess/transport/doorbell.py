@@ -280,7 +280,8 @@ class Doorbell:
                 self._give_back()
 
     def _give_back(self) -> None:
-        fd, self.fd = self.fd, -1
+        with self._closing:  # who closes it has rung it by then
+            fd, self.fd = self.fd, -1
         if fd >= 0:
             if self.watcher is not None:
                 os.eventfd_write(fd, 1)  # a thread that waited may have silenced the first ring
