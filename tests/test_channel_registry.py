@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,7 +39,6 @@ from tests.channel_helpers import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 
@@ -522,6 +522,24 @@ def test_registries_of_one_transport_are_told_apart_by_scope(transport: str) -> 
             send_all(ends[0][1], [1])
             assert receive_now(ends[1][0]) == []
             assert receive_now(ends[0][0]) == [1]
+
+
+def test_what_a_dead_process_left_goes_with_its_registry_if_the_transport_stays() -> None:
+    with new_registry("iceoryx") as owner:
+        before = set(leftovers(*place_of(owner)))
+        for scope in ("a", "b", "c"):
+            with ChannelRegistry(owner._transport, scope=scope) as registry:
+                registry.add_endpoint("writer")
+                channel = registry.create_channel("port", 8, writer="writer")
+                registry.create_subscriber(channel)
+                peer = Peer.of(registry, "writer", "burst", times=5, nbytes=64, stays=True)
+                peer.wait_ready()
+                assert peer.hear() == "sent"
+                peer.kill()
+                registry.endpoint_died("writer")
+            left = {Path(path).name for path in set(leftovers(*place_of(owner))) - before}
+            # The library keeps its own list of processes.
+            assert all("mgmt" in name for name in left), left
 
 
 def test_names_that_look_alike_when_joined_are_different_channels(

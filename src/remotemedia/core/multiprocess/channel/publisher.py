@@ -508,8 +508,9 @@ class Publisher:
             if state == ReaderState.CLOSED:
                 continue
             if state == ReaderState.UNOPENED:  # another process takes the place of one that died
-                self._unopened.append(connection)
                 self._short = connection
+                if connection not in self._unopened:
+                    self._unopened.append(connection)
                 return 0
             start = max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE])
             room = start + connection.capacity

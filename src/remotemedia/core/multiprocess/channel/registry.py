@@ -515,6 +515,7 @@ class ChannelRegistry:
         for channel in self._channels.values():
             if channel.hold is not None:
                 channel.hold.close()
+        self._clean_up_dead(even_unread=True)
         if self._own is not None:
             self._own.close_and_sweep()
         self.ledger.close()
