@@ -280,10 +280,10 @@ class Doorbell:
                 self._give_back()
 
     def _give_back(self) -> None:
-        with self._closing:  # who closes it has rung it by then
+        with self._closing:  # `close` may be about to ring
             fd, self.fd = self.fd, -1
-        if fd >= 0:
-            if self.watcher is not None:
-                os.eventfd_write(fd, 1)  # a thread that waited may have silenced the first ring
-                self.watcher.note_closed()
-            os.close(fd)
+            if fd >= 0:
+                if self.watcher is not None:
+                    os.eventfd_write(fd, 1)  # a waiting thread may have silenced the first ring
+                    self.watcher.note_closed()
+                os.close(fd)

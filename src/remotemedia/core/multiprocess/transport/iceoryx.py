@@ -364,15 +364,12 @@ def new_domain() -> IceoryxTransport:
         ChannelError, ExecutorError: iceoryx2 cannot start on this machine, and why.
     """
     folder = private_folder()
-    sweep_dead(folder)
-    while True:
-        prefix = new_prefix()
-        root = folder / prefix.rstrip("_")
+    prefix = new_prefix()
+    root = folder / prefix.rstrip("_")
+    with MemoryLock(folder):  # nobody takes it for dead before it is claimed
+        sweep_dead(folder)
         root.mkdir(mode=0o700)
         claim_fd = claim(root)
-        if root.is_dir():
-            break
-        os.close(claim_fd)  # another process took it for dead before it was claimed
     try:
         return IceoryxTransport(root, prefix, claim_fd)
     except BaseException:
