@@ -34,6 +34,8 @@ def say(what: object) -> None:
 
 @contextmanager
 def opened(options: dict[str, Any]) -> Iterator[Endpoint]:
+    if not options.get("has_membarrier", True):
+        doorbell_module._membarrier.is_available = False
     spin_ns = options.get("spin_ns", 0)
     with Endpoint.open(Ticket.from_json(options["ticket"]), spin_ns=spin_ns) as endpoint:
         say("ready")

@@ -24,6 +24,7 @@ from remotemedia.core.multiprocess.transport.ledger import LedgerWord
 from remotemedia.core.multiprocess.transport.memory import MemoryReader, MemoryTransport
 from remotemedia.data import Binary
 from tests.channel_helpers import (
+    IS_LONG,
     Background,
     Peer,
     connection_stats_of,
@@ -396,6 +397,33 @@ def test_messages_go_to_another_process_and_back(shared: ChannelRegistry) -> Non
     for port in shared.stats().values():
         assert all(one.is_balanced for one in port.connections)
         assert port.sent == 100
+
+
+@pytest.mark.parametrize("has_membarrier", [True, False], ids=["membarrier", "no membarrier"])
+@pytest.mark.parametrize("spins", [(0, 0), (50_000, 50_000), (0, 50_000)], ids=str)
+@pytest.mark.parametrize("window", [2])
+def test_no_wake_up_is_lost_between_processes_that_wait_for_each_other(
+    spins: tuple[int, int], window: int, has_membarrier: bool
+) -> None:
+    here, there = spins
+    rounds = 50_000 if IS_LONG else 1500
+    with new_registry("iceoryx", spin_ns=here) as registry:
+        registry.add_endpoint("echo")
+        question = registry.create_channel("question", 1)
+        answer = registry.create_channel("answer", 1, writer="echo")
+        registry.connect(question, "echo")
+        answers = registry.create_subscriber(answer)
+        options = {"spin_ns": there, "has_membarrier": has_membarrier}
+        peer = Peer.of(registry, "echo", "echo", **options)
+        peer.wait_ready()
+        publisher = registry.create_publisher(question)
+        for count in range(rounds + window):
+            if count < rounds:
+                publisher.send(number(count), timeout_seconds=30)
+            if count >= window:
+                assert value_of(answers.receive(30)) == count - window
+        publisher.finish()
+        assert peer.end() == 0
 
 
 def test_a_process_may_read_what_it_writes_by_ticket(shared: ChannelRegistry) -> None:
