@@ -96,8 +96,11 @@ def eventually(condition: Callable[[], object], what: str = "") -> None:
 class Background(Generic[T]):
     """A function in a thread of its own; its result or its error is there at the end."""
 
-    def __init__(self, function: Callable[[], T]) -> None:
+    def __init__(
+        self, function: Callable[[], T], patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         self._function = function
+        self._patience_seconds = patience_seconds
         self._result: list[T] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -114,7 +117,7 @@ class Background(Generic[T]):
         return self._thread.is_alive()
 
     def result(self) -> T:
-        self._thread.join(PATIENCE_SECONDS)
+        self._thread.join(self._patience_seconds)
         assert not self._thread.is_alive(), "the thread hangs"
         if self._error is not None:
             raise self._error
@@ -187,8 +190,11 @@ class Peer:
         assert line, f"the peer ended with {self.process.wait()} and said nothing"
         return json.loads(line)
 
+    is_ready = False
+
     def wait_ready(self) -> None:
         assert self.hear() == "ready"
+        self.is_ready = True
 
     def say(self, command: object) -> None:
         assert self.process.stdin is not None

@@ -34,6 +34,8 @@ def say(what: object) -> None:
 
 @contextmanager
 def opened(options: dict[str, Any]) -> Iterator[Endpoint]:
+    if not options.get("has_membarrier", True):
+        doorbell_module._membarrier.is_available = False
     spin_ns = options.get("spin_ns", 0)
     with Endpoint.open(Ticket.from_json(options["ticket"]), spin_ns=spin_ns) as endpoint:
         say("ready")
@@ -87,6 +89,17 @@ def count(options: dict[str, Any]) -> None:
             received += 1
             for _ in range(toil):
                 pass
+        say(received)
+
+
+def sift(options: dict[str, Any]) -> None:
+    """Receive numbers in order, with gaps, to the end; say how many."""
+    with opened(options) as endpoint:
+        last, received = -1, 0
+        for message in only_reader(endpoint):
+            assert value_of(message) > last
+            last = value_of(message)
+            received += 1
         say(received)
 
 
@@ -151,7 +164,7 @@ def take(options: dict[str, Any]) -> None:
                 say(type(error).__name__)
 
 
-ROLES = {role.__name__: role for role in (pong, echo, count, check, write, burst, hold, take)}
+ROLES = {role.__name__: role for role in (pong, echo, count, sift, check, write, burst, hold, take)}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]](json.loads(sys.argv[2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +24,7 @@ from remotemedia.core.multiprocess.transport.ledger import LedgerWord
 from remotemedia.core.multiprocess.transport.memory import MemoryReader, MemoryTransport
 from remotemedia.data import Binary
 from tests.channel_helpers import (
+    IS_LONG,
     Background,
     Peer,
     connection_stats_of,
@@ -38,7 +40,6 @@ from tests.channel_helpers import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 
@@ -398,6 +399,33 @@ def test_messages_go_to_another_process_and_back(shared: ChannelRegistry) -> Non
         assert port.sent == 100
 
 
+@pytest.mark.parametrize("has_membarrier", [True, False], ids=["membarrier", "no membarrier"])
+@pytest.mark.parametrize("spins", [(0, 0), (50_000, 50_000), (0, 50_000)], ids=str)
+@pytest.mark.parametrize("window", [2])
+def test_no_wake_up_is_lost_between_processes_that_wait_for_each_other(
+    spins: tuple[int, int], window: int, has_membarrier: bool
+) -> None:
+    here, there = spins
+    rounds = 50_000 if IS_LONG else 1500
+    with new_registry("iceoryx", spin_ns=here) as registry:
+        registry.add_endpoint("echo")
+        question = registry.create_channel("question", 1)
+        answer = registry.create_channel("answer", 1, writer="echo")
+        registry.connect(question, "echo")
+        answers = registry.create_subscriber(answer)
+        options = {"spin_ns": there, "has_membarrier": has_membarrier}
+        peer = Peer.of(registry, "echo", "echo", **options)
+        peer.wait_ready()
+        publisher = registry.create_publisher(question)
+        for count in range(rounds + window):
+            if count < rounds:
+                publisher.send(number(count), timeout_seconds=30)
+            if count >= window:
+                assert value_of(answers.receive(30)) == count - window
+        publisher.finish()
+        assert peer.end() == 0
+
+
 def test_a_process_may_read_what_it_writes_by_ticket(shared: ChannelRegistry) -> None:
     shared.add_endpoint("echo")
     loop = shared.create_channel("loop", 4, writer="echo")
@@ -522,6 +550,24 @@ def test_registries_of_one_transport_are_told_apart_by_scope(transport: str) -> 
             send_all(ends[0][1], [1])
             assert receive_now(ends[1][0]) == []
             assert receive_now(ends[0][0]) == [1]
+
+
+def test_what_a_dead_process_left_goes_with_its_registry_if_the_transport_stays() -> None:
+    with new_registry("iceoryx") as owner:
+        before = set(leftovers(*place_of(owner)))
+        for scope in ("a", "b", "c"):
+            with ChannelRegistry(owner._transport, scope=scope) as registry:
+                registry.add_endpoint("writer")
+                channel = registry.create_channel("port", 8, writer="writer")
+                registry.create_subscriber(channel)
+                peer = Peer.of(registry, "writer", "burst", times=5, nbytes=64, stays=True)
+                peer.wait_ready()
+                assert peer.hear() == "sent"
+                peer.kill()
+                registry.endpoint_died("writer")
+            left = {Path(path).name for path in set(leftovers(*place_of(owner))) - before}
+            # The library keeps its own list of processes.
+            assert all("mgmt" in name for name in left), left
 
 
 def test_names_that_look_alike_when_joined_are_different_channels(

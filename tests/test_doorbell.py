@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
 import threading
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -572,6 +574,17 @@ class TestLoop:
         gc.collect()
         assert gone() is None
         assert open_fds() == fds
+
+
+def test_a_thread_may_leave_its_wait_just_when_the_doorbell_is_closed(ledger: Ledger) -> None:
+    for _ in range(200):
+        side = Side(ledger, BLOCK)
+        waiter = Background(partial(side.bell.wait_for, side.news, None))
+        eventually(is_armed(side))
+        side.bring(1)
+        side.bell.close()
+        with contextlib.suppress(ChannelClosed):
+            assert waiter.result() == 1
 
 
 def test_many_threads_may_ring_while_it_is_closed(ledger: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""The sending end of an output port: credit, headers, doorbells."""
+"""The sending end of an output port: headers, doorbells, waiting for credit."""
 
 from __future__ import annotations
 
@@ -12,23 +12,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from remotemedia.core.errors import (
-    BackpressureError,
     ChannelClosed,
     ChannelError,
     DataError,
     ExecutorError,
-    PeerLost,
 )
+from remotemedia.core.multiprocess.channel.credit import Credit
 from remotemedia.core.multiprocess.channel.loan import Loan
-from remotemedia.core.multiprocess.plan import METADATA_ROOM_BYTES, ConnectionPlan, Policy, PortPlan
+from remotemedia.core.multiprocess.plan import METADATA_ROOM_BYTES
 from remotemedia.core.multiprocess.transport.ledger import (
     ALWAYS_ASLEEP,
-    UNLINKED,
     ConnectionWord,
     LedgerWord,
     PortState,
     PortWord,
-    ReaderState,
 )
 from remotemedia.data.layout import (
     Layout,
@@ -55,13 +52,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+    from remotemedia.core.errors import BackpressureError
     from remotemedia.core.multiprocess.channel.bell import Bell
+    from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
     from remotemedia.core.multiprocess.transport.base import Chunk, Writer
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
     from remotemedia.data.wire import RuntimeData
 
 M = TypeVar("M", bound=ArrayMessage)
-_NO_LIMIT = 1 << 64
 _EPOCH_AT = int(LedgerWord.EPOCH)
 _now_ns = time.monotonic_ns
 _pack_header = HEADER.pack_into
@@ -119,13 +117,7 @@ class Publisher:
         self._bytes = words[self._bytes_at]
         # Up to this sequence number credit is known; it is looked up again only when it is used up.
         self._limit = 0
-        self._linked: list[ConnectionPlan] = []
-        self._lossless: list[ConnectionPlan] = []
-        self._unopened: list[ConnectionPlan] = []
-        # Whether the readers know that we want credit, and who was short of it last.
-        self._asks = not doorbell.is_fenced
-        self._is_short = False
-        self._short: ConnectionPlan | None = None
+        self._credit = Credit(port, words, doorbell, writer.connect)
         self._bells: tuple[Bell, ...] = ()
         for connection in port.connections:
             self._link(connection, bells[connection.reader])
@@ -247,8 +239,13 @@ class Publisher:
             await self._wait_async(partial(self.try_loan, loan), None)
 
     def add_connection(self, connection: ConnectionPlan, bell: Bell) -> None:
-        """Send to one more reader from now on; it is owed only what is sent after this."""
+        """Send to one more reader from now on; it is owed only what is sent after this.
+
+        Twice is harmless: a reader that was told of stays owed what it was.
+        """
         with self._lock:
+            if connection in self._credit.connections:
+                return
             self._words[connection.slot + ConnectionWord.BASE] = self._sent
             self._link(connection, bell)
             self._limit = 0
@@ -261,17 +258,15 @@ class Publisher:
             bells: of the processes that still read the port, by endpoint index.
         """
         with self._lock:
-            for known in (self._linked, self._lossless, self._unopened):
-                if connection in known:
-                    known.remove(connection)
-            self._bells = tuple(dict.fromkeys(bells[one.reader] for one in self._linked))
-            self._short = None
+            self._credit.remove(connection)
+            readers = (one.reader for one in self._credit.connections)
+            self._bells = tuple(dict.fromkeys(bells[reader] for reader in readers))
             self._limit = 0
 
     def try_connect(self) -> bool:
         """Connect to readers that have opened; whether all have that were planned."""
         with self._lock:
-            return bool(self._try_connect())
+            return self._credit.connect()
 
     def wait_connected(self, timeout_seconds: float | None = None) -> bool:
         """Wait until every planned reader has opened; False when the time is over first."""
@@ -313,15 +308,13 @@ class Publisher:
 
     def is_taken(self) -> bool:
         """Whether every reader that is open has taken all that was sent."""
-        return all(self._is_taken_by(one) for one in self._linked)
+        with self._lock:
+            return self._credit.is_taken(self._sent)
 
     def is_delivered(self) -> bool:
         """Whether all that was sent is taken where nothing may be lost; else its readers ring."""
         with self._lock:
-            waits_for = [one for one in self._lossless if not self._is_taken_by(one)]
-            if waits_for and not self._asks:
-                self._ask_for_credit(True)
-        return not waits_for
+            return self._credit.is_taken(self._sent, by_lossless=True)
 
     def leave(self) -> None:
         """Give the port back at once: what readers have not taken may be lost to them.
@@ -472,68 +465,8 @@ class Publisher:
     def _find_credit(self) -> bool:
         """Look up how far the lossless readers have come; whether one more message may be sent."""
         self._require_open()
-        if self._unopened and not self._try_connect():
-            self._short = self._unopened[0]
-            return False
-        limit = self._credit_limit()
-        if self._sent >= limit and not self._asks:
-            # Asked before they are looked at once more: who frees a slot after that, wakes us.
-            self._ask_for_credit(True)
-            self._doorbell.fence()
-            limit = self._credit_limit()
-        self._limit = limit
-        was_short, self._is_short = self._is_short, self._sent >= limit
-        if self._is_short:
-            return False
-        # Who was short just now, will be so again: asking goes on until there is room at once.
-        if self._asks and not was_short and self._doorbell.is_fenced:
-            self._ask_for_credit(False)
-            if self._doorbell.is_asleep:
-                self._doorbell.ring()  # others of us wait: they have to ask anew
-        return True
-
-    def _credit_limit(self) -> int:
-        """The sequence number up to which every lossless reader has room."""
-        words, limit = self._words, _NO_LIMIT
-        for connection in self._lossless:
-            at = connection.slot
-            state = words[at + ConnectionWord.STATE]
-            if state == ReaderState.LOST:
-                raise PeerLost(f"the reader of connection {connection.name} died")
-            if state == ReaderState.CLOSED:
-                continue
-            start = max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE])
-            room = start + connection.capacity
-            if room <= self._sent:
-                self._short = connection
-                if connection.policy is Policy.ERROR:
-                    self._words[self.port.slot + PortWord.REFUSED] += 1
-                    raise BackpressureError(connection.name, connection.capacity, "error")
-            limit = min(limit, room)
-        return limit
-
-    def _ask_for_credit(self, asks: bool) -> None:
-        self._asks = asks
-        for connection in self._lossless:
-            self._words[connection.slot + ConnectionWord.CREDIT_WANTED] = asks
-
-    def _is_taken_by(self, connection: ConnectionPlan) -> bool:
-        words, at = self._words, connection.slot
-        if words[at + ConnectionWord.STATE] != ReaderState.OPEN:
-            return True
-        return (
-            max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE]) >= self._sent
-        )
-
-    def _try_connect(self) -> bool:
-        """Connect to readers that have opened; whether all have."""
-        words = self._words
-        at = ConnectionWord.STATE
-        waiting = [c for c in self._unopened if words[c.slot + at] == ReaderState.UNOPENED]
-        if len(waiting) < len(self._unopened):
-            self._writer.connect()
-            self._unopened = waiting
-        return not waiting
+        self._limit = self._credit.limit(self._sent)
+        return self._sent < self._limit
 
     def _wait(self, attempt: Callable[[], bool | None], timeout_seconds: float | None) -> None:
         began = _now_ns()
@@ -582,15 +515,14 @@ class Publisher:
                 self._words[self.port.slot + PortWord.BLOCKED_NS] += _now_ns() - began_ns
 
     def refusal(self) -> BackpressureError:
-        """Count a message that is turned away for lack of credit, and make the error for it."""
+        """Count a message that is turned away for lack of credit, and make the error for it.
+
+        Raises:
+            ChannelClosed: the publisher was closed meanwhile.
+        """
         with self._lock:
-            if not self._is_closed:
-                self._words[self.port.slot + PortWord.REFUSED] += 1
-            short = self._short
-        if short is None:
-            return BackpressureError(self.port.name, 0, "no reader")
-        is_open = self._words[short.slot + ConnectionWord.STATE] != ReaderState.UNOPENED
-        return BackpressureError(short.name, short.capacity, short.policy, is_open=is_open)
+            self._require_open()
+            return self._credit.refusal()
 
     def _dissect(self, message: RuntimeData) -> tuple[Layout, Payload]:
         parts = dissect(message)
@@ -599,14 +531,7 @@ class Publisher:
         return parts
 
     def _link(self, connection: ConnectionPlan, bell: Bell) -> None:
-        words, at = self._words, connection.slot
-        if words[at + ConnectionWord.BASE] == UNLINKED:
-            words[at + ConnectionWord.BASE] = self._sent
-        self._linked.append(connection)
-        self._unopened.append(connection)
-        if connection.policy.is_lossless:
-            self._lossless.append(connection)
-            words[at + ConnectionWord.CREDIT_WANTED] = self._asks
+        self._credit.add(connection, self._sent)
         if bell not in self._bells:
             self._bells = (*self._bells, bell)
 

@@ -393,6 +393,9 @@ class ChannelRegistry:
         All its channels and connections must be planned; what they need is created now. The
         descriptors stay the registry's: hand over duplicates, as `subprocess` does.
 
+        For an endpoint whose process died, it is the ticket of the next: ends that were lost or
+        closed are awaited again. What is sent to it before it opens is lost, and counted.
+
         Args:
             name: the endpoint.
             rings: endpoints whose doorbells it rings besides those it has channels with.
@@ -402,9 +405,9 @@ class ChannelRegistry:
             SharedMemoryExhausted: there is no memory for its channels.
         """
         party = self._known(name)
-        # The process that has it next needs the place of one that died.
-        self._clean_up_dead(even_unread=party.is_dead)
-        party.is_dead = False
+        if party.is_dead:
+            self._make_room(party)
+        self._clean_up_dead()
         if party.endpoint is not None:
             raise ChannelError(f"endpoint {name!r} is open in this process; one process has it")
         address = self._transport.address
@@ -512,6 +515,7 @@ class ChannelRegistry:
         for channel in self._channels.values():
             if channel.hold is not None:
                 channel.hold.close()
+        self._clean_up_dead(even_unread=True)
         if self._own is not None:
             self._own.close_and_sweep()
         self.ledger.close()
@@ -532,6 +536,18 @@ class ChannelRegistry:
         if self._has_dead and (even_unread or not any(map(self._is_owed, self._channels.values()))):
             self._has_dead = False
             self._transport.clean_up_dead()
+
+    def _make_room(self, party: _Party) -> None:
+        """Take the place of a dead process for the next."""
+        self._clean_up_dead(even_unread=True)
+        party.is_dead = False
+        words = self.ledger.words
+        for plan in (channel.plan for channel in self._channels.values()):
+            if plan.writer == party.index:
+                words[plan.slot + PortWord.STATE] = PortState.UNOPENED
+            for connection in plan.connections:
+                if connection.reader == party.index:
+                    words[connection.slot + ConnectionWord.STATE] = ReaderState.UNOPENED
 
     def _is_owed(self, channel: Channel) -> bool:
         """Whether a reader may still take what a dead writer sent."""

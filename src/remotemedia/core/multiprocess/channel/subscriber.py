@@ -100,6 +100,8 @@ class Subscriber:
         self._position_at = at + ConnectionWord.POSITION
         self._wanted_at = at + ConnectionWord.CREDIT_WANTED
         self._histogram_at = at + HISTOGRAM_AT
+        # What was sent while nobody had this end, between a process that died and the next.
+        drop_unread(words, port.slot, at, ConnectionWord.DROPPED_LOST)
         # `UNLINKED` until the writer knows of this connection: nothing is meant for it before.
         self._position = max(words[self._position_at], words[at + ConnectionWord.BASE])
         self._released = words[at + ConnectionWord.RELEASED]

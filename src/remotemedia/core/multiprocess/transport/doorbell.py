@@ -176,7 +176,7 @@ class Doorbell:
             self._waiter = 0
             if self._closed:
                 self._give_back()
-            elif self.watcher is not None:
+            elif self.watcher is not None and self.watcher.is_waited_on:
                 self.ring()  # we may have silenced what rang for a task of our thread's loop
 
     def spin(

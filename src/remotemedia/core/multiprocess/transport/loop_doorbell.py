@@ -53,6 +53,11 @@ class LoopDoorbell:
         doorbell.watcher = self
 
     @property
+    def is_waited_on(self) -> bool:
+        """Whether tasks wait."""
+        return bool(self._waiters)
+
+    @property
     def is_waited_on_elsewhere(self) -> bool:
         """Whether tasks of another thread wait."""
         waits = bool(self._waiters) and not self._loop.is_closed()
