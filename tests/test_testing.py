@@ -28,6 +28,11 @@ from remotemedia import (
 from remotemedia.testing import Residue, run_node
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
 class Log(Node):
     """Writes down which of its methods are called."""
 

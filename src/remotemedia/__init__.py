@@ -133,6 +133,8 @@ if TYPE_CHECKING:
     from remotemedia.data import (
         Video as Video,
     )
+    from remotemedia.sync import SyncRuntime as SyncRuntime
+    from remotemedia.sync import SyncSession as SyncSession
 
 _ERRORS = (
     *("BackpressureError", "ChannelClosed", "ChannelError", "DataError", "DecodeError"),
@@ -149,6 +151,7 @@ _MODULE_OF = {
     **dict.fromkeys(("Connection", "NodeConfig", "Pipeline"), "core.pipeline"),
     **dict.fromkeys(("Registry", "node"), "core.registry"),
     **dict.fromkeys(("InlineExecutor", "MultiprocessExecutor"), "core.multiprocess.executor"),
+    **dict.fromkeys(("SyncRuntime", "SyncSession"), "sync"),
     "ChannelRegistry": "core.multiprocess.channel.registry",
     "MemoryTransport": "core.multiprocess.transport.memory",
     "MultiprocessConfig": "core.multiprocess.config",
