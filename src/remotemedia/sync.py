@@ -17,7 +17,7 @@ import asyncio
 import atexit
 import threading
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from remotemedia.core.errors import ExecutorError
@@ -228,6 +228,7 @@ class _LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._last: _Call[None] | None = None
         self.is_finished = False
 
     def run(self, coroutine: Coroutine[object, object, T]) -> T:
@@ -269,23 +270,29 @@ class _LoopThread:
 
     def finish(self, last: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run this to its end whatever happens, and end the thread. Twice is harmless."""
-        with self._lock:
-            loop, self._loop = self._loop, None
-            self.is_finished = True
-        if loop is None or self._thread is None:
-            return
         interrupted: KeyboardInterrupt | None = None
-        future = _Call(loop, last()).future
-        while not future.done():
+        while True:
             try:
-                wait([future])
-            except KeyboardInterrupt as error:
+                self._finish(last)
+                break
+            except KeyboardInterrupt as error:  # wherever it struck, go on from there
                 interrupted = error
-        loop.call_soon_threadsafe(loop.stop)
-        self._thread.join()
         if interrupted is not None:
             raise interrupted
-        future.result()
+
+    def _finish(self, last: Callable[[], Coroutine[object, object, None]]) -> None:
+        with self._lock:
+            self.is_finished = True
+        if self._loop is None or self._thread is None:
+            return
+        if self._last is None:
+            self._last = _Call(self._loop, last())
+        wait([self._last.future])
+        with suppress(RuntimeError):  # it is closed
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop = None
+        self._last.future.result()
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -306,11 +313,10 @@ class _LoopThread:
 
     def _let_go(self, source: AsyncIterator[object]) -> None:
         close = getattr(source, "aclose", None)
-        with self._lock:
-            loop = self._loop
-        if close is None or loop is None:
+        loop = self._loop
+        if close is None or loop is None or self.is_finished:
             return
-        call = _Call(loop, close())
+        call: _Call[None] = _Call(loop, close())
         # An iterator that is garbage is let go of by whatever thread finds it.
         if threading.current_thread() is not self._thread:
             wait([call.future])
@@ -355,6 +361,9 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
     finally:
+        for task in (tasks := asyncio.all_tasks(loop)):
+            task.cancel()  # its caller hears of it
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
