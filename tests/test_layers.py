@@ -37,6 +37,7 @@ LAYERS = {
         f"{MULTIPROCESS}.{name}": 3
         for name in ("wiring", "launch", "node_process", "exchange", "session", "runner")
     },
+    f"{MULTIPROCESS}.growing": 4,
     f"{MULTIPROCESS}.executor": 4,
 }
 
