@@ -68,6 +68,10 @@ async def ticks_async() -> AsyncIterator[Text]:
         await asyncio.sleep(0.001)
 
 
+def tick() -> Text:
+    return Text("once")
+
+
 def number(value: Json) -> Json:
     return value
 
@@ -207,6 +211,24 @@ async def test_nodes_that_are_wrong_are_refused_before_anything_starts() -> None
             await executor.execute_node(Upper, "other", MIDDLE)
         with pytest.raises(ExecutorError, match="no session has the nodes 'upper' and 'bang'"):
             await executor.connect_nodes("upper", "out", "bang", "in")
+
+
+async def test_what_has_finished_is_connected_to_nothing_more(executor: SessionExecutor) -> None:
+    once = await executor.execute_node(
+        tick, "tick", NodeContext(session_id="one", outputs=("out",))
+    )
+    await executor.execute_node(Late, "late", MIDDLE)
+    assert [out async for out in once.session.outputs()] == [Text("once")]
+    with pytest.raises(ExecutorError, match="node 'tick' has finished"):
+        await executor.connect_nodes("tick", "out", "late", "in")
+
+
+async def test_what_no_input_reaches_does_not_hold_up_a_stream(executor: SessionExecutor) -> None:
+    pipeline = Pipeline("p").add_node("upper", Upper).add_node("ticks", ticks)
+    session = await executor.create_session("one", pipeline)
+    async with asyncio.timeout(10):
+        assert [out async for out in session.stream(Text("a"))] == [Text("A")]
+        await session.terminate()
 
 
 async def test_an_id_is_taken_once(executor: SessionExecutor) -> None:

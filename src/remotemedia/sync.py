@@ -148,6 +148,11 @@ class SyncSession:
         """The state of every node."""
         return self._loop.ask(lambda: self._session.nodes)
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process of every node that was started."""
+        return self._loop.ask(lambda: self._session.pids)
+
     def send(
         self, message: RuntimeData, to: str | None = None, *, timeout_seconds: float | None = None
     ) -> int:

@@ -73,7 +73,8 @@ def no_residue(request: pytest.FixtureRequest, remotemedia_folder: Path) -> Iter
 
     before = Residue.now()
     yield
-    request.node.funcargs.clear()  # else what other fixtures gave would still be referred to
+    if request.node.funcargs:  # else what other fixtures gave would still be referred to
+        request.node.funcargs.clear()
     left = Residue.since(before)
     if left:
         pytest.fail(f"the test left behind:\n{left}", pytrace=False)

@@ -119,14 +119,18 @@ class NodeProcess:
         Raises:
             ExecutorError: it has finished, or ended meanwhile.
         """
+        self.require_at_work()
         done = self._connecting[connection] = self._loop.create_future()
         try:
-            if self.is_drained or not self._is_listening:
-                self._refuse_connections()
             self.tell(command, fds)
             await done  # cancelled here, the connection is added all the same
         finally:
             del self._connecting[connection]
+
+    def require_at_work(self) -> None:
+        """Raise `ExecutorError` if nothing can be connected to it any more."""
+        if self.is_drained or not self._is_listening:
+            raise self._finished()
 
     def drain(self) -> None:
         """Ask a source to make no more, and a node without connections not to wait for any."""
@@ -219,8 +223,12 @@ class NodeProcess:
     def _refuse_connections(self) -> None:
         for done in self._connecting.values():
             if not done.done():
-                problem = "has finished: nothing can be connected to it any more"
-                done.set_exception(ExecutorError(f"node {self.node_id!r} {problem}"))
+                done.set_exception(self._finished())
+
+    def _finished(self) -> ExecutorError:
+        return ExecutorError(
+            f"node {self.node_id!r} has finished: nothing can be connected to it any more"
+        )
 
     def _become_ready(self) -> None:
         was_initializing = self.state is ProcessState.INITIALIZING

@@ -187,7 +187,7 @@ class Session:
         try:
             async with asyncio.timeout(self._config.init_timeout_secs):
                 await process.start()
-                await self._all_ready.wait()
+                await self._all_ready.wait()  # cancelled here, the node starts all the same
         except TimeoutError:
             error = await process.timeout_error(self._config.init_timeout_secs)
             self.node_failed(process, error)
@@ -207,8 +207,12 @@ class Session:
         """
         exchange = self._open_exchange()
         one = validate_connection(self._wiring.pipeline, connection, self._config)
-        name, join, attach = self._wiring.connect(one, connection.capacity)
         reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
+        reader.require_at_work()
+        writer.require_at_work()
+        # Fails it from here on, a connection stays planned that carries nothing; cancelled, it is
+        # made all the same.
+        name, join, attach = self._wiring.connect(one, connection.capacity)
         await reader.connect(name, join, [self._wiring.bell(one.from_node).fd])
         await writer.connect(name, attach, [self._wiring.bell(one.to_node).fd])
         exchange.extend()

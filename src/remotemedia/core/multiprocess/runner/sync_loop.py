@@ -43,8 +43,7 @@ class SyncLoop(Work):
         handlers, commands = self.handlers, self.commands
         wait_for = cast("Callable[..., Found]", self.endpoint.doorbell.wait_for)
         while True:
-            # With one input there is nobody to be fair to: the next message is looked for there.
-            only = next(iter(handlers)) if len(handlers) == 1 else None
+            only = self.only
             message = None if only is None or commands.has_news else only.receive_soon()
             if message is not None and only is not None:
                 subscriber = only

@@ -97,6 +97,8 @@ class Work:
         self._skips_errors = skips_errors
         feedback = [one for one in handlers if one not in counted]
         self._inbox = Inbox(endpoint.doorbell, handlers, feedback)
+        # With one input there is nobody to be fair to: the next message is looked for there.
+        self.only = next(iter(handlers)) if len(handlers) == 1 else None
         self._words = endpoint.ledger.words
         self._slot = endpoint.plan.slot
         self._ended = 0
@@ -196,6 +198,7 @@ class Work:
                 port = msgspec.msgpack.decode(command.channel, type=PortPlan)
                 self.endpoint.add_bell(port.writer, bell)
                 subscriber = self.endpoint.subscribe(port, connection)
+                self.only = None if self.handlers else subscriber
                 self.handlers[subscriber] = getattr(self.node, command.handler)
                 if not command.is_feedback:
                     self._counted.append(subscriber)
