@@ -75,6 +75,9 @@ if TYPE_CHECKING:
     from remotemedia.core.errors import (
         SpawnError as SpawnError,
     )
+    from remotemedia.core.executor import NodeContext as NodeContext
+    from remotemedia.core.executor import NodeExecutor as NodeExecutor
+    from remotemedia.core.executor import NodeHandle as NodeHandle
     from remotemedia.core.multiprocess.channel.registry import ChannelRegistry as ChannelRegistry
     from remotemedia.core.multiprocess.config import MultiprocessConfig as MultiprocessConfig
     from remotemedia.core.multiprocess.executor import (
@@ -83,6 +86,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.executor import (
         MultiprocessExecutor as MultiprocessExecutor,
     )
+    from remotemedia.core.multiprocess.growing import MultiprocessHandle as MultiprocessHandle
     from remotemedia.core.multiprocess.session import Session as Session
     from remotemedia.core.multiprocess.transport.memory import MemoryTransport as MemoryTransport
     from remotemedia.core.node import Node as Node
@@ -133,6 +137,8 @@ if TYPE_CHECKING:
     from remotemedia.data import (
         Video as Video,
     )
+    from remotemedia.sync import SyncRuntime as SyncRuntime
+    from remotemedia.sync import SyncSession as SyncSession
 
 _ERRORS = (
     *("BackpressureError", "ChannelClosed", "ChannelError", "DataError", "DecodeError"),
@@ -149,6 +155,9 @@ _MODULE_OF = {
     **dict.fromkeys(("Connection", "NodeConfig", "Pipeline"), "core.pipeline"),
     **dict.fromkeys(("Registry", "node"), "core.registry"),
     **dict.fromkeys(("InlineExecutor", "MultiprocessExecutor"), "core.multiprocess.executor"),
+    **dict.fromkeys(("SyncRuntime", "SyncSession"), "sync"),
+    **dict.fromkeys(("NodeContext", "NodeExecutor", "NodeHandle"), "core.executor"),
+    "MultiprocessHandle": "core.multiprocess.growing",
     "ChannelRegistry": "core.multiprocess.channel.registry",
     "MemoryTransport": "core.multiprocess.transport.memory",
     "MultiprocessConfig": "core.multiprocess.config",

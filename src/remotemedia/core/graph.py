@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Edge", "count_paths", "feedback", "find_cycles"]
+__all__ = ["Edge", "count_paths", "feedback", "find_cycles", "reachable"]
 
 Edge: TypeAlias = tuple[str, str]
 
@@ -69,6 +69,14 @@ def _reachable(following: dict[str, list[str]], start: str) -> set[str]:
                 seen.add(node)
                 pending.append(node)
     return seen
+
+
+def reachable(edges: Iterable[Edge], starts: Iterable[str]) -> set[str]:
+    """Return the nodes that are reached from any of these, themselves among them."""
+    following: dict[str, list[str]] = defaultdict(list)
+    for source, target in edges:
+        following[source].append(target)
+    return {node for start in starts for node in _reachable(following, start)}
 
 
 def count_paths(edges: Iterable[Edge], start: str) -> dict[str, int]:

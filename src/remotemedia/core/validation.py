@@ -35,6 +35,7 @@ __all__ = [
     "ValidatedNode",
     "ValidatedPipeline",
     "validate",
+    "validate_connection",
 ]
 
 _NODE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -67,6 +68,26 @@ def validate(
     """
     checker = _Checker(pipeline, registry or default_registry, limits or MultiprocessConfig())
     return checker.check(executors)
+
+
+def validate_connection(
+    pipeline: ValidatedPipeline, connection: Connection, limits: Limits
+) -> ValidatedConnection:
+    """Check one more connection of a pipeline that passed validation.
+
+    Raises:
+        PipelineError: with everything that is wrong with it.
+    """
+    written = Pipeline(pipeline.name)
+    checker = _Checker(written, default_registry, limits)
+    checker.nodes = {node.node_id: node for node in pipeline.nodes}
+    checker.ids = set(checker.nodes)
+    checker.connections = list(pipeline.connections)
+    checker.check_connection(0, connection)
+    checker.check_cycles()
+    if checker.findings:
+        raise PipelineError(pipeline.name, tuple(checker.findings))
+    return checker.result().connections[-1]
 
 
 class _Checker:

@@ -6,7 +6,9 @@
        |  <- Progress ...          |     importing, loading, connecting
        |  <- Ready                 |     initialised, and every reader it has is there
        |  Interrupt ->             |     drop what was being made
+       |  Join + descriptor ->     |     one more connection of an input port
        |  Attach + descriptor ->   |     one more connection of an output port
+       |  <- Connected             |     either is done
        |  Drain ->                 |     sources: make no more
        |  <- NodeError ...         |     a message failed, and the node lives on
        |  <- Drained               |     everything that came has been worked off
@@ -33,6 +35,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "Attach",
     "Configure",
+    "Connected",
     "Drain",
     "Drained",
     "Failed",
@@ -40,6 +43,7 @@ __all__ = [
     "Hello",
     "InputBinding",
     "Interrupt",
+    "Join",
     "NodeFailure",
     "OutputBinding",
     "Progress",
@@ -131,12 +135,30 @@ class Attach(msgspec.Struct, frozen=True, tag=True):
     asleep: int
 
 
+class Join(msgspec.Struct, frozen=True, tag=True):
+    """One more connection of an input port; the writer's doorbell comes with it.
+
+    Attributes:
+        channel: plan of the channel.
+        connection: its plan.
+        handler: method of the node that takes what arrives.
+        is_feedback: see `InputBinding`.
+        asleep: ledger word that says whether the writer sleeps.
+    """
+
+    channel: msgspec.Raw
+    connection: msgspec.Raw
+    handler: str
+    is_feedback: bool
+    asleep: int
+
+
 class Interrupt(msgspec.Struct, frozen=True, tag=True):
     """The epoch was raised: what was being made is not wanted any more."""
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """A source is to make no more."""
+    """A source is to make no more, and nothing will be connected to a node without connections."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
@@ -215,12 +237,20 @@ class NodeFailure(msgspec.Struct, frozen=True, tag=True):
     working_on: str
 
 
+class Connected(msgspec.Struct, frozen=True, tag=True):
+    """A connection was added at this end: the answer to `Join` and `Attach`."""
+
+    connection: str
+
+
 class Drained(msgspec.Struct, frozen=True, tag=True):
     """Every input has ended and everything has been worked off."""
 
 
-ToRunner: TypeAlias = Configure | Attach | Interrupt | Drain | ShowStack | Stop
-FromRunner: TypeAlias = Hello | Progress | Ready | Stack | Failed | NodeFailure | Drained
+ToRunner: TypeAlias = Configure | Join | Attach | Interrupt | Drain | ShowStack | Stop
+FromRunner: TypeAlias = (
+    Hello | Progress | Ready | Stack | Failed | NodeFailure | Connected | Drained
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _to_runner: msgspec.msgpack.Decoder[ToRunner] = msgspec.msgpack.Decoder(ToRunner)

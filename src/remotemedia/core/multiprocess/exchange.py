@@ -19,6 +19,7 @@ from remotemedia.core.errors import (
     ExecutorError,
     NodeFailed,
 )
+from remotemedia.core.graph import reachable
 from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess import control
     from remotemedia.core.multiprocess.channel.endpoint import Endpoint
     from remotemedia.core.multiprocess.channel.publisher import Publisher
+    from remotemedia.core.multiprocess.channel.subscriber import Subscriber
     from remotemedia.core.multiprocess.node_process import NodeProcess
     from remotemedia.core.multiprocess.wiring import Wiring
     from remotemedia.data import RuntimeData
@@ -77,24 +79,12 @@ class Exchange:
         self._session_id = wiring.session_id
         self._doorbell = LoopDoorbell.of(host.doorbell)
         self._words = host.ledger.words
-        self._inputs = {
-            (one.node_id, one.port.name): _Input(
-                host.publishers[wiring.host_inputs[one.node_id, one.port.name]],
-                tuple(DATA_TYPES[kind] for kind in one.port.kinds),
-            )
-            for one in wiring.pipeline.inputs
-        }
-        self._subscribers = list(host.subscribers.values())
-        self._inbox = Inbox(host.doorbell, self._subscribers)
-        self._ends = [
-            wiring.slot(node.node_id) + EndpointWord.ENDED
-            for node in wiring.pipeline.nodes
-            if not node.type.outputs
-        ]
-        self._error_words = {
-            node_id: wiring.slot(node_id) + EndpointWord.ERRORS for node_id in nodes
-        }
+        self._wiring = wiring
+        self._inputs: dict[tuple[str, str], _Input] = {}
+        self._subscribers: list[Subscriber] = []
+        self._inbox = Inbox(host.doorbell)
         self._last = 0
+        self.extend()
         self._streams: dict[int, deque[Output]] = {}
         self._abandoned: set[int] = set()
         self._unclaimed: deque[Output] = deque()
@@ -102,6 +92,35 @@ class Exchange:
         self._has_finished = False
         self._is_closing = False
         self._receivers = 0
+
+    def extend(self) -> None:
+        """Take in what the session has got: ports of its own, nodes, connections."""
+        wiring, host = self._wiring, self._host
+        pipeline = wiring.pipeline
+        for one in pipeline.inputs:
+            key = one.node_id, one.port.name
+            if key not in self._inputs:
+                kinds = tuple(DATA_TYPES[kind] for kind in one.port.kinds)
+                self._inputs[key] = _Input(host.publishers[wiring.host_inputs[key]], kinds)
+        for subscriber in host.subscribers.values():
+            if subscriber not in self._subscribers:
+                self._subscribers.append(subscriber)
+                self._inbox.add(subscriber)
+        self._error_words = {
+            node_id: wiring.slot(node_id) + EndpointWord.ERRORS for node_id in self._nodes
+        }
+        # What no input reaches never says that it has finished with one.
+        edges = ((c.from_node, c.to_node) for c in pipeline.connections if not c.is_feedback)
+        reached = reachable(edges, {node_id for node_id, _ in self._inputs})
+        self._ends = [
+            wiring.slot(node.node_id) + EndpointWord.ENDED
+            for node in pipeline.nodes
+            if not node.type.outputs and node.node_id in reached
+        ]
+        self._watched = [
+            one for name, one in host.subscribers.items() if wiring.host_outputs[name][0] in reached
+        ]
+        self._announce()
 
     async def send(
         self, message: RuntimeData, to: str | None, timeout_seconds: float | None
@@ -284,7 +303,7 @@ class Exchange:
 
     def _is_done(self, number: int) -> bool:
         """Whether the pipeline has finished with an input, and all of it has been taken."""
-        ended = [subscriber.ended_input() for subscriber in self._subscribers]
+        ended = [subscriber.ended_input() for subscriber in self._watched]
         ended += [self._words[at] for at in self._ends]
         if min(ended, default=self._last) < number:
             return False

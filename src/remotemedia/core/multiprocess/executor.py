@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING
 
 from remotemedia.core.errors import ExecutorError, SessionNotFound
 from remotemedia.core.multiprocess.config import MultiprocessConfig
+from remotemedia.core.multiprocess.growing import (
+    MultiprocessHandle,
+    empty_pipeline,
+    plan_node,
+    require_room,
+    session_of,
+)
 from remotemedia.core.multiprocess.launch import Launcher, ProcessLauncher, ThreadLauncher
 from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.core.multiprocess.session import Session
+from remotemedia.core.pipeline import Connection
 from remotemedia.core.reference import script_being_loaded
 from remotemedia.core.validation import ValidatedPipeline, validate
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from remotemedia.core.describe import NodeTarget
+    from remotemedia.core.executor import NodeContext
     from remotemedia.core.multiprocess.transport.base import Transport
-    from remotemedia.core.pipeline import Pipeline
+    from remotemedia.core.pipeline import Pipeline, Policy
     from remotemedia.core.registry import Registry
 
 __all__ = ["InlineExecutor", "MultiprocessExecutor", "SessionExecutor", "new_session_id"]
@@ -60,6 +70,9 @@ class SessionExecutor:
         """
         if not isinstance(pipeline, ValidatedPipeline):
             pipeline = validate(pipeline, self._registry, self.config)
+        return await self._start_session(session_id, pipeline)
+
+    async def _start_session(self, session_id: str, pipeline: ValidatedPipeline) -> Session:
         check_session_id(session_id)
         refuse_what_is_not_there(pipeline)
         refuse_while_loading()
@@ -76,9 +89,44 @@ class SessionExecutor:
         await session.start()
         return session
 
-    async def initialize(self) -> None:
-        """Get ready to run sessions. Done by the first session if not before."""
+    async def execute_node(
+        self, node_type: str | NodeTarget, node_id: str, context: NodeContext
+    ) -> MultiprocessHandle:
+        """See `NodeExecutor.execute_node`."""
+        planned = plan_node(node_type, node_id, context, self._registry, self.config)
+        refuse_while_loading()
+        session = self._sessions.get(context.session_id)
+        if session is None:
+            session = await self._start_session(
+                context.session_id, empty_pipeline(context.session_id)
+            )
+        require_room(session, self.config)
+        await session.add_node(planned.node, planned.inputs, planned.outputs)
+        channels = session.channels_of(node_id)
+        return MultiprocessHandle(session.pids[node_id], node_id, channels, self, session)
+
+    async def connect_nodes(
+        self,
+        from_node: str,
+        from_port: str,
+        to_node: str,
+        to_port: str,
+        *,
+        session_id: str | None = None,
+        policy: Policy | None = None,
+        capacity: int | None = None,
+    ) -> None:
+        """See `NodeExecutor.connect_nodes`."""
+        session = session_of(self._sessions, from_node, to_node, session_id)
+        await session.connect(Connection(from_node, from_port, to_node, to_port, policy, capacity))
+
+    async def initialize(self, config: MultiprocessConfig | None = None) -> None:
+        """See `NodeExecutor.initialize`. Done by the first session if not before."""
         async with self._lock:
+            if config is not None and config != self.config:
+                if self._is_initialized:
+                    raise ExecutorError("the executor runs by other settings; make another")
+                self.config = config
             if self._is_shut_down:
                 raise ExecutorError("the executor was shut down; make another")
             if not self._is_initialized:

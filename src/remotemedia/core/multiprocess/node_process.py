@@ -81,6 +81,7 @@ class NodeProcess:
         self._is_listening = False
         self._has_failed = False
         self._stack: asyncio.Future[str] | None = None
+        self._connecting: dict[str, asyncio.Future[None]] = {}
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -110,8 +111,29 @@ class NodeProcess:
             # It is gone, or so stuck that its socket is full: its exit says so.
             return
 
+    async def connect(
+        self, connection: str, command: control.Attach | control.Join, fds: Sequence[int]
+    ) -> None:
+        """Have it add a connection at its end; return when it has.
+
+        Raises:
+            ExecutorError: it has finished, or ended meanwhile.
+        """
+        self.require_at_work()
+        done = self._connecting[connection] = self._loop.create_future()
+        try:
+            self.tell(command, fds)
+            await done  # cancelled here, the connection is added all the same
+        finally:
+            del self._connecting[connection]
+
+    def require_at_work(self) -> None:
+        """Raise `ExecutorError` if nothing can be connected to it any more."""
+        if self.is_drained or not self._is_listening:
+            raise self._finished()
+
     def drain(self) -> None:
-        """Ask a source to make no more."""
+        """Ask a source to make no more, and a node without connections not to wait for any."""
         self._advance(ProcessEvent.DRAIN)
         self.tell(control.Drain())
 
@@ -141,6 +163,7 @@ class NodeProcess:
         if self._is_listening:
             self._is_listening = False
             self._loop.remove_reader(self._end)
+        self._refuse_connections()
         self._end.close()
         self._runner_end.close()
 
@@ -190,9 +213,22 @@ class NodeProcess:
                 self._owner.node_skipped(self, message)
             case control.Failed():
                 self._fail(self._failure(message))
+            case control.Connected() if message.connection in self._connecting:
+                self._connecting[message.connection].set_result(None)
             case control.Drained():
                 self.is_drained = True
+                self._refuse_connections()
                 self._owner.node_drained(self)
+
+    def _refuse_connections(self) -> None:
+        for done in self._connecting.values():
+            if not done.done():
+                done.set_exception(self._finished())
+
+    def _finished(self) -> ExecutorError:
+        return ExecutorError(
+            f"node {self.node_id!r} has finished: nothing can be connected to it any more"
+        )
 
     def _become_ready(self) -> None:
         was_initializing = self.state is ProcessState.INITIALIZING

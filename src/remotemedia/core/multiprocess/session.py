@@ -22,6 +22,7 @@ from remotemedia.core.multiprocess.states import (
 )
 from remotemedia.core.multiprocess.transport.ledger import LedgerWord
 from remotemedia.core.multiprocess.wiring import Wiring
+from remotemedia.core.validation import validate_connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.exits import ProcessExit
     from remotemedia.core.multiprocess.launch import Launcher
     from remotemedia.core.multiprocess.transport.base import Transport
-    from remotemedia.core.validation import ValidatedPipeline
+    from remotemedia.core.pipeline import Connection
+    from remotemedia.core.validation import SessionPort, ValidatedNode, ValidatedPipeline
     from remotemedia.data import RuntimeData
 
 __all__ = ["Session"]
@@ -157,6 +159,68 @@ class Session:
         async for output in self._open_exchange().stream(message, to):
             yield output
 
+    async def add_node(
+        self,
+        node: ValidatedNode,
+        inputs: tuple[SessionPort, ...] = (),
+        outputs: tuple[SessionPort, ...] = (),
+    ) -> None:
+        """Start one more node and return when it is ready; see `NodeExecutor.execute_node`.
+
+        Args:
+            node: as it was validated; its id is free.
+            inputs: those of its input ports that are the session's.
+            outputs: those of its output ports that are the session's.
+
+        Raises:
+            ExecutorError: the session does not run, or its id is taken.
+            PipelineTerminated: it did not start, which ends the session.
+        """
+        exchange = self._open_exchange()
+        if node.node_id in self._nodes:
+            raise ExecutorError(f"session {self.session_id!r} has a node {node.node_id!r} already")
+        self._wiring.add_node(node, inputs, outputs)
+        self._nodes[node.node_id] = process = NodeProcess(node, self._wiring, self._launcher, self)
+        self._wiring.open_host()
+        exchange.extend()
+        self._all_ready.clear()
+        try:
+            async with asyncio.timeout(self._config.init_timeout_secs):
+                await process.start()
+                await self._all_ready.wait()  # cancelled here, the node starts all the same
+        except TimeoutError:
+            error = await process.timeout_error(self._config.init_timeout_secs)
+            self.node_failed(process, error)
+        except ExecutorError as error:
+            self.node_failed(process, error)
+        self._open_exchange()  # raises where it failed
+
+    async def connect(self, connection: Connection) -> None:
+        """Connect two nodes while messages flow; what is sent after this arrives.
+
+        A port that is the session's own stays so.
+
+        Raises:
+            PipelineError: there is no such port, or the ports do not fit.
+            ChannelError: the output has no room for another connection.
+            ExecutorError: the session does not run, or a node has finished.
+        """
+        exchange = self._open_exchange()
+        one = validate_connection(self._wiring.pipeline, connection, self._config)
+        reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
+        reader.require_at_work()
+        writer.require_at_work()
+        # Fails it from here on, a connection stays planned that carries nothing; cancelled, it is
+        # made all the same.
+        name, join, attach = self._wiring.connect(one, connection.capacity)
+        await reader.connect(name, join, [self._wiring.bell(one.from_node).fd])
+        await writer.connect(name, attach, [self._wiring.bell(one.to_node).fd])
+        exchange.extend()
+
+    def channels_of(self, node_id: str) -> dict[str, str]:
+        """The channel of each output port of a node."""
+        return self._wiring.channels_of(node_id)
+
     def events(self) -> events.EventStream:
         """Follow what happens in the session from now on: `async for event in session.events()`."""
         return self._bus.subscribe()
@@ -249,7 +313,8 @@ class Session:
                 for result in await asyncio.gather(*starts, return_exceptions=True):
                     if isinstance(result, BaseException):
                         raise result
-                await self._all_ready.wait()
+                if self._nodes:
+                    await self._all_ready.wait()
         except TimeoutError:
             late = [n for n in self._nodes.values() if n.state is ProcessState.INITIALIZING]
             error = await late[0].timeout_error(seconds)
@@ -323,9 +388,9 @@ class Session:
         ):
             return
         self._failure = error
+        self._all_ready.set()
         if self._state is SessionState.INITIALIZING:
-            self._all_ready.set()  # `start` rolls back
-            return
+            return  # `start` rolls back
         self._advance(SessionEvent.FAILED)
         reason = str(error).splitlines()[0]
         self._bus.emit(events.PipelineTerminated(self.session_id, reason))
@@ -346,7 +411,7 @@ class Session:
     async def _drain_and_end(self) -> None:
         assert self._exchange is not None
         for node in self._nodes.values():
-            if not node.node.type.inputs and node.state is ProcessState.READY:
+            if not self._wiring.is_fed(node.node_id) and node.state is ProcessState.READY:
                 node.drain()
         self._draining = asyncio.create_task(self._exchange.drain())
         # What is not out by then is dropped, and counted as such.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,15 +16,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from remotemedia.core.describe import Port
+    from remotemedia.core.multiprocess.channel.bell import Bell
     from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
     from remotemedia.core.multiprocess.config import MultiprocessConfig
     from remotemedia.core.multiprocess.transport.base import Transport
-    from remotemedia.core.validation import ValidatedNode, ValidatedPipeline
+    from remotemedia.core.validation import (
+        SessionPort,
+        ValidatedConnection,
+        ValidatedNode,
+        ValidatedPipeline,
+    )
 
 __all__ = ["HOST", "Wiring"]
 
 HOST = "session"
 """Name of the endpoint that is the session itself; those of nodes begin with "node "."""
+
+GROWN_TAPS = 4
+GROWN_CAPACITY = 32
+"""How many connections an output of a node that was added later takes, and of what capacity."""
 
 
 class Wiring:
@@ -69,36 +80,123 @@ class Wiring:
         registry = self.registry
         registry.add_endpoint(HOST)
         for node in self.pipeline.nodes:
-            registry.add_endpoint(_endpoint(node.node_id))
-            self._inputs[node.node_id] = []
-            self._outputs[node.node_id] = []
-            for port in node.type.outputs:
-                self._add_output(node, port)
+            self._add_ends(node, SpareTaps())
         for one in self.pipeline.connections:
             channel = self._channels[one.from_node, one.from_port.name]
             self._join(channel, one.to_node, one.to_port, one.policy, one.capacity, one.is_feedback)
-        for node_id, port in ((one.node_id, one.port) for one in self.pipeline.inputs):
-            name = f"input {node_id}.{port.name}"
-            channel = registry.create_channel(name, writer=HOST, taps=SpareTaps())
-            self.host_inputs[node_id, port.name] = name
-            self._join(channel, node_id, port, None, port.capacity, is_feedback=False)
-        for node_id, port in ((one.node_id, one.port) for one in self.pipeline.outputs):
-            connection = registry.connect(
-                self._channels[node_id, port.name],
-                HOST,
-                policy=self._policy(None),
-                capacity=port.capacity or self._config.channel_capacity,
-                max_held=self._config.max_held_messages,
-            )
-            self.host_outputs[connection.name] = node_id, port.name
+        for one_end in self.pipeline.inputs:
+            self._add_host_input(one_end)
+        for one_end in self.pipeline.outputs:
+            self._add_host_output(one_end)
 
-    def _add_output(self, node: ValidatedNode, port: Port) -> None:
+    def add_node(
+        self,
+        node: ValidatedNode,
+        inputs: tuple[SessionPort, ...],
+        outputs: tuple[SessionPort, ...],
+    ) -> None:
+        """Plan a node that comes while the session runs, and which of its ports are the session's.
+
+        Its output ports have more room for connections that come later than those planned with the
+        session have.
+        """
+        capacity = min(self._config.channel_capacity, GROWN_CAPACITY)
+        self._add_ends(node, SpareTaps(GROWN_TAPS, capacity, self._config.max_held_messages))
+        for one in inputs:
+            self._add_host_input(one)
+        for one in outputs:
+            self._add_host_output(one)
+        before = self.pipeline
+        self.pipeline = replace(
+            before,
+            nodes=(*before.nodes, node),
+            inputs=(*before.inputs, *inputs),
+            outputs=(*before.outputs, *outputs),
+        )
+
+    def connect(
+        self, one: ValidatedConnection, capacity: int | None
+    ) -> tuple[str, control.Join, control.Attach]:
+        """Plan a connection that comes while the session runs.
+
+        Args:
+            one: as it was validated.
+            capacity: what was asked for; None is what the output port has room for.
+
+        Returns:
+            Its name, what the node that reads is to be told, and then the one that writes.
+
+        Raises:
+            ChannelError: the output port has no room for it.
+        """
+        channel = self._channels[one.from_node, one.from_port.name]
+        policy = Policy(one.policy)
+        plan = self.registry.connect(
+            channel,
+            _endpoint(one.to_node),
+            name=str(one),
+            policy=policy,
+            capacity=1 if policy is Policy.LATEST else capacity,
+            is_told=True,
+        )
+        self.pipeline = replace(self.pipeline, connections=(*self.pipeline.connections, one))
+        encode = msgspec.msgpack.encode
+        raw = msgspec.Raw(encode(plan))
+        join = control.Join(
+            msgspec.Raw(encode(channel.plan)),
+            raw,
+            one.to_port.handler,
+            one.is_feedback,
+            self.bell(one.from_node).asleep,
+        )
+        attach = control.Attach(channel.name, raw, self.bell(one.to_node).asleep)
+        return plan.name, join, attach
+
+    def bell(self, node_id: str) -> Bell:
+        """Return the doorbell of a node; its descriptor stays ours."""
+        return self.registry.bell(_endpoint(node_id))
+
+    def channels_of(self, node_id: str) -> dict[str, str]:
+        """Return the channel of each output port of a node."""
+        return {one.port: one.channel for one in self._outputs[node_id]}
+
+    def is_fed(self, node_id: str) -> bool:
+        """Whether anything is connected to a node."""
+        pipeline = self.pipeline
+        return any(one.to_node == node_id for one in pipeline.connections) or any(
+            one.node_id == node_id for one in pipeline.inputs
+        )
+
+    def _add_ends(self, node: ValidatedNode, taps: SpareTaps) -> None:
+        self.registry.add_endpoint(_endpoint(node.node_id))
+        self._inputs[node.node_id] = []
+        self._outputs[node.node_id] = []
+        for port in node.type.outputs:
+            self._add_output(node, port, taps)
+
+    def _add_host_input(self, one: SessionPort) -> None:
+        name = f"input {one}"
+        channel = self.registry.create_channel(name, writer=HOST, taps=SpareTaps())
+        self.host_inputs[one.node_id, one.port.name] = name
+        self._join(channel, one.node_id, one.port, None, one.port.capacity, is_feedback=False)
+
+    def _add_host_output(self, one: SessionPort) -> None:
+        connection = self.registry.connect(
+            self._channels[one.node_id, one.port.name],
+            HOST,
+            policy=self._policy(None),
+            capacity=one.port.capacity or self._config.channel_capacity,
+            max_held=self._config.max_held_messages,
+        )
+        self.host_outputs[connection.name] = one.node_id, one.port.name
+
+    def _add_output(self, node: ValidatedNode, port: Port, taps: SpareTaps) -> None:
         name = f"{node.node_id}.{port.name}"
         self._channels[node.node_id, port.name] = self.registry.create_channel(
             name,
             writer=_endpoint(node.node_id),
             max_message_bytes=port.max_message_bytes,
-            taps=SpareTaps(),
+            taps=taps,
         )
         self._outputs[node.node_id].append(control.OutputBinding(port.name, name))
 

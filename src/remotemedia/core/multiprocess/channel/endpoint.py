@@ -198,6 +198,16 @@ class Endpoint:
         self.subscribers[connection.name] = subscriber
         return subscriber
 
+    def add_bell(self, index: int, bell: Bell) -> None:
+        """Ring one more process. The bell's descriptor is the endpoint's from now on."""
+        if index in self.bells:
+            os.close(bell.fd)  # it has this doorbell by another number
+            return
+        self.bells[index] = bell
+        if self._owns is not None:
+            transport, ledger, bells = self._owns
+            self._owns = transport, ledger, (*bells, bell)
+
     def reads(self, connection: ConnectionPlan) -> bool:
         """Whether it has opened the receiving end of this connection."""
         found = self.subscribers.get(connection.name)

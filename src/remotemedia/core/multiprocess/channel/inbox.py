@@ -34,9 +34,11 @@ class Inbox:
         self._optional = list(optional)
         self._next = 0
 
-    def add(self, subscriber: Subscriber) -> None:
-        """Read one more connection."""
+    def add(self, subscriber: Subscriber, *, is_optional: bool = False) -> None:
+        """Read one more connection; `is_optional`: nobody waits for its end."""
         self._open.append(subscriber)
+        if is_optional:
+            self._optional.append(subscriber)
         self._doorbell.ring()  # what it has already did not ring for this inbox
 
     def receive(self, timeout_seconds: float | None = None) -> tuple[Subscriber, Message] | None:

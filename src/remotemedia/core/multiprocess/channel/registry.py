@@ -210,6 +210,7 @@ class ChannelRegistry:
         policy: Policy | str = Policy.BLOCK,
         capacity: int | None = None,
         max_held: int | None = None,
+        is_told: bool = False,
     ) -> ConnectionPlan:
         """Plan a connection from a channel to an endpoint.
 
@@ -222,6 +223,7 @@ class ChannelRegistry:
             capacity: how many messages may wait to be read; None is the channel's, 1 for `latest`.
             max_held: how many received messages the reader may keep as views; None is 4, or what a
                 spare tap has.
+            is_told: the processes that write and read it are told of it by whoever calls this.
 
         Raises:
             ChannelError: the policy is unknown, a number is out of range, or the channel is open
@@ -230,7 +232,7 @@ class ChannelRegistry:
         plan, chosen = channel.plan, _policy(policy, channel.name)
         party = self._known(reader)
         is_late = channel.hold is not None
-        if is_late and self._parties[plan.writer].has_ticket:
+        if is_late and self._parties[plan.writer].has_ticket and not is_told:
             raise ChannelError(
                 f"channel {channel.name} is written in another process, which would not know of "
                 f"reader {reader!r}: connect before its ticket is written"
@@ -378,6 +380,14 @@ class ChannelRegistry:
             ChannelError: it is unknown.
         """
         return self._known(name).index
+
+    def bell(self, name: str) -> Bell:
+        """Return the doorbell of an endpoint; its descriptor stays the registry's.
+
+        Raises:
+            ChannelError: it is unknown.
+        """
+        return self._bells[self._known(name).index]
 
     def endpoint_plan(self, name: str) -> EndpointPlan:
         """Return the plan of an endpoint.

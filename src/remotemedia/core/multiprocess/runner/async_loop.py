@@ -109,6 +109,8 @@ class AsyncLoop(Work):
     async def _emit(self, output: object) -> None:
         publisher, message = self.context.route(output)
         await publisher.send_async(message)  # type: ignore[arg-type]
+        if self.commands.attachments:  # a source hears of them nowhere else
+            self.add_connections(self.commands.take_attachments())
 
     async def _interrupt(self) -> None:
         done = self.node.interrupt()

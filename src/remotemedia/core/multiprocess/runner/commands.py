@@ -12,11 +12,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from remotemedia.core.multiprocess import control
-from remotemedia.core.multiprocess.channel.bell import Bell
-from remotemedia.core.multiprocess.plan import ConnectionPlan
 
 if TYPE_CHECKING:
     import socket
@@ -49,7 +45,7 @@ class Commands:
         is_stopping: the runner is to clean up and exit, or the executor is gone.
         is_draining: a source is to make no more.
         is_interrupted: what was being made is not wanted any more.
-        attachments: connections to add, with the doorbell of the reader, by channel.
+        attachments: connections to add, with the doorbell of the other end.
 
     Args:
         end: the runner's end of the control connection.
@@ -69,7 +65,7 @@ class Commands:
         self.is_stopping = False
         self.is_draining = False
         self.is_interrupted = False
-        self.attachments: list[tuple[str, ConnectionPlan, Bell]] = []
+        self.attachments: list[tuple[control.Attach | control.Join, int]] = []
         self._changed = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._listen, name="control", daemon=True)
 
@@ -99,13 +95,19 @@ class Commands:
         with self._lock:
             self._wakers.clear()
 
-    def take_news(self) -> tuple[bool, list[tuple[str, ConnectionPlan, Bell]]]:
+    def take_news(self) -> tuple[bool, list[tuple[control.Attach | control.Join, int]]]:
         """Return whether there was an interrupt, and the connections to add; both are then done."""
         with self._lock:
             news = self.is_interrupted, self.attachments
             self.has_news = self.is_stopping
             self.is_interrupted, self.attachments = False, []
         return news
+
+    def take_attachments(self) -> list[tuple[control.Attach | control.Join, int]]:
+        """Return the connections to add, which are then done; other news stays."""
+        with self._lock:
+            attachments, self.attachments = self.attachments, []
+        return attachments
 
     def _listen(self) -> None:
         while True:
@@ -126,10 +128,8 @@ class Commands:
             match command:
                 case control.Configure():
                     self.configuration, self.fds = command, fds
-                case control.Attach():
-                    plan = msgspec.msgpack.decode(command.connection, type=ConnectionPlan)
-                    bell = Bell(fds[0], command.asleep)
-                    self.attachments.append((command.channel, plan, bell))
+                case control.Attach() | control.Join():
+                    self.attachments.append((command, fds[0]))
                 case control.Interrupt():
                     self.is_interrupted = True
                 case control.Drain():

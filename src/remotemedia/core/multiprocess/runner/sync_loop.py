@@ -42,9 +42,8 @@ class SyncLoop(Work):
     def _serve(self) -> None:
         handlers, commands = self.handlers, self.commands
         wait_for = cast("Callable[..., Found]", self.endpoint.doorbell.wait_for)
-        # With one input there is nobody to be fair to, and the next message is looked for there.
-        only = next(iter(handlers)) if len(handlers) == 1 else None
         while True:
+            only = self.only
             message = None if only is None or commands.has_news else only.receive_soon()
             if message is not None and only is not None:
                 subscriber = only

@@ -7,9 +7,13 @@ import traceback
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
+
 from remotemedia.core.errors import EndOfStream
 from remotemedia.core.multiprocess import control
+from remotemedia.core.multiprocess.channel.bell import Bell
 from remotemedia.core.multiprocess.channel.inbox import Inbox
+from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 from remotemedia.core.multiprocess.transport.ledger import (
     ENDPOINT_WORDS,
     HISTOGRAM_BUCKETS,
@@ -17,9 +21,8 @@ from remotemedia.core.multiprocess.transport.ledger import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from remotemedia.core.multiprocess.channel.bell import Bell
     from remotemedia.core.multiprocess.channel.endpoint import Endpoint
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
@@ -94,6 +97,8 @@ class Work:
         self._skips_errors = skips_errors
         feedback = [one for one in handlers if one not in counted]
         self._inbox = Inbox(endpoint.doorbell, handlers, feedback)
+        # With one input there is nobody to be fair to: the next message is looked for there.
+        self.only = next(iter(handlers)) if len(handlers) == 1 else None
         self._words = endpoint.ledger.words
         self._slot = endpoint.plan.slot
         self._ended = 0
@@ -107,7 +112,8 @@ class Work:
         try:
             found = self._inbox.take()
         except EndOfStream:
-            return Wake.FINISHED
+            # A node that was added by hand has no connection yet: it waits for its first.
+            return Wake.FINISHED if self.handlers or self.commands.is_draining else None
         if found is None and self._counted and self._ended_input() > self._ended:
             return Wake.ENDED
         return found
@@ -174,9 +180,30 @@ class Work:
         if self.commands.is_stopping:
             raise Stopped
         is_interrupted, attachments = self.commands.take_news()
-        for channel, connection, bell in attachments:
-            self.endpoint.publishers[channel].add_connection(connection, bell)
+        self.add_connections(attachments)
         return is_interrupted
+
+    def add_connections(
+        self, attachments: Iterable[tuple[control.Attach | control.Join, int]]
+    ) -> None:
+        """Add these connections, each with the descriptor of the other end's doorbell."""
+        for command, fd in attachments:
+            connection = msgspec.msgpack.decode(command.connection, type=ConnectionPlan)
+            bell = Bell(fd, command.asleep)
+            if isinstance(command, control.Attach):
+                self.endpoint.add_bell(connection.reader, bell)
+                bell = self.endpoint.bells[connection.reader]
+                self.endpoint.publishers[command.channel].add_connection(connection, bell)
+            else:
+                port = msgspec.msgpack.decode(command.channel, type=PortPlan)
+                self.endpoint.add_bell(port.writer, bell)
+                subscriber = self.endpoint.subscribe(port, connection)
+                self.only = None if self.handlers else subscriber
+                self.handlers[subscriber] = getattr(self.node, command.handler)
+                if not command.is_feedback:
+                    self._counted.append(subscriber)
+                self._inbox.add(subscriber, is_optional=command.is_feedback)
+            self.reporter.say(control.Connected(connection.name))
 
     def finish_outputs(self) -> None:
         """End the streams of all outputs."""

@@ -1,0 +1,1 @@
+"""Nodes that come with the package; each is an entry point of the group `remotemedia.nodes`."""

@@ -1,0 +1,266 @@
+"""One node from `initialize` to `cleanup` in this process, without a channel."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+
+from remotemedia.core.describe import NodeTarget, describe
+from remotemedia.core.errors import DataError, PipelineError
+from remotemedia.core.findings import suggested
+from remotemedia.core.multiprocess.runner.context import (
+    RunnerContext,
+    is_async_stream,
+    outputs_of,
+)
+from remotemedia.core.parameters import bind_parameters, create_node, plain_parameters
+from remotemedia.core.ports import DATA_TYPES
+from remotemedia.core.registry import default_registry
+from remotemedia.data import Message, RuntimeData
+from remotemedia.data.layout import audio_layout, binary_layout, tensor_layout, video_layout
+from remotemedia.data.media import Audio, Video
+from remotemedia.data.message import NO_METADATA, ArrayMessage
+from remotemedia.data.plain import Binary
+from remotemedia.data.tensor import Tensor
+from remotemedia.data.wire import array_message, decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from remotemedia.core.describe import NodeType
+    from remotemedia.core.multiprocess import control
+    from remotemedia.core.multiprocess.channel.publisher import Publisher
+    from remotemedia.core.multiprocess.runner.commands import Reporter
+
+__all__ = ["Inputs", "Outputs", "run_node"]
+
+Inputs: TypeAlias = (
+    RuntimeData
+    | Iterable[RuntimeData | tuple[str, RuntimeData]]
+    | Mapping[str, RuntimeData | Iterable[RuntimeData]]
+)
+"""One message, messages, (port, message) pairs, or messages by port, port after port."""
+
+NODE_ID = "node"
+
+
+class Outputs(list[RuntimeData]):
+    """What a node sent, in the order it was sent: a list, equal to any list of equal messages.
+
+    Attributes:
+        ports: the output port of each message.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ports: list[str] = []
+
+    def of(self, port: str) -> list[RuntimeData]:
+        """Return what left by one port."""
+        return [message for name, message in zip(self.ports, self, strict=True) if name == port]
+
+
+def run_node(node_type: NodeTarget | str, inputs: Inputs = (), /, **parameters: object) -> Outputs:
+    """Run a node as a session would: checked, initialised, fed, finished and cleaned up.
+
+        assert run_node(Upper, [Text("a"), Text("b")]) == [Text("A"), Text("B")]
+
+    The node gets what it would get in a session: messages that were encoded and decoded, so that
+    their arrays are read-only, numbered 1, 2, ... by `correlation_id`. What it sends is checked
+    against the types of its ports. An asynchronous node runs on an event loop of its own, also
+    where the caller runs on one, which is held up meanwhile. A source is run to its end.
+
+    Args:
+        node_type: a subclass of `Node`, a function, or a registered name.
+        inputs: what it is fed with; none for a source.
+        **parameters: of the node.
+
+    Raises:
+        NodeDefinitionError: it is no node.
+        PipelineError: its parameters do not fit, with all that is wrong.
+        DataError: it has no such input, or the input does not take such a message.
+        TypeError: it sent what its ports do not send.
+        Exception: what the node raised; it was cleaned up before.
+    """
+    target = default_registry.find(node_type) if isinstance(node_type, str) else node_type
+    run = _Run(target, parameters)
+    if not run.kind.is_async:
+        run.live(run.addressed(inputs))
+        return run.outputs
+    fed = list(run.addressed(inputs))
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(run.live_async(fed))
+    else:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, run.live_async(fed)).result()
+    return run.outputs
+
+
+class _Run:
+    """The life of one node."""
+
+    def __init__(self, target: NodeTarget, parameters: Mapping[str, object]) -> None:
+        self.kind = describe(target)
+        self.outputs = Outputs()
+        where = f"node {self.kind.name!r}"
+        plain = plain_parameters(parameters)
+        findings = bind_parameters(target, plain, where)[1]
+        if findings:
+            raise PipelineError(self.kind.name, tuple(findings.values()))
+        # What a node's hooks may return is checked where it is used.
+        self.node: Any = create_node(target, plain, where)
+        silent = cast("Reporter", _SilentReporter())
+        self.context = RunnerContext(NODE_ID, "run_node", self.kind, silent)
+        ports = {port.name: _Collector(port.name, self.outputs) for port in self.kind.outputs}
+        self.context.open(cast("Mapping[str, Publisher]", ports))
+        self.node.bind(self.context)
+
+    def addressed(self, inputs: Inputs) -> Iterator[tuple[Callable[..., object], RuntimeData]]:
+        """Return handler and message of each input, as the node gets them."""
+        ports = {port.name: port for port in self.kind.inputs}
+        for number, (name, message) in enumerate(_pairs(inputs, self.kind), 1):
+            port = ports.get(name)
+            if port is None:
+                hint = suggested(name, ports) or "it has no inputs"
+                raise DataError(f"{self.kind.name} has no input {name!r} ({hint})")
+            if not isinstance(message, tuple(DATA_TYPES[kind] for kind in port.kinds)):
+                takes = " or ".join(port.kinds)
+                raise DataError(
+                    f"input {name!r} of {self.kind.name} takes {takes}, not "
+                    f"{type(message).__name__}"
+                )
+            received = decode(*encode(message))
+            received.correlation_id = number
+            yield getattr(self.node, port.handler), cast("RuntimeData", received)
+
+    def live(self, inputs: Iterable[tuple[Callable[..., object], RuntimeData]]) -> None:
+        node = self.node
+        try:
+            node.initialize()
+            if not self.kind.inputs:
+                self._emit_all(node.process())
+            for handler, message in inputs:
+                self.context.correlation_id = message.correlation_id
+                self._emit_all(handler(message))
+            self.context.correlation_id = 0
+            self._emit_all(node.finish())
+        finally:
+            node.cleanup()
+
+    async def live_async(self, inputs: Iterable[tuple[Callable[..., object], RuntimeData]]) -> None:
+        node = self.node
+        try:
+            await _finished(node.initialize())
+            if not self.kind.inputs:
+                await self._emit_all_async(node.process())
+            for handler, message in inputs:
+                self.context.correlation_id = message.correlation_id
+                await self._emit_all_async(handler(message))
+            self.context.correlation_id = 0
+            await self._emit_all_async(node.finish())
+        finally:
+            await _finished(node.cleanup())
+
+    def _emit_all(self, result: object) -> None:
+        for output in outputs_of(result):
+            collector, message = self.context.route(output)
+            collector.send(message)  # type: ignore[arg-type]
+
+    async def _emit_all_async(self, result: object) -> None:
+        if inspect.isawaitable(result):
+            result = await result
+        if not is_async_stream(result):
+            self._emit_all(result)
+            return
+        async with aclosing(result) as stream:  # type: ignore[type-var]
+            async for output in stream:  # type: ignore[attr-defined]
+                self._emit_all(output)
+
+
+def _pairs(inputs: Inputs, kind: NodeType) -> Iterator[tuple[str, RuntimeData]]:
+    """Return the port and the message of each input."""
+    names = [port.name for port in kind.inputs]
+    default = names[0] if len(names) == 1 else "in"
+    if isinstance(inputs, Message):
+        yield default, inputs
+    elif isinstance(inputs, Mapping):
+        for port, messages in inputs.items():
+            several = (messages,) if isinstance(messages, Message) else messages
+            yield from ((port, cast("RuntimeData", message)) for message in several)
+    else:
+        for one in inputs:
+            yield one if isinstance(one, tuple) else (default, one)
+
+
+class _SilentReporter:
+    """Nobody listens to progress."""
+
+    def say(self, message: control.FromRunner) -> None:
+        """Drop it."""
+
+
+class _Collector:
+    """Stands where a session has the publisher of a port."""
+
+    def __init__(self, port: str, outputs: Outputs) -> None:
+        self._port = port
+        self._outputs = outputs
+
+    def send(self, message: RuntimeData) -> None:
+        """Keep a message as a reader would get it; DataError if it could not be sent."""
+        self._outputs.append(cast("RuntimeData", decode(*encode(message))))
+        self._outputs.ports.append(self._port)
+
+    def loan(self, kind: type[Message], /, **shape: Any) -> _Loan:
+        """Lend a message in ordinary memory."""
+        try:
+            layout = _LAYOUTS[kind](**shape)
+        except KeyError:
+            lent = ", ".join(one.__name__ for one in _LAYOUTS)
+            raise DataError(f"a {kind.__name__} cannot be lent; {lent} can") from None
+        except TypeError as error:
+            raise DataError(f"loan of {kind.__name__}: {error}") from error
+        message = array_message(layout, np.empty(layout.shape, layout.dtype))
+        message.timestamp_ns = time.monotonic_ns()
+        message.correlation_id = 0
+        message.metadata = NO_METADATA
+        return _Loan(self, message)
+
+
+class _Loan:
+    """A message in ordinary memory that is sent when its block ends."""
+
+    def __init__(self, collector: _Collector, message: ArrayMessage) -> None:
+        self._collector = collector
+        self.message = message
+
+    def __enter__(self) -> ArrayMessage:
+        return self.message
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._collector.send(cast("RuntimeData", self.message))
+        self.message._array = None
+        self.message._gone = "sent" if kind is None else "discarded"
+
+
+_LAYOUTS: dict[type[Message], Callable[..., Any]] = {
+    Audio: audio_layout,
+    Video: video_layout,
+    Tensor: tensor_layout,
+    Binary: binary_layout,
+}
+
+
+async def _finished(result: object) -> None:
+    if inspect.isawaitable(result):
+        await result

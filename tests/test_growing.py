@@ -1,0 +1,267 @@
+"""Graphs that are built by hand while they run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator  # noqa: TC003 (annotations of nodes are read)
+from typing import TYPE_CHECKING
+
+import pytest
+
+from remotemedia import (
+    ExecutorError,
+    InlineExecutor,
+    Json,
+    MultiprocessExecutor,
+    Node,
+    NodeContext,
+    NodeExecutor,
+    Pipeline,
+    PipelineError,
+    PipelineTerminated,
+    ResourceLimit,
+    Text,
+)
+from remotemedia.core.multiprocess.config import MultiprocessConfig
+from remotemedia.nodes.text import Suffix, Upper
+
+if TYPE_CHECKING:
+    from remotemedia.core.multiprocess.executor import SessionExecutor
+
+pytestmark = pytest.mark.anyio
+FIRST = NodeContext(session_id="one", inputs=("in",))
+LAST = NodeContext(session_id="one", config={"suffix": "!"}, outputs=("out",))
+MIDDLE = NodeContext(session_id="one")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=["python", "inline"])
+async def executor(request: pytest.FixtureRequest) -> AsyncIterator[SessionExecutor]:
+    config = MultiprocessConfig(max_processes_per_session=6)
+    made = (MultiprocessExecutor if request.param == "python" else InlineExecutor)(config)
+    async with made:
+        yield made
+
+
+class Late(Node):
+    """Async."""
+
+    async def process(self, text: Text) -> AsyncIterator[Text]:
+        yield text
+
+
+def ticks() -> Iterator[Text]:
+    import time
+
+    for number in range(1_000_000):
+        yield Text(str(number))
+        time.sleep(0.001)
+
+
+async def ticks_async() -> AsyncIterator[Text]:
+    for number in range(1_000_000):
+        yield Text(str(number))
+        await asyncio.sleep(0.001)
+
+
+def tick() -> Text:
+    return Text("once")
+
+
+def number(value: Json) -> Json:
+    return value
+
+
+class Broken(Node):
+    def initialize(self) -> None:
+        raise RuntimeError("no model")
+
+    def process(self, text: Text) -> Text:
+        return text
+
+
+async def test_a_graph_is_built_by_hand_and_works(executor: SessionExecutor) -> None:
+    by_contract: NodeExecutor = executor
+    first = await by_contract.execute_node(Upper, "upper", FIRST)
+    last = await executor.execute_node(Suffix, "bang", LAST)
+    assert (first.node_id, dict(first.channels)) == ("upper", {"out": "upper.out"})
+    assert (first.process_id == last.process_id) is isinstance(executor, InlineExecutor)
+    await executor.connect_nodes("upper", "out", "bang", "in")
+    for _ in range(3):
+        assert [out async for out in last.session.stream(Text("a"))] == [Text("A!")]
+    await last.session.close()
+    assert executor.sessions == {}
+
+
+async def test_a_node_joins_while_messages_flow(executor: SessionExecutor) -> None:
+    pipeline = Pipeline("p").add_node("upper", Upper)
+    session = await executor.create_session("one", pipeline)
+    seen: list[str] = []
+    sent = 0
+
+    async def feed() -> None:
+        nonlocal sent
+        while True:
+            sent = await session.send(Text(f"m{sent}"))
+            await asyncio.sleep(0)
+
+    async def read() -> None:
+        async for out in session.outputs():
+            assert isinstance(out, Text)
+            seen.append(out.text)
+
+    feeding, reading = asyncio.create_task(feed()), asyncio.create_task(read())
+    await executor.execute_node(Suffix, "bang", LAST)
+    await executor.connect_nodes("upper", "out", "bang", "in")
+    connected_at = sent
+    while sent < connected_at + 50:
+        await asyncio.sleep(0)
+    feeding.cancel()
+    await session.close()
+    await reading
+    plain = [one for one in seen if not one.endswith("!")]
+    bangs = [one for one in seen if one.endswith("!")]
+    assert plain == [f"M{index}" for index in range(len(plain))]
+    assert len(plain) >= sent - 1
+    first = int(bangs[0][1:-1])
+    assert first <= connected_at + 1
+    assert bangs == [f"M{index}!" for index in range(first, len(plain))]
+
+
+@pytest.mark.parametrize("source", [ticks, ticks_async])
+async def test_a_source_at_work_gets_one_more_reader(
+    executor: SessionExecutor, source: object
+) -> None:
+    await executor.execute_node(source, "ticks", MIDDLE)  # type: ignore[arg-type]
+    late = await executor.execute_node(
+        Late, "late", NodeContext(session_id="one", outputs=("out",))
+    )
+    await executor.connect_nodes("ticks", "out", "late", "in")
+    async with asyncio.timeout(10):
+        first, second = await late.session.recv(), await late.session.recv()
+    assert isinstance(first, Text)
+    assert second == Text(str(int(first.text) + 1))
+    await late.session.close()
+
+
+async def test_a_chain_grows_at_its_end_and_by_a_second_reader(executor: SessionExecutor) -> None:
+    await executor.execute_node(Upper, "a", FIRST)
+    await executor.execute_node(Late, "b", MIDDLE)
+    one = await executor.execute_node(Suffix, "c", LAST)
+    await executor.connect_nodes("a", "out", "b", "in")
+    await executor.connect_nodes("b", "out", "c", "in")
+    assert [out async for out in one.session.stream(Text("x"))] == [Text("X!")]
+    two = NodeContext(session_id="one", config={"suffix": "?"}, outputs=("out",))
+    await executor.execute_node(Suffix, "d", two)
+    await executor.connect_nodes("b", "out", "d", "in", policy="drop_oldest", capacity=4)
+    outs = [out async for out in one.session.stream(Text("x"))]
+    assert sorted(out.text for out in outs if isinstance(out, Text)) == ["X!", "X?"]
+    await one.session.close()
+
+
+async def test_nodes_without_connections_do_not_hold_up_the_others(
+    executor: SessionExecutor,
+) -> None:
+    one = await executor.execute_node(
+        Upper, "a", NodeContext(session_id="one", inputs=("in",), outputs=("out",))
+    )
+    await executor.execute_node(Suffix, "alone", LAST)
+    assert [out async for out in one.session.stream(Text("x"))] == [Text("X")]
+    async with asyncio.timeout(5):
+        await one.session.close()
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        (("upper", "out", "number", "in"), "sends Text, and number.in takes Json"),
+        (("upper", "outt", "bang", "in"), "did you mean 'out'"),
+        (("bang", "out", "upper", "in"), "every connection of it blocks"),
+        (("upper", "out", "bang", "in"), "it is there twice"),
+    ],
+)
+async def test_a_connection_that_does_not_fit_is_refused_and_harms_nothing(
+    ends: tuple[str, str, str, str], text: str
+) -> None:
+    async with InlineExecutor() as executor:
+        await executor.execute_node(Upper, "upper", FIRST)
+        last = await executor.execute_node(Suffix, "bang", LAST)
+        await executor.execute_node(number, "number", MIDDLE)
+        await executor.connect_nodes("upper", "out", "bang", "in")
+        with pytest.raises(PipelineError, match=text):
+            await executor.connect_nodes(*ends)
+        assert [out async for out in last.session.stream(Text("a"))] == [Text("A!")]
+
+
+async def test_nodes_that_are_wrong_are_refused_before_anything_starts() -> None:
+    async with InlineExecutor(MultiprocessConfig(max_processes_per_session=1)) as executor:
+        with pytest.raises(PipelineError, match=r"missing parameter"):
+            await executor.execute_node(Suffix, "bang", MIDDLE)
+        with pytest.raises(PipelineError, match=r"no output 'uot' .*'out'"):
+            await executor.execute_node(
+                Upper, "upper", NodeContext(session_id="one", outputs=("uot",))
+            )
+        assert executor.sessions == {}
+        await executor.execute_node(Upper, "upper", FIRST)
+        with pytest.raises(ResourceLimit):
+            await executor.execute_node(Upper, "other", MIDDLE)
+        with pytest.raises(ExecutorError, match="no session has the nodes 'upper' and 'bang'"):
+            await executor.connect_nodes("upper", "out", "bang", "in")
+
+
+async def test_what_has_finished_is_connected_to_nothing_more(executor: SessionExecutor) -> None:
+    once = await executor.execute_node(
+        tick, "tick", NodeContext(session_id="one", outputs=("out",))
+    )
+    await executor.execute_node(Late, "late", MIDDLE)
+    assert [out async for out in once.session.outputs()] == [Text("once")]
+    with pytest.raises(ExecutorError, match="node 'tick' has finished"):
+        await executor.connect_nodes("tick", "out", "late", "in")
+
+
+async def test_what_no_input_reaches_does_not_hold_up_a_stream(executor: SessionExecutor) -> None:
+    pipeline = Pipeline("p").add_node("upper", Upper).add_node("ticks", ticks)
+    session = await executor.create_session("one", pipeline)
+    async with asyncio.timeout(10):
+        assert [out async for out in session.stream(Text("a"))] == [Text("A")]
+        await session.terminate()
+
+
+async def test_an_id_is_taken_once(executor: SessionExecutor) -> None:
+    await executor.execute_node(Upper, "upper", FIRST)
+    with pytest.raises(ExecutorError, match="has a node 'upper' already"):
+        await executor.execute_node(Upper, "upper", MIDDLE)
+
+
+async def test_a_node_that_cannot_start_ends_the_session_and_says_why(
+    executor: SessionExecutor,
+) -> None:
+    await executor.execute_node(Upper, "upper", FIRST)
+    with pytest.raises(PipelineTerminated, match="no model"):
+        await executor.execute_node(Broken, "broken", MIDDLE)
+
+
+async def test_the_same_node_ids_in_two_sessions_need_the_session_named() -> None:
+    async with InlineExecutor() as executor:
+        for name in ("one", "two"):
+            context = NodeContext(session_id=name, inputs=("in",), outputs=("out",))
+            await executor.execute_node(Upper, "a", context)
+            await executor.execute_node(Upper, "b", context)
+        with pytest.raises(ExecutorError, match="say which by session_id"):
+            await executor.connect_nodes("a", "out", "b", "in")
+        await executor.connect_nodes("a", "out", "b", "in", session_id="two")
+
+
+async def test_settings_are_given_before_anything_runs() -> None:
+    executor = InlineExecutor()
+    config = MultiprocessConfig(max_processes_per_session=3)
+    await executor.initialize(config)
+    assert executor.config is config
+    await executor.initialize(config)
+    with pytest.raises(ExecutorError, match="other settings"):
+        await executor.initialize(MultiprocessConfig())
+    await executor.shutdown()

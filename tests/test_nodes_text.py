@@ -1,0 +1,56 @@
+"""The nodes for text that come with the package."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from remotemedia import Text
+from remotemedia.core.registry import default_registry
+from remotemedia.nodes import text as nodes
+from remotemedia.testing import run_node
+
+if TYPE_CHECKING:
+    from remotemedia import RuntimeData
+
+
+def texts(*parts: str) -> list[RuntimeData]:
+    return [Text(part) for part in parts]
+
+
+def test_upper_writes_in_capitals() -> None:
+    assert run_node(nodes.Upper, texts("a", "ß")) == texts("A", "SS")
+
+
+def test_suffix_adds_to_the_end() -> None:
+    assert run_node(nodes.Suffix, texts("a", ""), suffix="!") == texts("a!", "!")
+
+
+@pytest.mark.parametrize(
+    ("separator", "text", "parts"),
+    [("", " a  b\n", ["a", "b"]), (",", "a,,b c,", ["a", "b c"]), (",", "", [])],
+)
+def test_split_sends_the_parts_that_are_not_empty(
+    separator: str, text: str, parts: list[str]
+) -> None:
+    assert run_node(nodes.Split, Text(text), separator=separator) == texts(*parts)
+
+
+def test_join_sends_the_rest_at_the_end() -> None:
+    assert run_node(nodes.Join, texts("a", "b", "c"), count=2) == texts("a b", "c")
+
+
+def test_join_refuses_to_collect_nothing() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        run_node(nodes.Join, texts("a"), count=0)
+
+
+def test_every_node_is_registered_by_the_name_that_its_entry_point_has() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    declared = project["project"]["entry-points"]["remotemedia.nodes"]
+    assert {name.partition(":")[2] for name in declared.values()} == set(nodes.__all__)
+    for name, value in declared.items():
+        assert default_registry.find(name) is getattr(nodes, value.partition(":")[2])

@@ -1,0 +1,210 @@
+"""The synchronous twin: sessions from scripts, notebooks and threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator  # noqa: TC003 (annotations of nodes are read)
+from pathlib import Path
+
+import pytest
+
+import remotemedia
+from remotemedia import (
+    EndOfStream,
+    ExecutorError,
+    Pipeline,
+    PipelineTerminated,
+    SessionNotFound,
+    SyncRuntime,
+    SyncSession,
+    Text,
+)
+from remotemedia.core.multiprocess.events import SessionReady, SessionStateChanged
+from remotemedia.core.multiprocess.states import SessionState
+from remotemedia.nodes.text import Split, Suffix, Upper
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def never(text: Text) -> Text:
+    raise ValueError(text.text)
+
+
+def shout() -> Pipeline:
+    pipeline = Pipeline("shout").add_node("upper", Upper).add_node("bang", Suffix, suffix="!")
+    return pipeline.connect("upper", "bang")
+
+
+def split() -> Pipeline:
+    return Pipeline("split").add_node("split", Split)
+
+
+@pytest.fixture
+def runtime() -> Iterator[SyncRuntime]:
+    with SyncRuntime() as made:
+        yield made
+
+
+@pytest.fixture
+def session(runtime: SyncRuntime) -> Iterator[SyncSession]:
+    with runtime.session(split(), executor="inline") as made:
+        yield made
+
+
+@pytest.mark.parametrize("executor", ["python", "inline"])
+def test_a_script_streams_without_an_event_loop(runtime: SyncRuntime, executor: str) -> None:
+    with runtime.session(shout(), executor=executor) as session:
+        assert list(session.stream(Text("hello"))) == [Text("HELLO!")]
+        assert session.nodes
+    assert session.state is SessionState.TERMINATED
+
+
+def test_a_session_sends_receives_and_counts(session: SyncSession) -> None:
+    assert session.send(Text("a b")) == 1
+    assert [session.recv(), session.recv()] == [Text("a"), Text("b")]
+    assert session.send_nowait(Text("c")) == 2
+    assert session.recv() == Text("c")
+    assert session.stats()["split.out"].sent == 3
+    assert list(session.nodes) == ["split"]
+    assert "split" in repr(session) or "session" in repr(session)
+
+
+def test_a_recv_that_waits_too_long_loses_nothing(session: SyncSession) -> None:
+    with pytest.raises(TimeoutError):
+        session.recv(timeout_seconds=0.01)
+    session.send(Text("a"))
+    assert session.recv(timeout_seconds=30) == Text("a")
+
+
+def test_outputs_end_when_another_thread_closes_the_session(session: SyncSession) -> None:
+    session.send(Text("a b"))
+    outputs = session.outputs()
+    assert next(outputs) == Text("a")
+    closing = threading.Thread(target=session.close)
+    closing.start()
+    assert list(outputs) == [Text("b")]
+    closing.join()
+    with pytest.raises((EndOfStream, ExecutorError)):
+        session.recv()
+
+
+def test_a_stream_that_is_left_early_is_given_up(session: SyncSession) -> None:
+    for output in session.stream(Text("a b c")):
+        assert output == Text("a")
+        break
+    session.interrupt()
+    assert list(session.stream(Text("d"))) == [Text("d")]
+
+
+def test_events_come_from_the_moment_they_are_asked_for(runtime: SyncRuntime) -> None:
+    session = runtime.create_session("one", split(), executor="inline")
+    events = session.events()
+    session.close()
+    seen = list(events)
+    assert not [one for one in seen if isinstance(one, SessionReady)]
+    last = seen[-1]
+    assert isinstance(last, SessionStateChanged)
+    assert last.after is SessionState.TERMINATED
+
+
+def test_sessions_are_known_by_name_and_terminated(runtime: SyncRuntime) -> None:
+    runtime.create_session("one", split(), executor="inline")
+    assert list(runtime.sessions) == ["one"]
+    runtime.terminate_session("one")
+    assert runtime.sessions == {}
+    with pytest.raises(SessionNotFound):
+        runtime.terminate_session("one")
+
+
+def test_errors_are_those_of_the_asynchronous_runtime(runtime: SyncRuntime) -> None:
+    pipeline = Pipeline("bad").add_node("never", never)
+    with pytest.raises(PipelineTerminated) as caught:  # noqa: SIM117
+        with runtime.session(pipeline, executor="inline") as session:
+            list(session.stream(Text("a")))
+    assert "ValueError: a" in str(caught.value)
+
+
+def test_a_runtime_that_was_shut_down_says_so_and_shuts_down_again() -> None:
+    runtime = SyncRuntime()
+    with runtime.session(split(), executor="inline"):
+        runtime.shutdown()
+    runtime.shutdown()
+    with pytest.raises(ExecutorError, match="shut down"):
+        runtime.create_session("one", split(), executor="inline")
+
+
+@pytest.mark.anyio
+async def test_threads_of_a_running_loop_may_use_it(runtime: SyncRuntime) -> None:
+    def work() -> list[object]:
+        with runtime.session(split(), executor="inline") as session:
+            return list(session.stream(Text("a b")))
+
+    assert (
+        await asyncio.gather(*(asyncio.to_thread(work) for _ in range(2)))
+        == [[Text("a"), Text("b")]] * 2
+    )
+    assert work() == [Text("a"), Text("b")]  # also the loop's own, which is held up
+
+
+def interrupt_soon(runtime: SyncRuntime) -> None:
+    """Press Ctrl-C while the caller is about to wait, or waits."""
+    loop = runtime._loop._started()
+    loop.call_soon_threadsafe(loop.call_later, 0.05, os.kill, os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_ends_a_wait_and_the_session_goes_on(
+    runtime: SyncRuntime, session: SyncSession
+) -> None:
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        interrupt_soon(runtime)
+        session.recv()
+    assert list(session.stream(Text("a"))) == [Text("a")]
+
+
+def test_ctrl_c_in_a_block_ends_its_session() -> None:
+    with pytest.raises(KeyboardInterrupt), SyncRuntime() as runtime:  # noqa: PT012, SIM117
+        with runtime.session(shout()) as session:
+            interrupt_soon(runtime)
+            session.recv()
+    assert session.state is SessionState.TERMINATED
+
+
+def test_ctrl_c_does_not_cut_a_shutdown_short() -> None:
+    runtime = SyncRuntime()
+    session = runtime.create_session("one", shout())
+    loop = runtime._loop._started()
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (it strikes anywhere)
+        loop.call_soon_threadsafe(os.kill, os.getpid(), signal.SIGINT)
+        runtime.shutdown()
+    runtime.shutdown()
+    assert session.state is SessionState.TERMINATED
+
+
+def test_a_repl_that_is_left_without_a_word_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "shout.py").write_text(
+        "import remotemedia as rm\n"
+        "if __name__ == '__main__':\n"
+        "    runtime = rm.SyncRuntime()\n"
+        "    pipeline = rm.Pipeline('p').add_node('upper', 'text.upper')\n"
+        "    session = runtime.create_session('one', pipeline, executor='python')\n"
+        "    print(next(session.stream(rm.Text('a'))).text)\n"
+    )
+    source = str(Path(remotemedia.__file__).parent.parent)
+    ran = subprocess.run(
+        [sys.executable, "-c", "import remotemedia.nodes.text, runpy; "
+         "runpy.run_path('shout.py', run_name='__main__')"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("A\n", "", 0)
