@@ -60,6 +60,9 @@ class SyncLoop(Work):
                     continue
                 subscriber, message = found
                 del found  # the message is to die with its handler
+            if subscriber.epoch != self.epoch:
+                self.enter(subscriber.epoch)
+                self.node.interrupt()  # heard of here before the control connection told it
             began = self.begin(subscriber, message)
             try:
                 result = handlers[subscriber](message)
@@ -79,6 +82,7 @@ class SyncLoop(Work):
             if is_source and self.commands.is_draining:
                 return
             if self.commands.has_news and self.attach():
-                # What is still to come of this input is not wanted any more.
                 self.node.interrupt()
-                return
+                if not is_source:
+                    # What is still to come of this input is not wanted any more.
+                    return

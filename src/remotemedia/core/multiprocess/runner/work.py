@@ -14,6 +14,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     ENDPOINT_WORDS,
     HISTOGRAM_BUCKETS,
     EndpointWord,
+    LedgerWord,
 )
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class Work:
         feedback = [one for one in handlers if one not in counted]
         self._inbox = Inbox(endpoint.doorbell, handlers, feedback)
         self._words = endpoint.ledger.words
+        self.epoch = self._words[_EPOCH]
+        for publisher in publishers.values():
+            publisher.epoch = self.epoch
         self._slot = endpoint.plan.slot
         self._ended = 0
         self._errors = 0
@@ -173,10 +177,27 @@ class Work:
         """
         if self.commands.is_stopping:
             raise Stopped
-        is_interrupted, attachments = self.commands.take_news()
-        for channel, connection, bell in attachments:
+        for channel, connection, bell in self.commands.take_attachments():
             self.endpoint.publishers[channel].add_connection(connection, bell)
-        return is_interrupted
+        return self.enter(self._words[_EPOCH])
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether an interrupt has come since what is worked on was sent."""
+        return bool(self._words[_EPOCH] != self.epoch)
+
+    def enter(self, epoch: int) -> bool:
+        """Work in this epoch from now on; whether it is a new one: there was an interrupt.
+
+        What comes of a message is of the message's epoch, whenever it leaves: so it is dropped by
+        whoever gets it, if there was an interrupt meanwhile.
+        """
+        if epoch == self.epoch:
+            return False
+        self.epoch = epoch
+        for publisher in self.publishers.values():
+            publisher.epoch = epoch
+        return True
 
     def finish_outputs(self) -> None:
         """End the streams of all outputs."""
@@ -193,6 +214,7 @@ class Work:
 _SEQUENCE = int(EndpointWord.SEQUENCE)
 _CORRELATION = int(EndpointWord.CORRELATION)
 _BEGAN = int(EndpointWord.BEGAN_NS)
+_EPOCH = int(LedgerWord.EPOCH)
 _PROCESSED = int(EndpointWord.PROCESSED)
 
 
