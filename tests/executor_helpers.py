@@ -67,15 +67,6 @@ def value_of(message: object) -> object:
     return message.value
 
 
-def pids(session: rm.Session) -> dict[str, int]:
-    """Return the processes of a session's nodes, which its public state does not tell."""
-    found = {}
-    for node_id, node in session._nodes.items():
-        if node.launched is not None:
-            found[node_id] = node.launched.pid
-    return found
-
-
 def is_dead(pid: int) -> bool:
     """Tell whether a process is gone for good: neither alive nor waiting to be reaped."""
     return not os.path.exists(f"/proc/{pid}")

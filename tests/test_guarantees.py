@@ -22,7 +22,6 @@ from tests.executor_helpers import (
     cause_of,
     chain,
     is_dead,
-    pids,
     running,
     text_of,
     texts,
@@ -52,12 +51,12 @@ async def test_01_a_crash_of_one_node_ends_its_siblings_and_their_descendants(
 ) -> None:
     pipeline = chain(nodes.Echo, nodes.Fragile, nodes.Echo).add_node("parent", nodes.Parent)
     session = await runtime.create_session("s", pipeline)
-    everybody = list(pids(session).values())
+    everybody = list(session.pids.values())
     async for output in session.stream(rm.Text(""), "parent"):
         children = value_of(output)
         assert isinstance(children, list)
         everybody += children
-    os.kill(pids(session)["n2"], signal.SIGKILL)
+    os.kill(session.pids["n2"], signal.SIGKILL)
     cause = await cause_of(session.wait_ended())
     assert isinstance(cause, rm.ProcessCrashed)
     assert (cause.node_id, cause.code) == ("n2", -signal.SIGKILL)
@@ -78,7 +77,7 @@ async def test_02_an_unknown_node_type_is_an_error_before_anything_starts(
 ) -> None:
     start = time.monotonic()
     with pytest.raises(rm.PipelineError, match="Uper"):
-        await runtime.create_session("s", rm.Pipeline().add_node("a", "tests.executor_nodes:Uper"))
+        await runtime.create_session("s", rm.Pipeline().add_node("a", "Uper"))
     assert time.monotonic() - start < 0.5
 
 
@@ -238,7 +237,7 @@ async def test_11_all_nodes_end_at_once_also_those_that_do_not_listen(runtime: r
         pipeline.add_node(f"n{number}", nodes.Deaf)
     pipeline.add_node("parent", nodes.Parent)
     session = await runtime.create_session("s", pipeline)
-    everybody = list(pids(session).values())
+    everybody = list(session.pids.values())
     async for output in session.stream(rm.Text(""), "parent"):
         children = value_of(output)
         assert isinstance(children, list)
@@ -271,7 +270,7 @@ async def test_13_an_idle_session_uses_no_cpu() -> None:
     async with running(nodes.Echo, nodes.AsyncEcho, nodes.Echo) as session:
         assert await texts(session, "warm") == ["warm"]
         waiting = asyncio.create_task(session.recv())
-        processes = [*pids(session).values(), os.getpid()]
+        processes = [*session.pids.values(), os.getpid()]
         await asyncio.sleep(0.2)
         before = sum(map(_ticks, processes))
         await asyncio.sleep(2.0)

@@ -59,6 +59,7 @@ class Exchange:
         wiring: which channel is which port.
         nodes: the nodes, by id.
         why_not: why nothing can be sent or received any more; None if it can.
+        has_failed: whether there is such a reason.
         on_first: called when the first message goes in or out.
     """
 
@@ -68,10 +69,12 @@ class Exchange:
         wiring: Wiring,
         nodes: Mapping[str, NodeProcess],
         why_not: Callable[[], ExecutorError | None],
+        has_failed: Callable[[], bool],
         on_first: Callable[[], None],
     ) -> None:
         self._host = host
         self._why_not = why_not
+        self._has_failed = has_failed
         self._on_first = on_first
         self._nodes = nodes
         self._session_id = wiring.session_id
@@ -211,10 +214,12 @@ class Exchange:
         self.wake()
 
     def interrupt(self) -> None:
-        """Throw away what was set aside: it came before the interrupt."""
+        """Throw away what came before the interrupt: what was set aside, and what waits."""
         self._unclaimed.clear()
         for queue in self._streams.values():
             queue.clear()
+        while self._pump():  # takes what is old away, and gives its writers room
+            continue
 
     def wake(self) -> None:
         """Have everybody who waits look again."""
@@ -293,9 +298,8 @@ class Exchange:
         return all(self._words[at] <= reported[one] for one, at in self._error_words.items())
 
     def _drained(self) -> bool | None:
-        failure = self._why_not()
-        if failure is not None:
-            raise failure
+        if self._has_failed():
+            return True
         if self._receivers == 0:
             while self._pump():
                 self._unclaimed.clear()
