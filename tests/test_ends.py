@@ -86,7 +86,8 @@ async def test_a_node_that_breaks_ends_the_session_and_is_named(
     else:
         session = await runtime.create_session("s", pipeline)
         if when == "process":
-            cause = await cause_of(texts(session, "a"))
+            await session.send(rm.Text("a"))
+            cause = await cause_of(session.recv())
             assert "input 1" in str(cause)
         else:
             assert await texts(session, "a") == ["a"]
@@ -167,7 +168,8 @@ async def _receive_for_ever(session: rm.Session) -> None:
 async def test_however_it_is_ended_nothing_is_left(
     runtime: rm.Runtime, end: str, load: str
 ) -> None:
-    await runtime.create_session("other", chain(nodes.Echo))  # the executor itself goes on
+    other = await runtime.create_session("other", chain(nodes.Echo))  # the executor goes on
+    assert await texts(other, "warm") == ["warm"]
     before = files()
     slow = rm.NodeConfig(nodes.SlowStart, "slow", config={"seconds": 0.3})
     pipeline = chain(nodes.Echo, slow if load == "start" else nodes.Busy, nodes.Echo)
@@ -195,12 +197,13 @@ async def test_however_it_is_ended_nothing_is_left(
     await asyncio.gather(creating, *work, return_exceptions=True)
     assert files() == before
     assert list(runtime.sessions) == ["other"]
-    assert await texts(runtime.sessions["other"], "still here") == ["still here"]
+    assert await texts(other, "still here") == ["still here"]
 
 
 @pytest.mark.faults
 async def test_nodes_killed_at_random_moments_leave_nothing(runtime: rm.Runtime) -> None:
-    await runtime.create_session("other", chain(nodes.Echo))
+    other = await runtime.create_session("other", chain(nodes.Echo))
+    assert await texts(other, "warm") == ["warm"]
     before = files()
     for number in range(ROUNDS * 2):
         session = await runtime.create_session("s", chain(nodes.Echo, nodes.Echo))
