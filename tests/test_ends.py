@@ -13,7 +13,6 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import remotemedia as rm
-from remotemedia.core.multiprocess.transport.folder import SHM_FOLDER
+from remotemedia.core.multiprocess.transport import folder
+from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from tests import executor_nodes as nodes
 from tests.executor_helpers import END_SECONDS, cause_of, chain, is_dead, texts, wait_until
 
@@ -45,9 +45,9 @@ async def runtime() -> AsyncIterator[rm.Runtime]:
 
 
 def files() -> set[str]:
-    """What lies in shared memory and in the runtime folder."""
-    folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "remotemedia"
-    return {*os.listdir(SHM_FOLDER), *(str(path) for path in folder.rglob("*"))}
+    """What of this test run lies in shared memory and in the runtime folder."""
+    ours = {name for name in os.listdir(SHM_FOLDER) if name.startswith(folder.PREFIX)}
+    return ours | {str(path) for path in folder.private_folder().rglob("*")}
 
 
 # Ends that come from the nodes or from the caller, in this process.
@@ -254,8 +254,11 @@ async def test_a_runtime_that_is_shut_down_ends_a_session_that_starts() -> None:
 HOST = """
 import asyncio, os, signal, sys, time
 import remotemedia as rm
+from remotemedia.core.multiprocess.transport import folder
 from tests import executor_nodes as nodes
 from tests.executor_helpers import chain
+
+folder.PREFIX = 'PREFIX'
 
 async def load(session):
     async def send():
@@ -298,7 +301,7 @@ class Host:
     """A program that runs a session, and the processes that it said it has."""
 
     def __init__(self, stage: str, how: str) -> None:
-        command = [sys.executable, "-c", textwrap.dedent(HOST), stage, how]
+        command = [sys.executable, "-c", HOST.replace("'PREFIX'", repr(folder.PREFIX)), stage, how]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -358,14 +361,10 @@ async def test_however_the_host_ends_nothing_is_left(
         # Nobody is left to sweep: the next executor of this user does.
         async with rm.MultiprocessExecutor():
             pass
-    await wait_until(lambda: not files() - {str(runtime_root())})
+    await wait_until(lambda: not files())
     if how == "Ctrl-C":
         assert "KeyboardInterrupt" in errors
         assert "never retrieved" not in errors
-
-
-def runtime_root() -> Path:
-    return Path(os.environ["XDG_RUNTIME_DIR"]) / "remotemedia"
 
 
 def is_gone(pid: int) -> bool:
