@@ -277,6 +277,7 @@ async def main(stage, how):
             kinds = [nodes.Echo, nodes.Busy, nodes.Echo]
         pipeline = chain(*kinds)
         creating = asyncio.create_task(runtime.create_session("s", pipeline))
+        creating.add_done_callback(lambda done: done.cancelled() or done.exception())
         if stage == "start":
             while "s" not in runtime.sessions or len(runtime.sessions["s"].pids) < 3:
                 await asyncio.sleep(0.005)

@@ -7,6 +7,7 @@ and whatever a lossy connection dropped.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -38,6 +39,8 @@ __all__ = ["Exchange"]
 
 MAX_UNCLAIMED = 1024
 """Outputs of other inputs that are set aside while one input is streamed."""
+TURNS = 32
+"""Sends and receives in a row before other tasks get a turn."""
 T = TypeVar("T")
 Output: TypeAlias = "RuntimeData"
 
@@ -105,6 +108,7 @@ class Exchange:
         self._has_finished = False
         self._is_closing = False
         self._receivers = 0
+        self._turns = 0
 
     async def send(
         self, message: RuntimeData, to: str | None, timeout_seconds: float | None
@@ -122,6 +126,7 @@ class Exchange:
         port.pending.add(number)
         try:
             # Cancelled here, the message was not sent, and its number is never used again.
+            await self._let_others_run()
             await self._send(port.publisher, message, timeout_seconds)
         finally:
             port.pending.discard(number)
@@ -225,6 +230,11 @@ class Exchange:
         """Have everybody who waits look again."""
         self._host.doorbell.ring()
 
+    def close_inputs(self) -> None:
+        """Take no more input; whoever waits for room gets `ChannelClosed`. Twice is harmless."""
+        self._is_closing = True
+        self.wake()
+
     def close(self) -> None:
         """Send and receive no more; whoever waits gets `ChannelClosed`. Twice is harmless."""
         self._is_closing = self._has_finished = True
@@ -237,9 +247,16 @@ class Exchange:
                 raise failure
             return attempt()
 
+        await self._let_others_run()
         found = await self._doorbell.wait_for(checked, None)
         assert found is not None
         return found
+
+    async def _let_others_run(self) -> None:
+        """Give way now and then: who always finds room, or a message, would never wait."""
+        self._turns += 1
+        if self._turns % TURNS == 0:
+            await asyncio.sleep(0)
 
     def _next_unclaimed(self) -> Output | None:
         """The next output that no stream wants."""

@@ -397,6 +397,8 @@ class Session:
         shared memory is freed.
         """
         nodes = list(self._nodes.values())
+        if self._exchange is not None:
+            self._exchange.close_inputs()  # a node that has gone would take messages without end
         if self._starts:
             _, late = await asyncio.wait(self._starts, timeout=START_SECONDS)
             for start in late:
