@@ -288,6 +288,8 @@ class Exchange:
         try:
             taken = self._inbox.take()
         except EndOfStream:
+            if not all(one.is_drained for one in self._nodes.values()):
+                return False  # a node that breaks ends its outputs too: it is still to say why
             self._has_finished = True
             self.wake()
             return False

@@ -343,7 +343,7 @@ class Session:
 
     def node_failed(self, _: NodeProcess, error: ExecutorError) -> None:
         """See `Owner.node_failed`: the first failure is the cause, the others follow from it."""
-        if self._failure is not None:
+        if self._failure is not None or self._state is SessionState.ERROR:
             return
         if self._state is SessionState.TERMINATING and not self._is_closing:
             # It was told to end, and nobody waits for what it makes: not a failure of the session.
