@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from contextlib import asynccontextmanager
@@ -30,7 +31,7 @@ def chain(*types: NodeTarget | rm.NodeConfig, **config: object) -> rm.Pipeline:
         else:
             pipeline.add_node(f"n{number}", one, **config)
             names.append(f"n{number}")
-    for source, target in zip(names, names[1:], strict=False):
+    for source, target in itertools.pairwise(names):
         pipeline.connect(source, target)
     return pipeline
 

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from remotemedia import (
     Video,
     input,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 
 class Upper(Node):
@@ -267,7 +270,7 @@ class Surroundings(Node):
                 "executable": sys.executable,
                 "environment": dict(os.environ),
                 "folder": os.getcwd(),
-                "cpus": sorted(os.sched_getaffinity(0)),
+                "cpus": [*sorted(os.sched_getaffinity(0))],
                 "memory": resource.getrlimit(resource.RLIMIT_AS)[0],
                 "threads": len(os.listdir("/proc/self/task")),
             }
@@ -372,7 +375,6 @@ def breakdown(how: str) -> None:
         case "raise":
             raise ValueError("broken on purpose")
         case "exit":
-            print("last words", file=sys.stderr, flush=True)
             os._exit(3)
         case "exit0":
             os._exit(0)

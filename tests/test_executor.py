@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +17,7 @@ from tests.executor_helpers import cause_of, chain, running, texts, value_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -66,7 +66,7 @@ async def test_two_executors_run_a_session_of_the_same_name(
     async with rm.MultiprocessExecutor() as other:
         one = await executor.create_session("s", chain(nodes.Upper))
         two = await other.create_session("s", chain(nodes.Echo))
-        assert await asyncio.gather(texts(one, "a"), texts(two, "a")) == [["A"], ["a"]]
+        assert [await texts(one, "a"), await texts(two, "a")] == [["A"], ["a"]]
     assert await texts(one, "still") == ["STILL"]
 
 
@@ -87,9 +87,7 @@ async def test_a_name_is_free_again_when_its_session_has_ended(
 
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "ä", "a/b"])
-async def test_a_name_that_is_none_is_refused(
-    executor: rm.MultiprocessExecutor, name: str
-) -> None:
+async def test_a_name_that_is_none_is_refused(executor: rm.MultiprocessExecutor, name: str) -> None:
     with pytest.raises(rm.ExecutorError, match="no name for a session"):
         await executor.create_session(name, chain(nodes.Echo))
 

@@ -112,7 +112,7 @@ async def test_05_every_type_and_size_arrives_as_what_it_was() -> None:
     rng = np.random.default_rng(1)
     large = rng.random((1000, 1000), np.float32)
     pixels = rng.integers(0, 255, (720, 1280, 3), np.uint8)
-    messages = [
+    messages: list[rm.RuntimeData] = [
         rm.Audio(np.zeros((4800, 2), np.float32), 48_000),
         rm.Video(pixels),
         rm.Tensor(large),
@@ -263,7 +263,7 @@ async def test_12_sessions_of_one_pipeline_never_meet(runtime: rm.Runtime) -> No
             texts(two, str(number), "b_c"),
             texts(two, str(number), "c"),
         )
-        assert got == [[f"{number}1"], [f"{number}2"], [f"{number}!"]]
+        assert list(got) == [[f"{number}1"], [f"{number}2"], [f"{number}!"]]
 
 
 async def test_13_an_idle_session_uses_no_cpu() -> None:

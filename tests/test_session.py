@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +24,7 @@ from tests.executor_helpers import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -81,7 +81,7 @@ async def test_each_input_and_output_port_is_told_apart(executor: str) -> None:
     async with running(nodes.Join, executor=executor) as session:
         assert await texts(session, "1", "n1.a") == ["a:1"]
         assert await texts(session, "2", "n1.b") == ["b:2"]
-        both = await asyncio.gather(texts(session, "3", "n1.a"), texts(session, "4", "n1.b"))
+        both = list(await asyncio.gather(texts(session, "3", "n1.a"), texts(session, "4", "n1.b")))
         assert both == [["a:3"], ["b:4"]]
 
 
@@ -102,7 +102,7 @@ async def test_a_stream_and_recv_share_a_session(executor: str) -> None:
 async def test_outputs_end_when_the_pipeline_has_finished(executor: str) -> None:
     async with running(nodes.Echo, nodes.Collect, executor=executor) as session:
         collecting = asyncio.create_task(_all(session))
-        for word in "all of it".split():
+        for word in ["all", "of", "it"]:
             await session.send(rm.Text(word))
         await session.close()
         assert await collecting == ["all of it"]
@@ -155,7 +155,7 @@ async def test_every_kind_of_message_goes_through_a_node_that_takes_all(executor
 async def test_cancelled_send_has_sent_nothing_and_the_session_goes_on() -> None:
     async with running(nodes.Echo, channel_capacity=1) as session:
         sent = 0
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError):  # noqa: PT012
             while True:
                 async with asyncio.timeout(0.2):
                     await session.send(rm.Text(str(sent)))
@@ -169,7 +169,7 @@ async def test_cancelled_send_has_sent_nothing_and_the_session_goes_on() -> None
 async def test_send_with_a_timeout_raises_when_there_is_no_room(executor: str) -> None:
     async with running(nodes.Echo, executor=executor, channel_capacity=1) as session:
         start = time.monotonic()
-        with pytest.raises(rm.BackpressureError, match="n1"):
+        with pytest.raises(rm.BackpressureError, match="n1"):  # noqa: PT012
             for _ in range(20):
                 await session.send(rm.Text(""), timeout_seconds=0.1)
         assert time.monotonic() - start < 5.0

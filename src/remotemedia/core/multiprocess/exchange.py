@@ -141,7 +141,12 @@ class Exchange:
             self._require_open()
             return publisher.try_send(message)
 
-        if await self._doorbell.wait_for(attempt, timeout_seconds) is None:
+        try:
+            sent = await self._doorbell.wait_for(attempt, timeout_seconds)
+        except ChannelClosed:
+            self._require_open()  # says it in the words of a session
+            raise
+        if sent is None:
             raise publisher.refusal()
 
     async def recv(self) -> Output:
@@ -248,7 +253,12 @@ class Exchange:
             return attempt()
 
         await self._let_others_run()
-        found = await self._doorbell.wait_for(checked, None)
+        try:
+            found = await self._doorbell.wait_for(checked, None)
+        except ChannelClosed:
+            if not self._has_finished:
+                raise
+            found = checked()  # the session has ended meanwhile: say so
         assert found is not None
         return found
 

@@ -270,8 +270,10 @@ class Session:
             late.sort(key=lambda one: one.phase == "connecting")
             error = await late[0].timeout_error(seconds) if late else None
             await self._roll_back()
-            raise error or self._failure or ExecutorError(
-                f"session {self.session_id!r} was ended while it started"
+            raise (
+                error
+                or self._failure
+                or ExecutorError(f"session {self.session_id!r} was ended while it started")
             ) from None
         except BaseException:
             await self._roll_back()
