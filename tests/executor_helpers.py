@@ -9,6 +9,8 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 import remotemedia as rm
 
 if TYPE_CHECKING:
@@ -83,9 +85,8 @@ async def wait_until(condition: Callable[[], bool], seconds: float = END_SECONDS
 
 async def cause_of(work: Awaitable[object]) -> rm.ExecutorError:
     """Return why a session was terminated, as one who waits in it is told."""
-    try:
+    with pytest.raises(rm.PipelineTerminated) as caught:
         await work
-    except rm.PipelineTerminated as error:
-        assert isinstance(error.__cause__, rm.ExecutorError)
-        return error.__cause__
-    raise AssertionError("it did not end by a failure")
+    cause = caught.value.__cause__
+    assert isinstance(cause, rm.ExecutorError)
+    return cause

@@ -27,7 +27,7 @@ from remotemedia import (
     Tensor,
     Text,
     Video,
-    input,
+    input,  # noqa: A004
 )
 
 if TYPE_CHECKING:

@@ -91,7 +91,7 @@ async def test_03_the_first_message_after_ready_always_arrives(runtime: rm.Runti
 
 async def test_04_a_full_connection_makes_the_sender_wait_and_loses_nothing() -> None:
     async with running(nodes.Echo, nodes.Busy, channel_capacity=2) as session:
-        with pytest.raises(rm.BackpressureError):
+        with pytest.raises(rm.BackpressureError):  # noqa: PT012
             for number in range(100):
                 await session.send_nowait(rm.Text(str(number)))
 

@@ -53,10 +53,7 @@ class SyncLoop(Work):
                 if isinstance(found, Wake):
                     if found is Wake.FINISHED:
                         return
-                    if found is Wake.ENDED:
-                        self.announce_ended()
-                    elif self.attach():
-                        self.node.interrupt()
+                    self._heed(found)
                     continue
                 subscriber, message = found
                 del found  # the message is to die with its handler
@@ -74,6 +71,12 @@ class SyncLoop(Work):
             except Exception as error:
                 self.note_failure(error)  # raises it again, unless the node is to live on
             self.end(began)
+
+    def _heed(self, wake: Wake) -> None:
+        if wake is Wake.ENDED:
+            self.announce_ended()
+        elif self.attach():
+            self.node.interrupt()
 
     def _emit_all(self, outputs: Iterator[object], *, is_source: bool = False) -> None:
         for output in outputs:
