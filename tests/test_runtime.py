@@ -28,7 +28,7 @@ async def test_nodes_say_which_executor_runs_them() -> None:
 
 async def test_an_unknown_executor_is_an_error_with_a_suggestion() -> None:
     async with rm.Runtime() as runtime:
-        with pytest.raises(rm.ExecutorError, match="pyton.*python"):
+        with pytest.raises(rm.ExecutorError, match=r"pyton.*python"):
             await runtime.create_session("s", chain(nodes.Echo), executor="pyton")
         with pytest.raises(rm.PipelineError, match="inlin"):
             await runtime.create_session(
