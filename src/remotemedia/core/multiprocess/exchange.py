@@ -7,6 +7,7 @@ and whatever a lossy connection dropped.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -40,6 +41,8 @@ __all__ = ["Exchange"]
 
 MAX_UNCLAIMED = 1024
 """Outputs of other inputs that are set aside while one input is streamed."""
+TURNS = 32
+"""Sends and receives in a row before other tasks get a turn."""
 T = TypeVar("T")
 Output: TypeAlias = "RuntimeData"
 
@@ -61,6 +64,7 @@ class Exchange:
         wiring: which channel is which port.
         nodes: the nodes, by id.
         why_not: why nothing can be sent or received any more; None if it can.
+        has_failed: whether there is such a reason.
         on_first: called when the first message goes in or out.
     """
 
@@ -70,10 +74,12 @@ class Exchange:
         wiring: Wiring,
         nodes: Mapping[str, NodeProcess],
         why_not: Callable[[], ExecutorError | None],
+        has_failed: Callable[[], bool],
         on_first: Callable[[], None],
     ) -> None:
         self._host = host
         self._why_not = why_not
+        self._has_failed = has_failed
         self._on_first = on_first
         self._nodes = nodes
         self._session_id = wiring.session_id
@@ -92,6 +98,7 @@ class Exchange:
         self._has_finished = False
         self._is_closing = False
         self._receivers = 0
+        self._turns = 0
 
     def extend(self) -> None:
         """Take in what the session has got: ports of its own, nodes, connections."""
@@ -110,8 +117,10 @@ class Exchange:
             node_id: wiring.slot(node_id) + EndpointWord.ERRORS for node_id in self._nodes
         }
         # What no input reaches never says that it has finished with one.
-        edges = ((c.from_node, c.to_node) for c in pipeline.connections if not c.is_feedback)
+        edges = [(c.from_node, c.to_node) for c in pipeline.connections if not c.is_feedback]
         reached = reachable(edges, {node_id for node_id, _ in self._inputs})
+        backward = [(reader, writer) for writer, reader in edges]
+        self._makers = reachable(backward, {node_id for node_id, _ in wiring.host_outputs.values()})
         self._ends = [
             wiring.slot(node.node_id) + EndpointWord.ENDED
             for node in pipeline.nodes
@@ -138,6 +147,7 @@ class Exchange:
         port.pending.add(number)
         try:
             # Cancelled here, the message was not sent, and its number is never used again.
+            await self._let_others_run()
             await self._send(port.publisher, message, timeout_seconds)
         finally:
             port.pending.discard(number)
@@ -152,7 +162,12 @@ class Exchange:
             self._require_open()
             return publisher.try_send(message)
 
-        if await self._doorbell.wait_for(attempt, timeout_seconds) is None:
+        try:
+            sent = await self._doorbell.wait_for(attempt, timeout_seconds)
+        except ChannelClosed:
+            self._require_open()  # says it in the words of a session
+            raise
+        if sent is None:
             raise publisher.refusal()
 
     async def recv(self) -> Output:
@@ -230,14 +245,21 @@ class Exchange:
         self.wake()
 
     def interrupt(self) -> None:
-        """Throw away what was set aside: it came before the interrupt."""
+        """Throw away what came before the interrupt: what was set aside, and what waits."""
         self._unclaimed.clear()
         for queue in self._streams.values():
             queue.clear()
+        while self._pump():  # takes what is old away, and gives its writers room
+            continue
 
     def wake(self) -> None:
         """Have everybody who waits look again."""
         self._host.doorbell.ring()
+
+    def close_inputs(self) -> None:
+        """Take no more input; whoever waits for room gets `ChannelClosed`. Twice is harmless."""
+        self._is_closing = True
+        self.wake()
 
     def close(self) -> None:
         """Send and receive no more; whoever waits gets `ChannelClosed`. Twice is harmless."""
@@ -251,9 +273,21 @@ class Exchange:
                 raise failure
             return attempt()
 
-        found = await self._doorbell.wait_for(checked, None)
+        await self._let_others_run()
+        try:
+            found = await self._doorbell.wait_for(checked, None)
+        except ChannelClosed:
+            if not self._has_finished:
+                raise
+            found = checked()  # the session has ended meanwhile: say so
         assert found is not None
         return found
+
+    async def _let_others_run(self) -> None:
+        """Give way now and then: who always finds room, or a message, would never wait."""
+        self._turns += 1
+        if self._turns % TURNS == 0:
+            await asyncio.sleep(0)
 
     def _next_unclaimed(self) -> Output | None:
         """The next output that no stream wants."""
@@ -285,6 +319,8 @@ class Exchange:
         try:
             taken = self._inbox.take()
         except EndOfStream:
+            if not all(self._nodes[one].is_drained for one in self._makers):
+                return False  # a node that breaks ends its outputs too: it is still to say why
             self._has_finished = True
             self.wake()
             return False
@@ -312,9 +348,8 @@ class Exchange:
         return all(self._words[at] <= reported[one] for one, at in self._error_words.items())
 
     def _drained(self) -> bool | None:
-        failure = self._why_not()
-        if failure is not None:
-            raise failure
+        if self._has_failed():
+            return True
         if self._receivers == 0:
             while self._pump():
                 self._unclaimed.clear()

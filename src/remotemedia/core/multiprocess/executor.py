@@ -153,8 +153,23 @@ class SessionExecutor:
             raise SessionNotFound(session_id, tuple(self._sessions)) from None
 
     async def shutdown(self) -> None:
-        """End every session and leave nothing behind. Twice is harmless."""
+        """End every session and leave nothing behind. Twice is harmless.
+
+        Cancelled, it goes on to its end, which is near, and raises `CancelledError` then.
+        """
         self._is_shut_down = True
+        work = asyncio.ensure_future(self._end_all())
+        cancelled: asyncio.CancelledError | None = None
+        while not work.done():
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        work.result()
+
+    async def _end_all(self) -> None:
         ends = [session.terminate() for session in self._sessions.values()]
         await asyncio.gather(*ends, return_exceptions=True)
         async with self._lock:

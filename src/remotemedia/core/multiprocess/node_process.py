@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NodeProcess", "Owner"]
 
+_OUR_ENDS = (0, -signal.SIGTERM, -signal.SIGKILL)
+"""How a node may end that was told to: it exits, or is late and made to."""
 STACK_SECONDS = 0.5
 """How long a late node has to say where it is."""
 
@@ -267,7 +270,12 @@ class NodeProcess:
     async def _watch_exit(self, launched: Launched) -> None:
         end = await launched.wait()
         self._listen()  # its last words came before its end
-        is_expected = self.state is ProcessState.STOPPING and not self._has_failed
+        is_expected = (
+            self.state is ProcessState.STOPPING
+            and not self._has_failed
+            and not end.is_oom
+            and end.code in _OUR_ENDS
+        )
         if not is_expected:
             self._fail(self._crash(launched, end))
         self._advance(ProcessEvent.EXITED)

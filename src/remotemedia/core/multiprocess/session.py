@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import (
-    ExecutorError,
-    PipelineTerminated,
-)
+from remotemedia.core.errors import ChannelError, ExecutorError, PipelineTerminated
 from remotemedia.core.multiprocess import control, events
 from remotemedia.core.multiprocess.exchange import Exchange
 from remotemedia.core.multiprocess.node_process import NodeProcess
@@ -38,6 +36,10 @@ if TYPE_CHECKING:
     from remotemedia.data import RuntimeData
 
 __all__ = ["Session"]
+
+START_SECONDS = 1.0
+"""How long an end waits for processes that are just being started: it takes milliseconds."""
+_log = logging.getLogger("remotemedia.session")
 
 
 class Session:
@@ -74,9 +76,12 @@ class Session:
         }
         self._exchange: Exchange | None = None
         self._failure: ExecutorError | None = None
-        self._all_ready = asyncio.Event()
+        self._start_over = asyncio.Event()  # all are ready, one has failed, or it is to end
+        self._starts: list[asyncio.Task[None]] = []
+        self._is_told = False  # somebody has got the failure raised
         self._ending: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._is_closing = False  # ends with what was sent worked off, so a failure matters still
         self._transport = transport
         self._final_stats: dict[str, PortStats] = {}
         self._has_dead = False
@@ -183,11 +188,11 @@ class Session:
         self._nodes[node.node_id] = process = NodeProcess(node, self._wiring, self._launcher, self)
         self._wiring.open_host()
         exchange.extend()
-        self._all_ready.clear()
+        self._start_over.clear()
         try:
             async with asyncio.timeout(self._config.init_timeout_secs):
                 await process.start()
-                await self._all_ready.wait()  # cancelled here, the node starts all the same
+                await self._start_over.wait()  # cancelled here, the node starts all the same
         except TimeoutError:
             error = await process.timeout_error(self._config.init_timeout_secs)
             self.node_failed(process, error)
@@ -248,14 +253,21 @@ class Session:
         The input ends; sources stop; what is under way flows out, to whoever receives it or else
         to nobody; nodes `finish`, clean up and exit. What does not come to an end within
         `drain_timeout_seconds` is terminated.
+
+        Raises:
+            PipelineTerminated: the session has failed, now or before, and nobody was told: no
+                call raised it. It has ended nevertheless.
         """
         if self._ending is None and self._state in (SessionState.READY, SessionState.RUNNING):
             self._advance(SessionEvent.TERMINATE)
+            self._is_closing = True
             self._ending = asyncio.create_task(self._drain_and_end())
         if self._ending is None:
             await self.terminate()
         else:
             await asyncio.shield(self._ending)
+        if self._failure is not None and not self._is_told:
+            raise self._terminated()
 
     async def terminate(self) -> None:
         """End the session now: processes, channels, everything. Twice is harmless.
@@ -265,6 +277,8 @@ class Session:
         if self._ending is None:
             self._advance(SessionEvent.TERMINATE)
             self._ending = asyncio.create_task(self._end(self._config.grace_period_seconds))
+        self._start_over.set()
+        self._is_closing = False
         if self._draining is not None:
             self._draining.cancel()
         await asyncio.shield(self._ending)
@@ -309,25 +323,39 @@ class Session:
         try:
             host = self._wiring.open_host()
             async with asyncio.timeout(seconds):
-                starts = [node.start() for node in self._nodes.values()]
-                for result in await asyncio.gather(*starts, return_exceptions=True):
-                    if isinstance(result, BaseException):
-                        raise result
-                if self._nodes:
-                    await self._all_ready.wait()
+                self._starts = [asyncio.create_task(one.start()) for one in self._nodes.values()]
+                if self._starts:
+                    await asyncio.wait(self._starts)  # cancelled here, `_end` waits for them
+                    for start in self._starts:
+                        start.result()
+                    await self._start_over.wait()
         except TimeoutError:
             late = [n for n in self._nodes.values() if n.state is ProcessState.INITIALIZING]
-            error = await late[0].timeout_error(seconds)
+            # One that is connecting waits for the readers it has: for those behind it.
+            late.sort(key=lambda one: one.phase == "connecting")
+            error = await late[0].timeout_error(seconds) if late else None
             await self._roll_back()
-            raise error from None
+            raise (
+                error
+                or self._failure
+                or ExecutorError(f"session {self.session_id!r} was ended while it started")
+            ) from None
         except BaseException:
             await self._roll_back()
             raise
         if self._failure is not None:
             await self._roll_back()
             raise self._failure
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
+            raise ExecutorError(f"session {self.session_id!r} was ended while it started")
         self._exchange = Exchange(
-            host, self._wiring, self._nodes, self._why_not, self._note_first_input
+            host,
+            self._wiring,
+            self._nodes,
+            self._why_not,
+            lambda: self._failure is not None,
+            self._note_first_input,
         )
         self._advance(SessionEvent.ALL_READY)
         self._bus.emit(events.SessionReady(self.session_id, time.monotonic() - self.created_at))
@@ -359,7 +387,7 @@ class Session:
         seconds = time.monotonic() - self.created_at
         self._bus.emit(events.NodeReady(self.session_id, node.node_id, seconds))
         if all(one.state is not ProcessState.INITIALIZING for one in self._nodes.values()):
-            self._all_ready.set()
+            self._start_over.set()
 
     def node_skipped(self, node: NodeProcess, failure: control.NodeFailure) -> None:
         """See `Owner.node_skipped`."""
@@ -382,18 +410,24 @@ class Session:
 
     def node_failed(self, _: NodeProcess, error: ExecutorError) -> None:
         """See `Owner.node_failed`: the first failure is the cause, the others follow from it."""
-        if self._failure is not None or self._state in (
-            SessionState.TERMINATING,
-            SessionState.TERMINATED,
-        ):
+        if self._failure is not None or self._state is SessionState.ERROR:
+            return
+        if self._state is SessionState.TERMINATING and not self._is_closing:
+            # It was told to end, and nobody waits for what it makes: not a failure of the session.
+            _log.warning("%s", error)
             return
         self._failure = error
-        self._all_ready.set()
+        self._start_over.set()
         if self._state is SessionState.INITIALIZING:
             return  # `start` rolls back
+        if self._state is SessionState.TERMINATING:
+            # `close` ends it, and raises this.
+            self._bus.emit(events.PipelineTerminated(self.session_id, _first_line(error)))
+            if self._exchange is not None:
+                self._exchange.wake()
+            return
         self._advance(SessionEvent.FAILED)
-        reason = str(error).splitlines()[0]
-        self._bus.emit(events.PipelineTerminated(self.session_id, reason))
+        self._bus.emit(events.PipelineTerminated(self.session_id, _first_line(error)))
         self._ending = asyncio.create_task(self._end(self._config.grace_period_seconds))
         assert self._exchange is not None
         self._exchange.wake()
@@ -417,16 +451,25 @@ class Session:
         # What is not out by then is dropped, and counted as such.
         await asyncio.wait([self._draining], timeout=self._config.drain_timeout_seconds)
         self._draining.cancel()
+        with suppress(asyncio.CancelledError, ChannelError):
+            await self._draining
         await self._end(self._config.grace_period_seconds)
 
     async def _end(self, grace_seconds: float) -> None:
         """End everything, in this order; every step is taken whatever the ones before came to.
 
-        1. All nodes are asked to stop, at once. 2. Who has not exited after nine tenths of the
-        grace period is terminated, and killed at its end, descendants too. 3. The channels are
-        closed. 4. What killed processes left in shared memory is freed.
+        1. Processes that are just being started are awaited. 2. All nodes are asked to stop, at
+        once. 3. Who has not exited after nine tenths of the grace period is terminated, and killed
+        at its end, descendants too. 4. The channels are closed. 5. What killed processes left in
+        shared memory is freed.
         """
         nodes = list(self._nodes.values())
+        if self._exchange is not None:
+            self._exchange.close_inputs()  # a node that has gone would take messages without end
+        if self._starts:
+            _, late = await asyncio.wait(self._starts, timeout=START_SECONDS)
+            for start in late:
+                start.cancel()  # its process is killed as soon as there is one
         for node in nodes:
             node.stop()
         exits = [asyncio.ensure_future(node.wait_exit()) for node in nodes]
@@ -472,6 +515,11 @@ class Session:
 
     def _terminated(self) -> PipelineTerminated:
         assert self._failure is not None
-        error = PipelineTerminated(self.session_id, str(self._failure).splitlines()[0])
+        self._is_told = True
+        error = PipelineTerminated(self.session_id, _first_line(self._failure))
         error.__cause__ = self._failure
         return error
+
+
+def _first_line(error: ExecutorError) -> str:
+    return str(error).splitlines()[0]

@@ -82,6 +82,9 @@ class Publisher:
         bells: of the processes that read the port, by endpoint index.
         incarnation: how often the node was restarted.
         session: index of the session, for the header.
+
+    Attributes:
+        epoch: the epoch of what is sent where nobody says otherwise; None is the present one.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Publisher:
         self._incarnation = incarnation
         self._session = session
         self._is_closed = False
+        self.epoch: int | None = None
         self._lent_type: type[ArrayMessage] | None = None
         self._lent_arguments: dict[str, Any] = {}
         self._lent_layout: Layout
@@ -137,7 +141,7 @@ class Publisher:
             message: stays yours.
             timeout_seconds: how long to wait for credit; None is for ever, 0 not at all.
             flags: what the header says besides.
-            epoch: the epoch the message belongs to; None is the present one.
+            epoch: the epoch the message belongs to; None is that of the publisher.
 
         Raises:
             BackpressureError: a connection stayed full; nobody got the message.
@@ -406,7 +410,7 @@ class Publisher:
         if metadata:
             chunk.body[nbytes : nbytes + len(metadata)] = metadata
         if epoch is None:
-            epoch = words[_EPOCH_AT]
+            epoch = words[_EPOCH_AT] if self.epoch is None else self.epoch
         if epoch != self._epoch:
             self._enter_epoch(epoch)
         try:

@@ -94,7 +94,7 @@ class Subscriber:
         self._held: list[tuple[Chunk, object]] = []
         self._layouts: dict[bytes, Layout] = {}
         self._raw: RawHeader | None = None
-        self._context, self._epoch = b"", 0
+        self._context, self._epoch = b"", words[_EPOCH_AT]
         self._ended = self._ending = self._ending_position = 0
         at = connection.slot
         self._position_at = at + ConnectionWord.POSITION
@@ -437,6 +437,11 @@ class Subscriber:
         if self._words[self._wanted_at]:
             self._wake_writer()
         self._count_drop(ConnectionWord.DROPPED_UNREADABLE, 1)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the message that was received last."""
+        return self._epoch
 
     def _reached(self) -> int:
         """Sequence number of the newest message that is not owed any more."""

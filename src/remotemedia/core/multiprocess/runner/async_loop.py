@@ -35,7 +35,7 @@ class AsyncLoop(Work):
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
         self._task = task
-        self._is_busy = False
+        self._is_busy = self._is_source = False
         self.commands.wake_with(lambda: loop.call_soon_threadsafe(self._on_news))
         try:
             if source is not None:
@@ -64,6 +64,8 @@ class AsyncLoop(Work):
                 continue
             subscriber, message = found
             del found  # the message is to die with its handler
+            if self.enter(subscriber.epoch):
+                await self._interrupt()  # heard of here before the control connection told it
             began = self.begin(subscriber, message)
             make = partial(self.handlers[subscriber], message)
             try:
@@ -76,15 +78,18 @@ class AsyncLoop(Work):
             self.end(began)
 
     async def _work(self, make: Callable[[], object], *, is_source: bool = False) -> None:
-        """Emit what a handler makes; an interrupt cancels it, a stop ends it with `Stopped`."""
-        self._is_busy = True
+        """Emit what a handler makes; an interrupt cancels it, a stop ends it with `Stopped`.
+
+        A source is not cancelled by an interrupt: what it makes next is wanted again.
+        """
+        self._is_busy, self._is_source = True, is_source
         try:
             await self._emit_result(make(), is_source=is_source)
         except asyncio.CancelledError:
-            if not self.commands.has_news and not self.commands.is_draining:
-                raise
+            if not self._is_ours_to_end():
+                raise  # the node's own
             self._task.uncancel()
-            if is_source and self.commands.is_draining and not self.commands.is_stopping:
+            if is_source and not self.commands.is_stopping:
                 return
             if self.attach():
                 await self._interrupt()
@@ -98,13 +103,15 @@ class AsyncLoop(Work):
             async with aclosing(result) as stream:  # type: ignore[type-var]
                 async for output in stream:  # type: ignore[attr-defined]
                     await self._emit(output)
-                    if is_source and self.commands.is_draining:
+                    if is_source and await self._is_source_done():
                         return
             return
         for output in outputs_of(result):
             await self._emit(output)
-            if is_source and self.commands.is_draining:
+            if is_source and await self._is_source_done():
                 return
+            if not is_source and self.is_outdated:
+                return  # the hook is called as soon as the loop looks for news
 
     async def _emit(self, output: object) -> None:
         publisher, message = self.context.route(output)
@@ -112,15 +119,24 @@ class AsyncLoop(Work):
         if self.commands.attachments:  # a source hears of them nowhere else
             self.add_connections(self.commands.take_attachments())
 
+    async def _is_source_done(self) -> bool:
+        if self.commands.is_draining:
+            return True
+        if self.is_outdated and self.attach():
+            await self._interrupt()
+        return False
+
     async def _interrupt(self) -> None:
         done = self.node.interrupt()
         if inspect.isawaitable(done):
             await done
 
     def _on_news(self) -> None:
-        # An attachment can wait until the message is done; the others want the handler to end.
-        commands = self.commands
-        if self._is_busy and (
-            commands.is_stopping or commands.is_interrupted or commands.is_draining
-        ):
+        if self._is_busy and self._is_ours_to_end():
             self._task.cancel()
+
+    def _is_ours_to_end(self) -> bool:
+        """Whether what was asked wants the handler to end now; an attachment can wait."""
+        if self._is_source:
+            return self.commands.is_stopping or self.commands.is_draining
+        return self.commands.is_stopping or self.is_outdated

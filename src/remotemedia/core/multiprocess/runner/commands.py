@@ -41,10 +41,10 @@ class Commands:
 
     Attributes:
         configuration: the first command, with its descriptors.
-        has_news: something below has changed since `take_news`. Read it as often as you like.
+        has_news: something has changed since `take_attachments`, perhaps the epoch. Read it as
+            often as you like.
         is_stopping: the runner is to clean up and exit, or the executor is gone.
         is_draining: a source is to make no more.
-        is_interrupted: what was being made is not wanted any more.
         attachments: connections to add, with the doorbell of the other end.
 
     Args:
@@ -64,7 +64,6 @@ class Commands:
         self.has_news = False
         self.is_stopping = False
         self.is_draining = False
-        self.is_interrupted = False
         self.attachments: list[tuple[control.Attach | control.Join, int]] = []
         self._changed = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._listen, name="control", daemon=True)
@@ -95,18 +94,11 @@ class Commands:
         with self._lock:
             self._wakers.clear()
 
-    def take_news(self) -> tuple[bool, list[tuple[control.Attach | control.Join, int]]]:
-        """Return whether there was an interrupt, and the connections to add; both are then done."""
-        with self._lock:
-            news = self.is_interrupted, self.attachments
-            self.has_news = self.is_stopping
-            self.is_interrupted, self.attachments = False, []
-        return news
-
     def take_attachments(self) -> list[tuple[control.Attach | control.Join, int]]:
-        """Return the connections to add, which are then done; other news stays."""
+        """Return the connections to add, which are then done; all news is then known."""
         with self._lock:
             attachments, self.attachments = self.attachments, []
+            self.has_news = self.is_stopping
         return attachments
 
     def _listen(self) -> None:
@@ -131,7 +123,7 @@ class Commands:
                 case control.Attach() | control.Join():
                     self.attachments.append((command, fds[0]))
                 case control.Interrupt():
-                    self.is_interrupted = True
+                    pass  # the ledger says which epoch it is
                 case control.Drain():
                     self.is_draining = True
                 case control.Stop():

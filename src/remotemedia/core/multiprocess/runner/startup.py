@@ -46,6 +46,7 @@ class NodeRun:
         self._reporter = Reporter(end)
         self._commands = Commands(end, self._reporter, threading.get_ident())
         self._phase = "starting"
+        self._has_failed = False
         self._node: Node | None = None
         self._work: Work | None = None
         self._endpoint: Endpoint | None = None
@@ -105,6 +106,9 @@ class NodeRun:
             work.run(None if kind.inputs else node.process)
             self._reporter.say(control.Drained())
             self._commands.wait_stop()
+        except Exception as error:
+            self._report(error)  # before the clean-up, which may take long
+            raise
         finally:
             self._clean_up(node.cleanup)
 
@@ -136,6 +140,9 @@ class NodeRun:
             if not self._commands.is_stopping:
                 raise
             raise Stopped from None
+        except Exception as error:
+            self._report(error)  # before the clean-up, which may take long
+            raise
         finally:
             if task.cancelling():
                 task.uncancel()
@@ -201,8 +208,14 @@ class NodeRun:
             host,
             skips_errors=configuration.on_error == "skip",
         )
-        self._commands.wake_with(endpoint.doorbell.ring)
+        self._commands.wake_with(self._wake_work)
         return work
+
+    def _wake_work(self) -> None:
+        assert self._work is not None
+        if self._commands.is_stopping:
+            self._work.finish_outputs()  # whoever waits for room to send gets `ChannelClosed`
+        self._work.endpoint.doorbell.ring()
 
     def _is_connected(self) -> bool | None:
         """Whether all readers are there; False to give up, None to wait."""
@@ -225,6 +238,10 @@ class NodeRun:
             self._reporter.say(control.Progress(phase, 0.0, ""))
 
     def _report(self, error: Exception) -> None:
+        """Tell the executor what failed; the first time counts, there and here."""
+        if isinstance(error, Stopped) or self._has_failed:
+            return
+        self._has_failed = True
         working_on = "" if self._work is None else self._work.describe_work()
         self._reporter.say(
             control.Failed(

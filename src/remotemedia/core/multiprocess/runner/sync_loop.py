@@ -52,13 +52,13 @@ class SyncLoop(Work):
                 if isinstance(found, Wake):
                     if found is Wake.FINISHED:
                         return
-                    if found is Wake.ENDED:
-                        self.announce_ended()
-                    elif self.attach():
-                        self.node.interrupt()
+                    self._heed(found)
                     continue
                 subscriber, message = found
                 del found  # the message is to die with its handler
+            if subscriber.epoch != self.epoch:
+                self.enter(subscriber.epoch)
+                self.node.interrupt()  # heard of here before the control connection told it
             began = self.begin(subscriber, message)
             try:
                 result = handlers[subscriber](message)
@@ -71,6 +71,12 @@ class SyncLoop(Work):
                 self.note_failure(error)  # raises it again, unless the node is to live on
             self.end(began)
 
+    def _heed(self, wake: Wake) -> None:
+        if wake is Wake.ENDED:
+            self.announce_ended()
+        elif self.attach():
+            self.node.interrupt()
+
     def _emit_all(self, outputs: Iterator[object], *, is_source: bool = False) -> None:
         for output in outputs:
             publisher, message = self.context.route(output)
@@ -78,6 +84,7 @@ class SyncLoop(Work):
             if is_source and self.commands.is_draining:
                 return
             if self.commands.has_news and self.attach():
-                # What is still to come of this input is not wanted any more.
                 self.node.interrupt()
-                return
+                if not is_source:
+                    # What is still to come of this input is not wanted any more.
+                    return

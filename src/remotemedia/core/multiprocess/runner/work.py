@@ -18,6 +18,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     ENDPOINT_WORDS,
     HISTOGRAM_BUCKETS,
     EndpointWord,
+    LedgerWord,
 )
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ class Work:
         # With one input there is nobody to be fair to: the next message is looked for there.
         self.only = next(iter(handlers)) if len(handlers) == 1 else None
         self._words = endpoint.ledger.words
+        self.epoch = self._words[_EPOCH]
+        for publisher in publishers.values():
+            publisher.epoch = self.epoch
         self._slot = endpoint.plan.slot
         self._ended = 0
         self._errors = 0
@@ -179,9 +183,26 @@ class Work:
         """
         if self.commands.is_stopping:
             raise Stopped
-        is_interrupted, attachments = self.commands.take_news()
-        self.add_connections(attachments)
-        return is_interrupted
+        self.add_connections(self.commands.take_attachments())
+        return self.enter(self._words[_EPOCH])
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether an interrupt has come since what is worked on was sent."""
+        return bool(self._words[_EPOCH] != self.epoch)
+
+    def enter(self, epoch: int) -> bool:
+        """Work in this epoch from now on; whether it is a new one: there was an interrupt.
+
+        What comes of a message is of the message's epoch, whenever it leaves: so it is dropped by
+        whoever gets it, if there was an interrupt meanwhile.
+        """
+        if epoch == self.epoch:
+            return False
+        self.epoch = epoch
+        for publisher in self.publishers.values():
+            publisher.epoch = epoch
+        return True
 
     def add_connections(
         self, attachments: Iterable[tuple[control.Attach | control.Join, int]]
@@ -220,6 +241,7 @@ class Work:
 _SEQUENCE = int(EndpointWord.SEQUENCE)
 _CORRELATION = int(EndpointWord.CORRELATION)
 _BEGAN = int(EndpointWord.BEGAN_NS)
+_EPOCH = int(LedgerWord.EPOCH)
 _PROCESSED = int(EndpointWord.PROCESSED)
 
 

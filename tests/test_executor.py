@@ -1,0 +1,182 @@
+"""Executors: many sessions, many executors, names, and what a node's process is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import remotemedia as rm
+from remotemedia.core.multiprocess.transport import folder
+from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
+from tests import executor_nodes as nodes
+from tests.executor_helpers import cause_of, chain, running, texts, value_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def executor() -> AsyncIterator[rm.MultiprocessExecutor]:
+    made = rm.MultiprocessExecutor(rm.MultiprocessConfig(grace_period_seconds=2.0))
+    async with made:
+        yield made
+
+
+async def surroundings(**options: Any) -> dict[str, Any]:
+    async with running(rm.NodeConfig(nodes.Surroundings, "n1", **options)) as session:
+        async for output in session.stream(rm.Text("")):
+            found = value_of(output)
+            assert isinstance(found, dict)
+            return found
+    raise AssertionError
+
+
+async def test_ten_sessions_at_once_never_cross(executor: rm.MultiprocessExecutor) -> None:
+    sessions = await asyncio.gather(
+        *(
+            executor.create_session(
+                f"s{number}",
+                chain(rm.NodeConfig(nodes.Suffix, "n1", config={"end": f"-{number}"}), nodes.Echo),
+            )
+            for number in range(10)
+        )
+    )
+    for text in ("a", "b", "c"):
+        got = await asyncio.gather(*(texts(session, text) for session in sessions))
+        assert got == [[f"{text}-{number}"] for number in range(10)]
+    await asyncio.gather(*(session.close() for session in sessions))
+    assert not executor.sessions
+
+
+async def test_two_executors_run_a_session_of_the_same_name(
+    executor: rm.MultiprocessExecutor,
+) -> None:
+    async with rm.MultiprocessExecutor() as other:
+        one = await executor.create_session("s", chain(nodes.Upper))
+        two = await other.create_session("s", chain(nodes.Echo))
+        assert [await texts(one, "a"), await texts(two, "a")] == [["A"], ["a"]]
+    assert await texts(one, "still") == ["STILL"]
+
+
+async def test_a_name_is_free_again_when_its_session_has_ended(
+    executor: rm.MultiprocessExecutor,
+) -> None:
+    session = await executor.create_session("s", chain(nodes.Echo))
+    with pytest.raises(rm.ExecutorError, match="there is a session 's' already"):
+        await executor.create_session("s", chain(nodes.Echo))
+    await session.close()
+    with pytest.raises(rm.ProcessCrashed):
+        await executor.create_session("s", chain(nodes.BadStart))
+    again = await executor.create_session("s", chain(nodes.Upper))
+    assert await texts(again, "a") == ["A"]
+    await executor.terminate_session("s")
+    with pytest.raises(rm.SessionNotFound):
+        await executor.terminate_session("s")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x" * 65, "ä", "a/b"])
+async def test_a_name_that_is_none_is_refused(executor: rm.MultiprocessExecutor, name: str) -> None:
+    with pytest.raises(rm.ExecutorError, match="no name for a session"):
+        await executor.create_session(name, chain(nodes.Echo))
+
+
+async def test_an_executor_that_was_shut_down_starts_nothing(
+    executor: rm.MultiprocessExecutor,
+) -> None:
+    await executor.shutdown()
+    await executor.shutdown()
+    with pytest.raises(rm.ExecutorError, match="shut down"):
+        await executor.create_session("s", chain(nodes.Echo))
+
+
+async def test_more_nodes_than_allowed_are_refused() -> None:
+    async with rm.Runtime(rm.MultiprocessConfig(max_processes_per_session=1)) as runtime:
+        with pytest.raises(rm.PipelineError, match="the limit is 1"):
+            await runtime.create_session("s", chain(nodes.Echo, nodes.Echo))
+
+
+async def test_a_node_sees_the_environment_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_HOST", "1")
+    found = await surroundings(environment={"ADDED": "yes"}, cuda_visible_devices="1")
+    assert found["environment"]["ADDED"] == "yes"
+    assert found["environment"]["SECRET_OF_HOST"] == "1"
+    assert found["environment"]["CUDA_VISIBLE_DEVICES"] == "1"
+    found = await surroundings(inherit_environment=False, environment={"ADDED": "yes"})
+    assert found["environment"]["ADDED"] == "yes"
+    assert "SECRET_OF_HOST" not in found["environment"]
+
+
+async def test_a_node_runs_where_and_with_what_it_was_given(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    cpu = min(os.sched_getaffinity(0))
+    path = os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))
+    found = await surroundings(
+        working_directory=str(tmp_path),
+        cpu_affinity=(cpu,),
+        python_executable=str(python),
+        environment={"PYTHONPATH": path},
+    )
+    assert found["folder"] == str(tmp_path)
+    assert found["cpus"] == [cpu]
+    assert found["executable"] == str(python)
+
+
+async def test_a_memory_limit_is_an_error_of_the_node_that_passes_it() -> None:
+    limit = 4 * 2**30
+    node = rm.NodeConfig(nodes.Glutton, "n1", memory_limit_bytes=limit)
+    async with running(node) as session:
+        assert await texts(session, "10") == ["1"]
+        await session.send(rm.Text("8192"))
+        cause = await cause_of(session.recv())
+        assert isinstance(cause, rm.ProcessCrashed)
+        assert "MemoryError" in str(cause)
+
+
+async def test_an_interpreter_that_is_not_there_is_a_spawn_error(
+    executor: rm.MultiprocessExecutor,
+) -> None:
+    node = rm.NodeConfig(nodes.Echo, "n1", python_executable="/no/such/python")
+    with pytest.raises(rm.SpawnError, match="python_executable") as caught:
+        await executor.create_session("s", chain(node, nodes.Echo))
+    assert caught.value.node_id == "n1"
+    assert not executor.sessions
+
+
+def _footprint() -> tuple[int, int, int]:
+    """Descriptors, files in shared memory, resident memory in MiB."""
+    files = [name for name in os.listdir(SHM_FOLDER) if name.startswith(folder.PREFIX)]
+    with open("/proc/self/statm") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+    return len(os.listdir("/proc/self/fd")), len(files), resident
+
+
+@pytest.mark.faults
+async def test_sessions_of_five_nodes_come_and_go_and_leave_nothing(
+    executor: rm.MultiprocessExecutor,
+) -> None:
+    rounds = 100 if os.environ.get("REMOTEMEDIA_FAULTS") == "long" else 20
+    before = _footprint()
+    for number in range(rounds):
+        async with asyncio.timeout(30):
+            session = await executor.create_session("s", chain(*[nodes.Echo] * 5))
+            assert await texts(session, str(number)) == [str(number)]
+            await session.close()
+        if number == 2:
+            before = _footprint()  # what is made once is made by now
+        assert not executor._manager.processes
+    after = _footprint()
+    assert after[:2] == before[:2]
+    assert after[2] - before[2] < 8 + rounds // 10

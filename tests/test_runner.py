@@ -1,0 +1,47 @@
+"""The runner's command line, as someone meets it who starts it by hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+RUNNER = (sys.executable, "-m", "remotemedia.core.multiprocess.runner")
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*RUNNER, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+
+def test_started_by_hand_it_says_what_it_is_and_exits_with_2() -> None:
+    done = run("--node-type", "upper", "--node-id", "a")
+    assert done.returncode == 2
+    assert "remotemedia run pipeline.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_control_descriptor_that_is_none_is_said_so() -> None:
+    done = run("--node-type", "upper", "--node-id", "a", REMOTEMEDIA_CONTROL_FD="77")
+    assert done.returncode == 2
+    assert "REMOTEMEDIA_CONTROL_FD=77" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--node-type", "upper"), ("--what",)], ids=str)
+def test_wrong_arguments_exit_with_2(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_help_exits_with_0() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert "--node-type" in done.stdout

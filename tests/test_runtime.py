@@ -1,0 +1,87 @@
+"""The entrance: executors and sessions by name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+import remotemedia as rm
+from tests import executor_nodes as nodes
+from tests.executor_helpers import chain, texts
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_nodes_say_which_executor_runs_them() -> None:
+    async with rm.Runtime() as runtime:
+        node = rm.NodeConfig(nodes.Pid, "n1", executor="inline")
+        session = await runtime.create_session("s", chain(node))
+        assert list(session.pids.values()) == [os.getpid()]
+
+
+async def test_an_unknown_executor_is_an_error_with_a_suggestion() -> None:
+    async with rm.Runtime() as runtime:
+        with pytest.raises(rm.ExecutorError, match=r"pyton.*python"):
+            await runtime.create_session("s", chain(nodes.Echo), executor="pyton")
+        with pytest.raises(rm.PipelineError, match="inlin"):
+            await runtime.create_session(
+                "s", chain(rm.NodeConfig(nodes.Echo, "n1", executor="inlin"))
+            )
+
+
+async def test_nodes_that_want_different_executors_are_refused() -> None:
+    async with rm.Runtime() as runtime:
+        pipeline = chain(
+            rm.NodeConfig(nodes.Echo, "n1", executor="inline"),
+            rm.NodeConfig(nodes.Echo, "n2", executor="python"),
+        )
+        with pytest.raises(rm.ExecutorError, match="different executors"):
+            await runtime.create_session("s", pipeline)
+
+
+async def test_an_executor_of_ones_own_runs_sessions_and_ends_with_the_runtime() -> None:
+    mine = rm.InlineExecutor()
+    async with rm.Runtime() as runtime:
+        runtime.register_executor("mine", mine)
+        session = await runtime.create_session("s", chain(nodes.Upper), executor="mine")
+        assert await texts(session, "a") == ["A"]
+        with pytest.raises(rm.ExecutorError, match="runs s"):
+            runtime.register_executor("mine", rm.InlineExecutor())
+    with pytest.raises(rm.ExecutorError, match="shut down"):
+        await mine.create_session("s", chain(nodes.Upper))
+
+
+async def test_a_session_is_terminated_by_name() -> None:
+    async with rm.Runtime() as runtime:
+        await runtime.create_session("s", chain(nodes.Echo), executor="inline")
+        await runtime.terminate_session("s")
+        with pytest.raises(rm.SessionNotFound, match="'s'"):
+            await runtime.terminate_session("s")
+
+
+async def test_a_block_that_raises_terminates_its_session() -> None:
+    async with rm.Runtime() as runtime:
+        with pytest.raises(ZeroDivisionError):
+            async with runtime.session(chain(nodes.Echo), executor="inline"):
+                raise ZeroDivisionError
+        assert not runtime.sessions
+
+
+@pytest.mark.parametrize("options", [{"stall_timeout_seconds": 1.0}], ids=str)
+async def test_options_that_do_nothing_yet_are_refused(options: dict[str, float]) -> None:
+    async with rm.Runtime() as runtime:
+        node = rm.NodeConfig(nodes.Echo, "n1", **options)  # type: ignore[arg-type]
+        with pytest.raises(rm.ExecutorError, match="not supported yet"):
+            await runtime.create_session("s", chain(node))
+
+
+async def test_a_runtime_that_ran_nothing_has_started_nothing() -> None:
+    async with rm.Runtime():
+        await asyncio.sleep(0)

@@ -1,0 +1,465 @@
+"""A session from outside: what goes in, what comes out, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import remotemedia as rm
+from remotemedia.core.multiprocess import events
+from remotemedia.core.multiprocess.states import SessionState
+from tests import executor_nodes as nodes
+from tests.executor_helpers import (
+    cause_of,
+    chain,
+    running,
+    text_of,
+    texts,
+    value_of,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=["python", "inline"])
+def executor(request: pytest.FixtureRequest) -> str:
+    name = request.param
+    assert isinstance(name, str)
+    return name
+
+
+@pytest.fixture
+async def runtime() -> AsyncIterator[rm.Runtime]:
+    async with rm.Runtime(rm.MultiprocessConfig(grace_period_seconds=2.0)) as made:
+        yield made
+
+
+# Sending and receiving: the same in processes and in threads.
+
+
+async def test_streams_at_once_each_get_the_outputs_of_their_own_input(executor: str) -> None:
+    async with running(nodes.Words, nodes.Upper, executor=executor) as session:
+        got = await asyncio.gather(*(texts(session, f"a{n} b{n} c{n}") for n in range(20)))
+        assert got == [[f"A{n}", f"B{n}", f"C{n}"] for n in range(20)]
+
+
+async def test_a_stream_that_is_left_early_leaves_nothing_to_the_next(executor: str) -> None:
+    async with running(nodes.Words, nodes.Echo, executor=executor) as session:
+        for number in range(10):
+            async for output in session.stream(rm.Text(f"{number} x x x x")):
+                assert text_of(output) == str(number)
+                break
+        assert await texts(session, "last one") == ["last", "one"]
+
+
+async def test_a_stream_without_outputs_ends(executor: str) -> None:
+    async with running(nodes.Words, nodes.Words, executor=executor) as session:
+        assert await texts(session, "") == []
+        assert await texts(session, "a b") == ["a", "b"]
+
+
+async def test_a_stream_into_a_pipeline_without_outputs_ends(executor: str) -> None:
+    async with running(nodes.Echo, nodes.Sink, executor=executor) as session:
+        assert await texts(session, "a") == []
+        assert await texts(session, "b") == []
+
+
+async def test_each_input_and_output_port_is_told_apart(executor: str) -> None:
+    async with running(nodes.Join, executor=executor) as session:
+        assert await texts(session, "1", "n1.a") == ["a:1"]
+        assert await texts(session, "2", "n1.b") == ["b:2"]
+        both = list(await asyncio.gather(texts(session, "3", "n1.a"), texts(session, "4", "n1.b")))
+        assert both == [["a:3"], ["b:4"]]
+
+
+async def test_recv_gives_outputs_with_the_number_of_their_input(executor: str) -> None:
+    async with running(nodes.Words, executor=executor) as session:
+        numbers = [await session.send(rm.Text("a b")) for _ in range(3)]
+        got = [(await session.recv()).correlation_id for _ in range(6)]
+        assert got == [number for number in numbers for _ in range(2)]
+
+
+async def test_a_stream_and_recv_share_a_session(executor: str) -> None:
+    async with running(nodes.Words, executor=executor) as session:
+        await session.send(rm.Text("set aside"))
+        assert await texts(session, "streamed") == ["streamed"]
+        assert [text_of(await session.recv()) for _ in range(2)] == ["set", "aside"]
+
+
+async def test_outputs_end_when_the_pipeline_has_finished(executor: str) -> None:
+    async with running(nodes.Echo, nodes.Collect, executor=executor) as session:
+        collecting = asyncio.create_task(_all(session))
+        for word in ["all", "of", "it"]:
+            await session.send(rm.Text(word))
+        await session.close()
+        assert await collecting == ["all of it"]
+        with pytest.raises(rm.EndOfStream):
+            await session.recv()
+
+
+async def _all(session: rm.Session) -> list[str]:
+    return [text_of(output) async for output in session.outputs()]
+
+
+@pytest.mark.parametrize("to", ["nobody", "n1.nothing", "n2"])
+async def test_an_unknown_input_is_an_error_that_names_those_there_are(
+    executor: str, to: str
+) -> None:
+    async with running(nodes.Upper, nodes.Echo, executor=executor) as session:
+        with pytest.raises(rm.DataError, match=r"n1\.in"):
+            await session.send(rm.Text("a"), to)
+        assert await texts(session, "a") == ["A"]
+
+
+async def test_an_input_must_be_said_where_there_are_several(executor: str) -> None:
+    async with running(nodes.Join, executor=executor) as session:
+        with pytest.raises(rm.DataError, match=r"say which input.*n1\.a, n1\.b"):
+            await session.send(rm.Text("a"))
+        with pytest.raises(rm.DataError, match="say which input"):
+            await texts(session, "a")
+
+
+@pytest.mark.parametrize("message", [rm.Json(1), "text", None, 3], ids=repr)
+async def test_a_message_of_the_wrong_type_is_refused_and_costs_nothing(
+    executor: str, message: Any
+) -> None:
+    async with running(nodes.Upper, executor=executor) as session:
+        with pytest.raises(rm.DataError, match="takes Text, not"):
+            await session.send(message)
+        with pytest.raises(rm.DataError, match="takes Text, not"):
+            async for _ in session.stream(message):
+                pass
+        assert await texts(session, "a") == ["A"]
+
+
+async def test_every_kind_of_message_goes_through_a_node_that_takes_all(executor: str) -> None:
+    async with running(nodes.anything, executor=executor) as session:
+        for message in (rm.Text(""), rm.Json(None), rm.Binary(b""), rm.Control("x")):
+            got = [text_of(output) async for output in session.stream(message)]
+            assert got == [type(message).__name__]
+
+
+async def test_cancelled_send_has_sent_nothing_and_the_session_goes_on() -> None:
+    async with running(nodes.Echo, channel_capacity=1) as session:
+        sent = 0
+        with pytest.raises(TimeoutError):  # noqa: PT012
+            while True:
+                async with asyncio.timeout(0.2):
+                    await session.send(rm.Text(str(sent)))
+                sent += 1
+        assert [text_of(await session.recv()) for _ in range(sent)] == [
+            str(number) for number in range(sent)
+        ]
+        assert await texts(session, "after") == ["after"]
+
+
+async def test_send_with_a_timeout_raises_when_there_is_no_room(executor: str) -> None:
+    async with running(nodes.Echo, executor=executor, channel_capacity=1) as session:
+        start = time.monotonic()
+        with pytest.raises(rm.BackpressureError, match="n1"):  # noqa: PT012
+            for _ in range(20):
+                await session.send(rm.Text(""), timeout_seconds=0.1)
+        assert time.monotonic() - start < 5.0
+
+
+# Interrupts.
+
+
+@pytest.mark.parametrize("kind", [nodes.SlowWords, nodes.AsyncSlowWords])
+async def test_after_an_interrupt_only_later_inputs_have_outputs(
+    executor: str, kind: type[rm.Node]
+) -> None:
+    async with running(kind, nodes.Echo, executor=executor) as session:
+        for number in range(5):
+            for _ in range(3):
+                await session.send(rm.Text("old old old old"))
+            session.interrupt()
+            assert await texts(session, f"new{number} b c") == [f"new{number}", "b", "c"]
+
+
+@pytest.mark.parametrize("kind", [nodes.SlowWords, nodes.AsyncSlowWords])
+async def test_a_stream_ends_at_an_interrupt(executor: str, kind: type[rm.Node]) -> None:
+    async with asyncio.timeout(10), running(kind, nodes.Echo, executor=executor) as session:
+        got = []
+        async for output in session.stream(rm.Text("a b c d e f g h i j k l m n o p")):
+            got.append(text_of(output))
+            if len(got) == 2:
+                session.interrupt()
+        assert len(got) < 16
+        assert await texts(session, "next") == ["next"]
+
+
+async def test_an_async_node_is_cancelled_at_its_await_and_its_hook_is_called(
+    executor: str,
+) -> None:
+    pipeline = rm.Pipeline().add_node("n1", nodes.AsyncSlowWords, seconds=3600)
+    async with asyncio.timeout(10), running(pipeline, executor=executor) as session:
+        await session.send(rm.Text("a b"))
+        assert text_of(await session.recv()) == "a"
+        session.interrupt()
+        assert await texts(session, "?") == ["1 1"]
+
+
+async def test_an_interrupt_that_comes_again_and_again_loses_no_later_input() -> None:
+    async with running(nodes.AsyncEcho, nodes.Echo, nodes.AsyncEcho) as session:
+        for number in range(100):
+            await session.send(rm.Text("old"))
+            session.interrupt()
+            assert await texts(session, f"new{number}") == [f"new{number}"]
+
+
+async def test_a_source_goes_on_after_an_interrupt(executor: str) -> None:
+    for kind in (nodes.Count, nodes.AsyncCount):
+        async with running(kind, nodes.Echo, executor=executor) as session:
+            await session.recv()
+            session.interrupt()
+            before = value_of(await session.recv())
+            after = [value_of(await session.recv()) for _ in range(200)]
+            assert isinstance(before, int)
+            assert after == [before + 1 + number for number in range(200)]
+
+
+# Failures of one message.
+
+
+async def test_a_node_that_skips_errors_lives_on_and_the_caller_is_told(executor: str) -> None:
+    node = rm.NodeConfig(nodes.Fragile, "n1", on_error="skip")
+    async with running(node, nodes.Echo, executor=executor) as session:
+        seen = session.events()
+        for _ in range(3):
+            with pytest.raises(rm.NodeFailed, match="broken on purpose") as caught:
+                await texts(session, "!raise")
+            assert caught.value.node_id == "n1"
+            assert await texts(session, "good") == ["good"]
+        await session.send(rm.Text("!raise"))
+        assert await texts(session, "good") == ["good"]
+    errors = [event async for event in seen if isinstance(event, events.NodeError)]
+    assert [error.correlation_id for error in errors] == [1, 3, 5, 7]
+
+
+# Sources, feedback, draining.
+
+
+async def test_a_source_that_ends_ends_the_outputs(executor: str) -> None:
+    pipeline = chain(rm.NodeConfig(nodes.Count, "n1", config={"end": 50}), nodes.Echo)
+    async with running(pipeline, executor=executor) as session:
+        got = [value_of(output) async for output in session.outputs()]
+        assert got == list(range(50))
+
+
+@pytest.mark.parametrize("kind", [nodes.Count, nodes.AsyncCount])
+async def test_an_endless_source_ends_at_close(executor: str, kind: type[rm.Node]) -> None:
+    async with asyncio.timeout(10), running(kind, nodes.Echo, executor=executor) as session:
+        collecting = asyncio.create_task(_values(session))
+        await wait_until(lambda: session.state is SessionState.RUNNING)
+        await session.close()
+        got = await collecting
+        assert got == list(range(len(got)))
+        assert got
+
+
+async def _values(session: rm.Session) -> list[object]:
+    return [value_of(output) async for output in session.outputs()]
+
+
+async def test_a_source_that_nobody_receives_from_ends_at_once(executor: str) -> None:
+    async with running(nodes.Count, nodes.Echo, executor=executor, channel_capacity=2) as session:
+        await asyncio.sleep(0.1)  # all is full
+        start = time.monotonic()
+        await session.close()
+        assert time.monotonic() - start < 1.5
+
+
+async def test_a_node_that_waits_for_room_ends_at_once(executor: str) -> None:
+    async with running(nodes.Count, nodes.Echo, executor=executor, channel_capacity=2) as session:
+        await asyncio.sleep(0.1)
+        start = time.monotonic()
+        await session.terminate()
+        assert time.monotonic() - start < 1.5
+
+
+async def test_a_cycle_with_feedback_runs_and_ends(executor: str) -> None:
+    pipeline = rm.Pipeline().add_node("loop", nodes.Loop, enough=20)
+    pipeline.connect("loop.again", "loop.back", policy="drop_oldest")
+    async with asyncio.timeout(10), running(pipeline, executor=executor) as session:
+        await session.send(rm.Json(0), "loop.start")
+        assert value_of(await session.recv()) == 20
+        await session.send(rm.Json(5), "loop.start")
+        assert value_of(await session.recv()) == 20
+
+
+async def test_close_works_off_what_was_sent(executor: str) -> None:
+    async with running(nodes.Echo, nodes.Busy, nodes.Collect, executor=executor) as session:
+        collecting = asyncio.create_task(_all(session))
+        words = [str(number) for number in range(200)]
+        for word in words:
+            await session.send(rm.Text(word))
+        await session.close()
+        assert (await collecting)[0].split() == words
+
+
+async def test_hooks_are_called_in_order_and_once(executor: str, tmp_path: Path) -> None:
+    path = tmp_path / "marks"
+    async with running(
+        rm.NodeConfig(nodes.Marker, "n1", config={"path": str(path)}), executor=executor
+    ) as session:
+        assert await texts(session, "a") == ["a"]
+        session.interrupt()
+        await wait_until(path.exists)
+    assert path.read_text().split() == ["interrupt", "finish", "cleanup"]
+
+
+# Its end.
+
+
+async def test_nothing_can_be_sent_to_a_session_that_is_closed(executor: str) -> None:
+    async with running(nodes.Echo, executor=executor) as session:
+        await session.close()
+        with pytest.raises(rm.ChannelClosed):
+            await session.send(rm.Text("late"))
+        with pytest.raises(rm.EndOfStream):
+            await session.recv()
+        await session.close()
+        await session.terminate()
+        assert session.state is SessionState.TERMINATED
+
+
+async def test_whoever_waits_is_told_when_the_session_is_terminated(executor: str) -> None:
+    async with running(nodes.Echo, executor=executor) as session:
+        waiting = asyncio.create_task(session.recv())
+        await asyncio.sleep(0)
+        await session.terminate()
+        with pytest.raises(rm.EndOfStream):
+            await waiting
+
+
+async def test_a_stream_left_after_the_end_is_harmless(executor: str) -> None:
+    async with running(nodes.Words, executor=executor) as session:
+        stream = session.stream(rm.Text("a b"))
+        assert text_of(await anext(stream)) == "a"
+        await session.terminate()
+        await stream.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("when", ["finish", "cleanup"])
+async def test_a_failure_at_the_end_is_raised_by_close(executor: str, when: str) -> None:
+    node = rm.NodeConfig(nodes.Fragile, "n1", config={"when": when})
+    with pytest.raises(rm.PipelineTerminated, match="broken on purpose") as caught:
+        async with running(node, nodes.Echo, executor=executor) as session:
+            assert await texts(session, "a") == ["a"]
+    assert isinstance(caught.value.__cause__, rm.ProcessCrashed)
+    assert caught.value.__cause__.node_id == "n1"
+
+
+async def test_a_failure_that_nobody_waited_for_is_raised_by_close(executor: str) -> None:
+    with pytest.raises(rm.PipelineTerminated, match="broken on purpose"):
+        async with running(nodes.Fragile, executor=executor) as session:
+            await session.send(rm.Text("!raise"))
+
+
+async def test_a_failure_that_was_raised_is_not_raised_again_by_close(executor: str) -> None:
+    async with running(nodes.Fragile, executor=executor) as session:
+        await session.send(rm.Text("!raise"))
+        assert isinstance(await cause_of(session.recv()), rm.ProcessCrashed)
+
+
+async def test_a_failure_is_told_before_the_node_has_cleaned_up(runtime: rm.Runtime) -> None:
+    session = await runtime.create_session("s", chain(nodes.SlowCleanup))
+    await session.send(rm.Text("a"))
+    start = time.monotonic()
+    assert isinstance(await cause_of(session.recv()), rm.ProcessCrashed)
+    assert time.monotonic() - start < 1.0
+
+
+async def test_terminated_while_it_starts_its_start_raises(runtime: rm.Runtime) -> None:
+    for wait_seconds in (0.0, 0.001, 0.01, 0.1, 0.5):
+        creating = asyncio.create_task(
+            runtime.create_session("s", chain(nodes.Echo, nodes.NeverReady))
+        )
+        await wait_until(lambda: "s" in runtime.sessions)
+        await asyncio.sleep(wait_seconds)
+        await runtime.terminate_session("s")
+        with pytest.raises(rm.ExecutorError, match="ended while it started"):
+            await creating
+        assert not runtime.sessions
+
+
+async def test_a_start_that_takes_too_long_says_where_the_node_is() -> None:
+    settings = rm.MultiprocessConfig(init_timeout_secs=1.5, grace_period_seconds=1.0)
+    async with rm.Runtime(settings) as runtime:
+        with pytest.raises(rm.InitTimeout) as caught:
+            await runtime.create_session("s", chain(nodes.Echo, nodes.NeverReady))
+    assert (caught.value.node_id, caught.value.phase) == ("n2", "loading")
+    assert "in initialize" in caught.value.stack
+
+
+# Events and statistics.
+
+
+async def test_events_come_in_order(runtime: rm.Runtime) -> None:
+    creating = asyncio.create_task(runtime.create_session("s", chain(nodes.Echo)))
+    await wait_until(lambda: "s" in runtime.sessions)
+    seen = runtime.sessions["s"].events()
+    session = await creating
+    assert await texts(session, "a") == ["a"]
+    await session.close()
+    got = [event async for event in seen]
+    names = [
+        f"{event.before.value}->{event.after.value}"
+        if isinstance(event, events.SessionStateChanged)
+        else type(event).__name__
+        for event in got
+        if not isinstance(event, events.NodeProgress)
+    ]
+    assert names == [
+        "ProcessStarted",
+        "NodeReady",
+        "initializing->ready",
+        "SessionReady",
+        "ready->running",
+        "running->terminating",
+        "ProcessExited",
+        "terminating->terminated",
+    ]
+    phases = [event.phase for event in got if isinstance(event, events.NodeProgress)]
+    assert phases == ["importing", "loading", "connecting"]
+    ends = [event for event in got if isinstance(event, events.ProcessExited)]
+    assert [(end.exit.code, end.is_expected) for end in ends] == [(0, True)]
+
+
+async def test_the_account_is_balanced_after_close(executor: str) -> None:
+    async with running(
+        nodes.Words, nodes.Echo, nodes.Words, executor=executor, channel_capacity=4
+    ) as session:
+        for _ in range(50):
+            assert len(await texts(session, "a b c")) == 3
+        session.interrupt()
+        await session.send(rm.Text("a b c d e f g"))
+    stats = session.stats()
+    assert stats
+    for port in stats.values():
+        for connection in port.connections:
+            assert connection.is_balanced, connection
+            assert connection.in_flight == 0, connection
+    assert stats["n1.out"].sent >= 150
+
+
+async def test_states_of_nodes_are_told() -> None:
+    async with running(nodes.Echo, nodes.SlowWords) as session:
+        assert {state.value for state in session.nodes.values()} == {"ready"}
+        await session.send(rm.Text("a b c"))
+        await wait_until(lambda: session.nodes["n2"].value == "processing")
+    assert {state.value for state in session.nodes.values()} == {"stopped"}
