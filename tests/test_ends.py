@@ -53,6 +53,11 @@ def files() -> set[str]:
 # Ends that come from the nodes or from the caller, in this process.
 
 CRASHES = ["raise", "exit", "exit0", "sys.exit", "segfault", "SIGKILL", "SIGTERM", "SIGABRT"]
+TOLD_ENDS = ["exit0", "sys.exit", "SIGKILL", "SIGTERM"]  # no failure of one that was told to end
+BREAKDOWNS = [
+    *itertools.product(["initialize", "process", "finish"], CRASHES),
+    *(("cleanup", how) for how in CRASHES if how not in TOLD_ENDS),
+]
 
 
 def expected(how: str) -> tuple[int, str]:
@@ -69,13 +74,10 @@ def expected(how: str) -> tuple[int, str]:
     }[how]
 
 
-@pytest.mark.parametrize("how", CRASHES)
-@pytest.mark.parametrize("when", ["initialize", "process", "finish", "cleanup"])
+@pytest.mark.parametrize(("when", "how"), BREAKDOWNS)
 async def test_a_node_that_breaks_ends_the_session_and_is_named(
     runtime: rm.Runtime, how: str, when: str
 ) -> None:
-    if when == "cleanup" and how in ("exit0", "sys.exit", "SIGKILL", "SIGTERM"):
-        pytest.skip("it was told to end, and this is an end of those that are told")
     broken = rm.NodeConfig(nodes.Fragile, "broken", config={"how": how, "when": when})
     pipeline = chain(nodes.Echo, broken, nodes.Echo)
     code, words = expected(how)
