@@ -375,7 +375,7 @@ def breakdown(how: str) -> None:
         case "raise":
             raise ValueError("broken on purpose")
         case "exit":
-            print("last words", file=sys.stderr)
+            sys.stderr.write("last words\n")
             os._exit(3)
         case "exit0":
             os._exit(0)
