@@ -75,11 +75,13 @@ def is_dead(pid: int) -> bool:
     return not os.path.exists(f"/proc/{pid}")
 
 
-async def wait_until(condition: Callable[[], bool], seconds: float = END_SECONDS) -> None:
+async def wait_until(
+    condition: Callable[[], bool], seconds: float = END_SECONDS, about: str = ""
+) -> None:
     """Wait for something that nobody announces."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, f"it did not happen in time\n{about}"
         await asyncio.sleep(0.005)
 
 

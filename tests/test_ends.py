@@ -373,7 +373,7 @@ async def test_however_the_host_ends_nothing_is_left(
         # Nobody is left to sweep: the next executor of this user does.
         async with rm.MultiprocessExecutor():
             pass
-    await wait_until(lambda: not files())
+    await wait_until(lambda: not files(), about=errors)
     if how == "Ctrl-C":
         assert "KeyboardInterrupt" in errors
         assert "never retrieved" not in errors

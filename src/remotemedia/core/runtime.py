@@ -139,7 +139,11 @@ class Runtime:
 
     async def shutdown(self) -> None:
         """End every session and leave nothing behind. Twice is harmless."""
-        await asyncio.gather(*(one.shutdown() for one in self._executors.values()))
+        ends = [one.shutdown() for one in self._executors.values()]
+        # All of them come to their end, also when this is cancelled or one of them fails.
+        for result in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def __aenter__(self) -> Runtime:
         return self

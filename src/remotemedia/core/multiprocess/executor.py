@@ -166,7 +166,7 @@ class SessionExecutor:
             except asyncio.CancelledError as error:
                 cancelled = error
         if cancelled is not None:
-            raise cancelled
+            raise cancelled from (None if work.cancelled() else work.exception())
         work.result()
 
     async def _end_all(self) -> None:
