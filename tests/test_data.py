@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from remotemedia.core.errors import DataError, ReleasedError
 from remotemedia.data import (
     DTYPES,
     PIXEL_FORMATS,
@@ -26,6 +25,7 @@ from remotemedia.data import (
     Text,
     Video,
 )
+from remotemedia.errors import DataError, ReleasedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from remotemedia.core.errors import (
+from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
+from remotemedia.data import Audio, Binary, Json, Tensor, Text, Video
+from remotemedia.data import memory as memory_module
+from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,
     ChannelError,
     DataError,
     LoanError,
 )
-from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
-from remotemedia.data import Audio, Binary, Json, Tensor, Text, Video
-from remotemedia.data import memory as memory_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable

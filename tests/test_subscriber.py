@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from remotemedia.core.errors import (
+from remotemedia.core.multiprocess.plan import SpareTaps
+from remotemedia.core.multiprocess.transport.ledger import LedgerWord, PortState, PortWord
+from remotemedia.data import Binary, Json, Tensor, Text
+from remotemedia.data.wire import HEADER, Flag
+from remotemedia.errors import (
     ChannelClosed,
     DecodeError,
     EndOfStream,
     PeerLost,
     ReleasedError,
 )
-from remotemedia.core.multiprocess.plan import SpareTaps
-from remotemedia.core.multiprocess.transport.ledger import LedgerWord, PortState, PortWord
-from remotemedia.data import Binary, Json, Tensor, Text
-from remotemedia.data.wire import HEADER, Flag
 from tests.channel_helpers import (
     Background,
     connection_stats_of,

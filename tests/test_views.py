@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from remotemedia.core.errors import ReleasedError
 from remotemedia.data import Audio, Binary, Tensor, Text, Video
 from remotemedia.data.memory import OWN_REFERENCES, array_at, count_references
+from remotemedia.errors import ReleasedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

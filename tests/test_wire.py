@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import remotemedia
-from remotemedia.core.errors import DataError, DecodeError
 from remotemedia.data import (
     DTYPES,
     Audio,
@@ -35,6 +34,7 @@ from remotemedia.data import (
 from remotemedia.data.layout import KINDS, VERSION, Marker
 from remotemedia.data.message import MAX_METADATA_BYTES, ArrayMessage
 from remotemedia.data.wire import HEADER, HEADER_BYTES
+from remotemedia.errors import DataError, DecodeError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ints = st.integers(-(1 << 63), (1 << 64) - 1)

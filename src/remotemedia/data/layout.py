@@ -25,7 +25,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from remotemedia.core.errors import DataError, DecodeError
 from remotemedia.data.media import (
     PACKED_FORMATS,
     PIXEL_FORMATS,
@@ -40,6 +39,7 @@ from remotemedia.data.media import (
 from remotemedia.data.message import ArrayMessage, Message, checked_int
 from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary, Control, File, Json, Text
 from remotemedia.data.tensor import DTYPES, MAX_DIMENSIONS, Tensor, check_dtype
+from remotemedia.errors import DataError, DecodeError
 
 VERSION = 1
 MAGIC = int.from_bytes(b"RMD", "little") | VERSION << 24

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 import numpy as np
 
-from remotemedia.core.errors import DataError, LoanError, ReleasedError
+from remotemedia.errors import DataError, LoanError, ReleasedError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from remotemedia.core.errors import DataError
 from remotemedia.data.message import (
     SCALARS,
     ArrayMessage,
@@ -18,6 +17,7 @@ from remotemedia.data.message import (
     not_plain,
     shown,
 )
+from remotemedia.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]  # Python 3.12

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 import msgspec
 import numpy as np
 
-from remotemedia.core.errors import DataError, DecodeError
 from remotemedia.data.layout import (
     LAYOUT_BYTES,
     Layout,
@@ -55,6 +54,7 @@ from remotemedia.data.message import (
 )
 from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary, Control, File, Json, Text
 from remotemedia.data.tensor import Tensor
+from remotemedia.errors import DataError, DecodeError
 
 if TYPE_CHECKING:
     from collections.abc import Buffer, Callable  # type: ignore[attr-defined]  # Python 3.12

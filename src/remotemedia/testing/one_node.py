@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 
 from remotemedia.core.describe import NodeTarget, describe
-from remotemedia.core.errors import DataError, PipelineError
 from remotemedia.core.findings import suggested
 from remotemedia.core.multiprocess.runner.context import (
     RunnerContext,
@@ -30,6 +29,7 @@ from remotemedia.data.message import NO_METADATA, ArrayMessage
 from remotemedia.data.plain import Binary
 from remotemedia.data.tensor import Tensor
 from remotemedia.data.wire import array_message, decode, encode
+from remotemedia.errors import DataError, PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import BackpressureError, PeerLost
 from remotemedia.core.multiprocess.plan import ConnectionPlan, Policy, PortPlan
 from remotemedia.core.multiprocess.transport.ledger import (
     UNLINKED,
@@ -17,6 +16,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     PortWord,
     ReaderState,
 )
+from remotemedia.errors import BackpressureError, PeerLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable

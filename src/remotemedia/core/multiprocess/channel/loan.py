@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from remotemedia.core.errors import LoanError
 from remotemedia.data.media import Audio, Video
 from remotemedia.data.memory import (
     OWN_REFERENCES,
@@ -17,6 +16,7 @@ from remotemedia.data.memory import (
     keep_until_unused,
 )
 from remotemedia.data.message import NO_METADATA, ArrayMessage
+from remotemedia.errors import LoanError
 
 if TYPE_CHECKING:
     from types import TracebackType

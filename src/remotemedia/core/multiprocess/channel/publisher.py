@@ -11,12 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from remotemedia.core.errors import (
-    ChannelClosed,
-    ChannelError,
-    DataError,
-    ExecutorError,
-)
 from remotemedia.core.multiprocess.channel.credit import Credit
 from remotemedia.core.multiprocess.channel.loan import Loan
 from remotemedia.core.multiprocess.plan import METADATA_ROOM_BYTES
@@ -47,17 +41,23 @@ from remotemedia.data.wire import (
     dissect,
     pack_metadata,
 )
+from remotemedia.errors import (
+    ChannelClosed,
+    ChannelError,
+    DataError,
+    ExecutorError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from remotemedia.core.errors import BackpressureError
     from remotemedia.core.multiprocess.channel.bell import Bell
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
     from remotemedia.core.multiprocess.transport.base import Chunk, Writer
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
     from remotemedia.data.wire import RuntimeData
+    from remotemedia.errors import BackpressureError
 
 M = TypeVar("M", bound=ArrayMessage)
 _EPOCH_AT = int(LedgerWord.EPOCH)

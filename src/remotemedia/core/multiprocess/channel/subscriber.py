@@ -6,7 +6,6 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ChannelClosed, DecodeError, EndOfStream, PeerLost
 from remotemedia.core.multiprocess.transport.ledger import (
     HISTOGRAM_AT,
     HISTOGRAM_BUCKETS,
@@ -38,6 +37,7 @@ from remotemedia.data.wire import (
     plain_message,
     unpack_metadata,
 )
+from remotemedia.errors import ChannelClosed, DecodeError, EndOfStream, PeerLost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

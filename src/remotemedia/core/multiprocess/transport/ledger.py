@@ -17,7 +17,7 @@ import weakref
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ChannelError, ResourceLimit
+from remotemedia.errors import ChannelError, ResourceLimit
 
 if TYPE_CHECKING:
     from types import TracebackType
