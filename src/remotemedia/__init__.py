@@ -102,6 +102,9 @@ if TYPE_CHECKING:
         LoanError as LoanError,
     )
     from remotemedia.errors import (
+        MessageLost as MessageLost,
+    )
+    from remotemedia.errors import (
         NodeDefinitionError as NodeDefinitionError,
     )
     from remotemedia.errors import (
@@ -142,9 +145,9 @@ if TYPE_CHECKING:
 
 _ERRORS = (
     *("BackpressureError", "ChannelClosed", "ChannelError", "DataError", "DecodeError"),
-    *("EndOfStream", "ExecutorError", "InitTimeout", "LoanError", "NodeDefinitionError"),
-    *("NodeFailed", "PeerLost", "PipelineError", "PipelineTerminated", "ProcessCrashed"),
-    *("ReleasedError", "RemoteMediaError", "ResourceLimit", "SessionNotFound"),
+    *("EndOfStream", "ExecutorError", "InitTimeout", "LoanError", "MessageLost"),
+    *("NodeDefinitionError", "NodeFailed", "PeerLost", "PipelineError", "PipelineTerminated"),
+    *("ProcessCrashed", "ReleasedError", "RemoteMediaError", "ResourceLimit", "SessionNotFound"),
     *("SharedMemoryExhausted", "SpawnError"),
 )
 _DATA = ("Audio", "Binary", "Control", "File", "Json", "Message", "RuntimeData", "Tensor", "Text")

@@ -164,6 +164,7 @@ class Credit:
         return max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE])
 
     def _ask(self, asks: bool) -> None:
-        self._asks = asks
+        self._asks = False  # interrupted in between, it must not be taken for asked
         for connection in self._lossless:
             self._words[connection.slot + ConnectionWord.CREDIT_WANTED] = asks
+        self._asks = asks

@@ -120,8 +120,11 @@ class Loan(Generic[M]):
         return array
 
     def __del__(self) -> None:
-        if self.token is not None:
-            self.discard()
+        try:
+            if self.token is not None:
+                self.discard()
+        except AttributeError:  # interrupted before it had one
+            pass
 
     def __enter__(self) -> M:
         return self.message

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+    from numpy.typing import NDArray
+
     from remotemedia.core.multiprocess.channel.bell import Bell
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
     from remotemedia.core.multiprocess.transport.base import Chunk, Writer
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=ArrayMessage)
 _EPOCH_AT = int(LedgerWord.EPOCH)
+_SENDING = -1
 _now_ns = time.monotonic_ns
 _pack_header = HEADER.pack_into
 
@@ -72,7 +75,8 @@ class Publisher:
     connection is full and while a planned reader has not opened yet; a full `error` connection
     raises. Connections that may drop never hold it up.
 
-    Threads may share a publisher: sends happen one after another.
+    Threads may share a publisher: sends happen one after another. A signal handler may finish or
+    close one; where it interrupted a send of that publisher, it is done once that has ended.
 
     Args:
         writer: the transport's end; owned by the publisher.
@@ -102,7 +106,7 @@ class Publisher:
         self._writer = writer
         self._words = words
         self._doorbell = doorbell
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close what it interrupted
         self._turn = threading.RLock()  # one thread waits on the doorbell, others for their turn
         self._incarnation = incarnation
         self._session = session
@@ -115,12 +119,20 @@ class Publisher:
         self._state_at, self._sent_at, self._bytes_at = (
             port.slot + word for word in (PortWord.STATE, PortWord.SENT, PortWord.BYTES)
         )
+        self._handed_at, self._skipped_at = (
+            port.slot + word for word in (PortWord.HANDED, PortWord.SKIPPED)
+        )
         declared = port.max_message_bytes
         self._max_bytes = MAX_MESSAGE_BYTES if declared is None else declared
         self._sent = words[self._sent_at]
         self._bytes = words[self._bytes_at]
-        # Up to this sequence number credit is known; it is looked up again only when it is used up.
+        # What a writer that died had counted is in the queues by now, or lost.
+        words[self._skipped_at] = words[self._handed_at] = self._sent
+        # Up to this sequence number credit is known; it is looked up when used up. Then,
+        # and while a message is sent, it is `_SENDING`: what a signal handler then does comes
+        # after, or is refused.
         self._limit = 0
+        self._postponed: list[Callable[[], None]] = []
         self._credit = Credit(port, words, doorbell, writer.connect)
         self._bells: tuple[Bell, ...] = ()
         for connection in port.connections:
@@ -286,6 +298,9 @@ class Publisher:
     def finish(self) -> None:
         """End the stream: readers get what was sent, then `EndOfStream`. Twice is harmless."""
         with self._lock:
+            if self._limit == _SENDING:
+                self._postponed.append(self.finish)
+                return
             if not self._is_closed and self._words[self._state_at] == PortState.OPEN:
                 self._words[self._state_at] = PortState.FINISHED
                 self._limit = 0  # the next send looks for credit, and is told
@@ -298,8 +313,11 @@ class Publisher:
         Loans that are out can no longer be sent; whoever waits for credit gets `ChannelClosed`.
         Twice is harmless.
         """
-        self.finish()
         with self._lock:
+            if self._limit == _SENDING:
+                self._postponed.append(self.close)
+                return
+            self.finish()
             self._is_closed = True
             self._limit = 0
         if self.is_taken():
@@ -326,6 +344,9 @@ class Publisher:
         A reader maps memory when it first meets it, and there is none once the writer has left.
         """
         with self._lock:
+            if self._limit == _SENDING:
+                self._postponed.append(self.leave)
+                return
             self._is_closed = True
             self._limit = 0
             self._writer.close()
@@ -355,16 +376,23 @@ class Publisher:
     ) -> bool | None:
         """Send if there is credit; None if there is none."""
         with self._lock:
-            if self._sent >= self._limit and not self._find_credit():
-                return None
-            rung = self._wake_early()
-            nbytes = layout.payload_bytes
-            chunk, token = self._writer.loan(nbytes + len(metadata))
-            if isinstance(payload, bytes):
-                chunk.body[:nbytes] = payload
-            else:
-                np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
-            self._emit(chunk, token, layout, message, metadata, flags, epoch, rung)
+            while self._sent >= self._limit:
+                if not self._find_credit():
+                    return None
+            limit, self._limit = self._limit, _SENDING
+            try:
+                rung = self._wake_early()
+                nbytes = layout.payload_bytes
+                chunk, token = self._writer.loan(nbytes + len(metadata))
+                if isinstance(payload, bytes):
+                    chunk.body[:nbytes] = payload
+                else:
+                    np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
+                self._emit(chunk, token, layout, message, metadata, flags, epoch, rung)
+            finally:
+                self._limit = limit
+                if self._postponed:
+                    self._catch_up()
         return True
 
     def try_loan(self, loan: Loan[Any]) -> bool | None:
@@ -372,28 +400,43 @@ class Publisher:
         if loan.token is None:
             loan.withdraw("sent")  # raises
         with self._lock:
-            if self._sent >= self._limit and not self._find_credit():
-                return None
-            rung = None
-            for _, asleep in self._bells:
-                if self._words[asleep]:
-                    rung = self._wake_early()
-                    break
-            message, chunk, token, layout = loan.message, loan.chunk, loan.token, loan.layout
-            metadata = pack_metadata(message) if message.metadata else b""
-            in_use = loan.withdraw("sent")
-            if in_use is not None or len(metadata) > METADATA_ROOM_BYTES:
-                source = chunk.array if in_use is None else in_use
-                assert source is not None
-                try:
-                    chunk, token = self._writer.loan(layout.payload_bytes + len(metadata))
-                except ExecutorError:
-                    message._gone = "discarded"
-                    raise
-                np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), source)
-                self._words[self.port.slot + PortWord.COPIES] += 1
-            self._emit(chunk, token, layout, message, metadata, 0, None, rung)
+            while self._sent >= self._limit:
+                if not self._find_credit():
+                    return None
+            limit, self._limit = self._limit, _SENDING
+            try:
+                rung = None
+                for _, asleep in self._bells:
+                    if self._words[asleep]:
+                        rung = self._wake_early()
+                        break
+                message, chunk, token, layout = loan.message, loan.chunk, loan.token, loan.layout
+                metadata = pack_metadata(message) if message.metadata else b""
+                in_use = loan.withdraw("sent")
+                if in_use is not None or len(metadata) > METADATA_ROOM_BYTES:
+                    source = chunk.array if in_use is None else in_use
+                    assert source is not None
+                    chunk, token = self._copy_out(loan, source, len(metadata))
+                self._emit(chunk, token, layout, message, metadata, 0, None, rung)
+            finally:
+                self._limit = limit
+                if self._postponed:
+                    self._catch_up()
         return True
+
+    def _copy_out(
+        self, loan: Loan[Any], source: NDArray[np.generic], metadata_bytes: int
+    ) -> tuple[Chunk, object]:
+        """Copy a loan into memory that nobody else can still write to."""
+        layout = loan.layout
+        try:
+            chunk, token = self._writer.loan(layout.payload_bytes + metadata_bytes)
+        except ExecutorError:
+            loan.message._gone = "discarded"
+            raise
+        np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), source)
+        self._words[self.port.slot + PortWord.COPIES] += 1
+        return chunk, token
 
     def _emit(
         self,
@@ -432,7 +475,7 @@ class Publisher:
         words[self._sent_at] = sent
         try:
             self._writer.send(token)
-            self._sent = sent
+            self._sent = words[self._handed_at] = sent
             self._bytes += nbytes
             words[self._bytes_at] = self._bytes
             for fd, asleep in self._bells:
@@ -444,7 +487,8 @@ class Publisher:
             raise
         except BaseException:
             # Interrupted, perhaps after it was handed over: then its number must not come again.
-            self._sent = sent
+            # Its readers look for it, and count it as lost if it is not there.
+            self._sent = words[self._skipped_at] = words[self._handed_at] = sent
             self._ring()
             raise
 
@@ -468,9 +512,29 @@ class Publisher:
 
     def _find_credit(self) -> bool:
         """Look up how far the lossless readers have come; whether one more message may be sent."""
-        self._require_open()
-        self._limit = self._credit.limit(self._sent)
-        return self._sent < self._limit
+        if self._limit == _SENDING:
+            raise ChannelError(
+                f"a signal handler cannot send on port {self.port.name}: it interrupted a send of "
+                f"this thread; leave it to the code that was interrupted"
+            )
+        limit, self._limit = 0, _SENDING
+        try:
+            self._require_open()
+            limit = self._credit.limit(self._sent)
+        finally:
+            self._limit = limit
+            if self._postponed:
+                self._catch_up()
+        if self._sent < self._limit:
+            return True
+        if self._words[self._skipped_at] == self._sent:
+            self._ring()  # readers may wait for a message that was interrupted
+        return False
+
+    def _catch_up(self) -> None:
+        """Do what a signal handler asked for in the middle of a message."""
+        while self._postponed:
+            self._postponed.pop(0)()
 
     def _wait(self, attempt: Callable[[], bool | None], timeout_seconds: float | None) -> None:
         began = _now_ns()
