@@ -36,7 +36,7 @@ from remotemedia.data.media import (
     check_pixel_format,
     check_sample_rate,
 )
-from remotemedia.data.message import ArrayMessage, Message, checked_int
+from remotemedia.data.message import ArrayMessage, Message, checked_int, shown
 from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary, Control, File, Json, Text
 from remotemedia.data.tensor import DTYPES, MAX_DIMENSIONS, Tensor, check_dtype
 from remotemedia.errors import DataError, DecodeError
@@ -145,7 +145,7 @@ def picture_layout(shape: tuple[int, ...], format: str) -> Layout:  # noqa: A002
     return Layout(Video, math.prod(shape), shape=shape, parameter=format)
 
 
-def video_layout(height: int, width: int, format: str) -> Layout:  # noqa: A002
+def video_layout(height: int, width: int, format: str = "rgb24") -> Layout:  # noqa: A002
     """Lay out a picture of `height` x `width` pixels.
 
     Raises:
@@ -167,6 +167,8 @@ def tensor_layout(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Layout
     Raises:
         DataError: the dtype or the shape cannot travel.
     """
+    if not isinstance(shape, tuple):
+        raise DataError(f"shape is {shown(shape)}; it must be a tuple of lengths")
     if len(shape) > MAX_DIMENSIONS:
         raise DataError(f"shape {shape} has more than {MAX_DIMENSIONS} dimensions")
     dtype = check_dtype(dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from remotemedia.errors import LoanError
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import SupportsIndex
 
     from numpy.typing import NDArray
 
@@ -118,6 +119,12 @@ class Loan(Generic[M]):
         self.chunk.array = self.chunk.layout = None
         keep_until_unused(array, token)
         return array
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            f"a loan cannot be copied or pickled: its memory is sent once; fill it, or send a copy "
+            f"of the {type(self.message).__name__}"
+        )
 
     def __del__(self) -> None:
         try:

@@ -29,7 +29,7 @@ from remotemedia.data.layout import (
     video_layout,
 )
 from remotemedia.data.media import Audio, Video
-from remotemedia.data.message import ArrayMessage, Message
+from remotemedia.data.message import ArrayMessage, Message, shown
 from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary
 from remotemedia.data.tensor import Tensor
 from remotemedia.data.wire import (
@@ -198,7 +198,12 @@ class Publisher:
     ) -> Loan[Video]: ...
     @overload
     def loan(
-        self, type_: type[Tensor], /, *, shape: tuple[int, ...], dtype: np.dtype[np.generic] | str
+        self,
+        type_: type[Tensor],
+        /,
+        *,
+        shape: tuple[int, ...] | list[int],
+        dtype: np.dtype[np.generic] | str,
     ) -> Loan[Tensor]: ...
     @overload
     def loan(self, type_: type[Binary], /, *, nbytes: int) -> Loan[Binary]: ...
@@ -231,14 +236,27 @@ class Publisher:
 
     def _lay_out(self, type_: type[ArrayMessage], arguments: dict[str, Any]) -> Layout:
         try:
-            layout = _LAYOUTS[type_](**arguments)
-        except KeyError:
+            lay_out, wanted, optional = _LAYOUTS[type_]
+        except (KeyError, TypeError):
             lent = ", ".join(lendable.__name__ for lendable in _LAYOUTS)
             raise DataError(
                 f"a {getattr(type_, '__name__', type_)} cannot be lent; {lent} can: send others"
             ) from None
+        if not {*wanted} <= arguments.keys() <= {*wanted, *optional}:
+            article = "an" if type_ is Audio else "a"
+            takes = [*wanted, *(f"{name} (optional)" for name in optional)]
+            raise DataError(
+                f"a loan of {article} {type_.__name__} takes {', '.join(takes)}; "
+                f"it got {', '.join(arguments) or 'nothing'}"
+            )
+        shape = arguments.get("shape")
+        if isinstance(shape, list):
+            arguments = {**arguments, "shape": tuple(shape)}
+        try:
+            layout = lay_out(**arguments)
         except TypeError as error:
-            raise DataError(f"loan of {type_.__name__}: {error}") from error
+            given = ", ".join(f"{name}={shown(value)}" for name, value in arguments.items())
+            raise DataError(f"a {type_.__name__} cannot be lent with {given}: {error}") from error
         if layout.payload_bytes > self._max_bytes:
             raise self._too_large(layout.payload_bytes)
         self._lent_type, self._lent_arguments, self._lent_layout = type_, arguments, layout
@@ -619,9 +637,12 @@ class Publisher:
         )
 
 
-_LAYOUTS: dict[type[ArrayMessage], Callable[..., Layout]] = {
-    Audio: audio_layout,
-    Video: video_layout,
-    Tensor: tensor_layout,
-    Binary: binary_layout,
+# How to lay each out, of what it must be told and of what it may be.
+_LAYOUTS: dict[
+    type[ArrayMessage], tuple[Callable[..., Layout], tuple[str, ...], tuple[str, ...]]
+] = {
+    Audio: (audio_layout, ("frames", "channels", "sample_rate"), ()),
+    Video: (video_layout, ("height", "width"), ("format",)),
+    Tensor: (tensor_layout, ("shape", "dtype"), ()),
+    Binary: (binary_layout, ("nbytes",), ()),
 }
