@@ -14,7 +14,7 @@ import pytest
 from remotemedia.core.multiprocess.plan import SpareTaps
 from remotemedia.core.multiprocess.transport.ledger import LedgerWord, PortState, PortWord
 from remotemedia.data import Binary, Json, Tensor, Text
-from remotemedia.data.wire import HEADER, Flag
+from remotemedia.data.wire import HEADER
 from remotemedia.errors import (
     ChannelClosed,
     DecodeError,
@@ -514,12 +514,12 @@ def test_what_it_knows_of_the_last_message(registry: ChannelRegistry) -> None:
     publisher, reader = pair(registry)
     with pytest.raises(LookupError, match="nothing has been taken from port -> reader"):
         reader.header  # noqa: B018
-    assert (reader.flags, reader.position) == (0, 0)
-    publisher.send(number(0), flags=Flag.END_OF_INPUT)
+    assert reader.position == 0
+    publisher.send(number(0))
     reader.receive()
-    assert (reader.flags, reader.position) == (Flag.END_OF_INPUT, 1)
+    assert reader.position == 1
     header = reader.header
-    assert (header.sequence, header.flags, header.context.epoch) == (1, 1, 0)
+    assert (header.sequence, header.zero, header.context.epoch) == (1, 0, 0)
     assert len(header) == len(HEADER.unpack(bytes(HEADER.size)))
     assert repr(reader).startswith("<Subscriber port -> reader")
 

@@ -47,22 +47,8 @@ LAYOUT_BYTES = 56
 _BLOCK = struct.Struct("<I4BIIQ8I")
 
 
-class Marker(Message):
-    """A message without content, carried for the flags in its header alone."""
-
-    __slots__ = ()
-
-    def _content(self) -> object:
-        return None
-
-    def __repr__(self) -> str:
-        return "<Marker>"
-
-
 # The position of a type is its kind on the wire: append only.
-KINDS: tuple[type[Message], ...] = (
-    *(Marker, Audio, Video, Tensor, Text, Json, Binary, File, Control),
-)
+KINDS: tuple[type[Message], ...] = (Audio, Video, Tensor, Text, Json, Binary, File, Control)
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 _FLOAT32 = np.dtype("<f4")
 _UINT8 = np.dtype("uint8")
@@ -192,7 +178,7 @@ def binary_layout(nbytes: int) -> Layout:
 
 @lru_cache(maxsize=256)
 def plain_layout(type_: type[Message], payload_bytes: int) -> Layout:
-    """Lay out an encoded Text, Json, File, Control or Marker.
+    """Lay out an encoded Text, Json, File or Control.
 
     Raises:
         DataError: it is larger than a message may be.
@@ -259,7 +245,6 @@ __all__ = [
     "KINDS",
     "LAYOUT_BYTES",
     "Layout",
-    "Marker",
     "audio_layout",
     "binary_layout",
     "parse_layout",

@@ -35,7 +35,6 @@ from remotemedia.data.tensor import Tensor
 from remotemedia.data.wire import (
     CONTEXT,
     HEADER,
-    Flag,
     Payload,
     bad_envelope,
     dissect,
@@ -84,7 +83,6 @@ class Publisher:
         words: the ledger.
         doorbell: rung when there may be credit.
         bells: of the processes that read the port, by endpoint index.
-        incarnation: how often the node was restarted.
         session: index of the session, for the header.
 
     Attributes:
@@ -99,7 +97,6 @@ class Publisher:
         doorbell: Doorbell,
         bells: Mapping[int, Bell],
         *,
-        incarnation: int = 0,
         session: int = 0,
     ) -> None:
         self.port = port
@@ -108,7 +105,6 @@ class Publisher:
         self._doorbell = doorbell
         self._lock = threading.RLock()  # a signal handler may close what it interrupted
         self._turn = threading.RLock()  # one thread waits on the doorbell, others for their turn
-        self._incarnation = incarnation
         self._session = session
         self._is_closed = False
         self.epoch: int | None = None
@@ -144,7 +140,6 @@ class Publisher:
         message: RuntimeData,
         *,
         timeout_seconds: float | None = None,
-        flags: Flag = Flag.NONE,
         epoch: int | None = None,
     ) -> None:
         """Send a message; its array is copied once, into shared memory.
@@ -152,7 +147,6 @@ class Publisher:
         Args:
             message: stays yours.
             timeout_seconds: how long to wait for credit; None is for ever, 0 not at all.
-            flags: what the header says besides.
             epoch: the epoch the message belongs to; None is that of the publisher.
 
         Raises:
@@ -162,7 +156,7 @@ class Publisher:
             PeerLost: the reader of a lossless connection died.
             ChannelClosed: the publisher is closed.
         """
-        parcel = (message, *self._dissect(message), pack_metadata(message), flags, epoch)
+        parcel = (message, *self._dissect(message), pack_metadata(message), epoch)
         if self._try_send(*parcel) is None:
             self._wait(partial(self._try_send, *parcel), timeout_seconds)
 
@@ -172,7 +166,7 @@ class Publisher:
 
     def try_send(self, message: RuntimeData) -> bool | None:
         """Send a message if there is credit; None, and nothing sent, if there is none."""
-        parcel = (message, *self._dissect(message), pack_metadata(message), Flag.NONE, None)
+        parcel = (message, *self._dissect(message), pack_metadata(message), None)
         return self._try_send(*parcel)
 
     async def send_async(
@@ -180,11 +174,10 @@ class Publisher:
         message: RuntimeData,
         *,
         timeout_seconds: float | None = None,
-        flags: Flag = Flag.NONE,
         epoch: int | None = None,
     ) -> None:
         """Send a message, awaiting credit; otherwise as `send`. Cancelled, it has sent nothing."""
-        parcel = (message, *self._dissect(message), pack_metadata(message), flags, epoch)
+        parcel = (message, *self._dissect(message), pack_metadata(message), epoch)
         if self._try_send(*parcel) is None:
             await self._wait_async(partial(self._try_send, *parcel), timeout_seconds)
 
@@ -389,7 +382,6 @@ class Publisher:
         layout: Layout,
         payload: Payload,
         metadata: bytes,
-        flags: int,
         epoch: int | None,
     ) -> bool | None:
         """Send if there is credit; None if there is none."""
@@ -406,7 +398,7 @@ class Publisher:
                     chunk.body[:nbytes] = payload
                 else:
                     np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
-                self._emit(chunk, token, layout, message, metadata, flags, epoch, rung)
+                self._emit(chunk, token, layout, message, metadata, epoch, rung)
             finally:
                 self._limit = limit
                 if self._postponed:
@@ -435,7 +427,7 @@ class Publisher:
                     source = chunk.array if in_use is None else in_use
                     assert source is not None
                     chunk, token = self._copy_out(loan, source, len(metadata))
-                self._emit(chunk, token, layout, message, metadata, 0, None, rung)
+                self._emit(chunk, token, layout, message, metadata, None, rung)
             finally:
                 self._limit = limit
                 if self._postponed:
@@ -463,7 +455,6 @@ class Publisher:
         layout: Layout,
         message: Message,
         metadata: bytes,
-        flags: int,
         epoch: int | None,
         rung: dict[int, int] | None,
     ) -> None:
@@ -479,7 +470,7 @@ class Publisher:
                 chunk.header,
                 0,
                 layout.block,
-                flags,
+                0,
                 len(metadata),
                 sent,
                 self._context,
@@ -526,7 +517,7 @@ class Publisher:
 
     def _enter_epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        self._context = CONTEXT.pack(self._incarnation, epoch, self._session, 0)
+        self._context = CONTEXT.pack(0, epoch, self._session, 0)
 
     def _find_credit(self) -> bool:
         """Look up how far the lossless readers have come; whether one more message may be sent."""

@@ -229,11 +229,6 @@ class Subscriber:
         return Header._make(self._raw)
 
     @property
-    def flags(self) -> int:
-        """Flags of the message taken last."""
-        return 0 if self._raw is None else self._raw[1]
-
-    @property
     def position(self) -> int:
         """Sequence number of the message taken last; 0 before the first that is meant for it."""
         position = self._position if self._position != UNLINKED else self._reached()
@@ -410,9 +405,9 @@ class Subscriber:
         words = self._words
         chunk, room, token = sample
         raw = self._raw = _unpack_header(chunk.header)
-        block, flags, metadata_bytes, sequence, context, correlation, timestamp, sent = raw
+        block, zero, metadata_bytes, sequence, context, correlation, timestamp, sent = raw
         layout = self._layouts.get(block) or self._learn(block)
-        if metadata_bytes or flags or layout.payload_bytes > room:
+        if metadata_bytes or zero or layout.payload_bytes > room:
             self._check(raw, layout, room)
         if sequence != self._position + 1 and not self._note_gap(sequence):
             return None
