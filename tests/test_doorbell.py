@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia.core.errors import ChannelClosed, ChannelError
 from remotemedia.core.multiprocess.transport import doorbell as doorbell_module
 from remotemedia.core.multiprocess.transport.doorbell import Doorbell, _Membarrier
 from remotemedia.core.multiprocess.transport.ledger import ALWAYS_ASLEEP, ENDPOINT_WORDS, Ledger
 from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.errors import ChannelClosed, ChannelError
 from tests.channel_helpers import IS_LONG, Background, Peer, eventually, open_fds
 
 if TYPE_CHECKING:

@@ -52,13 +52,13 @@ import numpy as np
 import pytest
 
 import remotemedia
-from remotemedia.core.errors import BackpressureError, PeerLost
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.plan import SpareTaps
 from remotemedia.core.multiprocess.transport import iceoryx
 from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport, new_domain
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from remotemedia.data import Binary, Tensor, Text
+from remotemedia.errors import BackpressureError, PeerLost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

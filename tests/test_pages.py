@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia.core.errors import ChannelError, SharedMemoryExhausted
 from remotemedia.core.multiprocess.transport.pages import (
     MARGIN_BYTES,
     PAGE_BYTES,
@@ -26,6 +25,7 @@ from remotemedia.core.multiprocess.transport.pages import (
     require_free,
 )
 from remotemedia.core.multiprocess.transport.segments import CHUNK_HEADER_BYTES
+from remotemedia.errors import ChannelError, SharedMemoryExhausted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remotemedia.core.errors import SpawnError
 from remotemedia.core.multiprocess.leftovers import MARK
 from remotemedia.core.multiprocess.process import (
     ExitReason,
@@ -21,6 +20,7 @@ from remotemedia.core.multiprocess.process import (
     ProcessStatus,
     SpawnSpec,
 )
+from remotemedia.errors import SpawnError
 from tests.process_helpers import (
     FAMILY,
     FAMILY_SIZE,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from remotemedia.core.errors import ChannelError, LoanError
 from remotemedia.core.multiprocess.plan import (
     MAX_LOANS,
     ConnectionPlan,
@@ -22,6 +21,7 @@ from remotemedia.core.multiprocess.transport.iceoryx import new_domain
 from remotemedia.core.multiprocess.transport.memory import MemoryTransport
 from remotemedia.data.memory import array_at
 from remotemedia.data.wire import HEADER_BYTES
+from remotemedia.errors import ChannelError, LoanError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

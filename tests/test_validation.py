@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from remotemedia.core.errors import PipelineError
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.node import Node
 from remotemedia.core.pipeline import Connection, NodeConfig, Pipeline, Restart
@@ -22,6 +21,7 @@ from remotemedia.core.reference import ModuleReference
 from remotemedia.core.registry import Registry
 from remotemedia.core.validation import validate
 from remotemedia.data import Audio, Control, Json, RuntimeData, Text
+from remotemedia.errors import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -20,8 +20,8 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from remotemedia.core.errors import ExecutorError
 from remotemedia.core.runtime import Runtime
+from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Union, get_args, get_origin
 import msgspec
 
 from remotemedia.core.annotations import resolved, type_name
-from remotemedia.core.errors import Finding, NodeDefinitionError
 from remotemedia.core.findings import shortened, suggested, wrong_choice
 from remotemedia.core.node import Node
+from remotemedia.errors import Finding, NodeDefinitionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

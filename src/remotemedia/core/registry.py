@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from remotemedia.core.describe import TYPE_NAME_MARK, NodeTarget, is_target
-from remotemedia.core.errors import RemoteMediaError
 from remotemedia.core.findings import suggested
 from remotemedia.core.reference import load_file
+from remotemedia.errors import RemoteMediaError
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -6,7 +6,6 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ExecutorError, SessionNotFound
 from remotemedia.core.findings import suggested
 from remotemedia.core.multiprocess.executor import (
     InlineExecutor,
@@ -15,6 +14,7 @@ from remotemedia.core.multiprocess.executor import (
     new_session_id,
 )
 from remotemedia.core.validation import ValidatedPipeline, validate
+from remotemedia.errors import ExecutorError, SessionNotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

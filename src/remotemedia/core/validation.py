@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from remotemedia.core.describe import NodeTarget, Port, describe, is_target
-from remotemedia.core.errors import Finding, NodeDefinitionError, PipelineError
 from remotemedia.core.findings import listed, suggested
 from remotemedia.core.graph import count_paths, feedback, find_cycles
 from remotemedia.core.multiprocess.config import MultiprocessConfig
@@ -24,6 +23,7 @@ from remotemedia.core.validated import (
     ValidatedNode,
     ValidatedPipeline,
 )
+from remotemedia.errors import Finding, NodeDefinitionError, PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 
-from remotemedia.core.errors import ExecutorError
+from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,12 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from remotemedia.core.errors import (
+from remotemedia.core.graph import reachable
+from remotemedia.core.multiprocess.channel.inbox import Inbox
+from remotemedia.core.multiprocess.transport.ledger import EndpointWord
+from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.core.ports import DATA_TYPES
+from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,
     DataError,
@@ -20,11 +25,6 @@ from remotemedia.core.errors import (
     ExecutorError,
     NodeFailed,
 )
-from remotemedia.core.graph import reachable
-from remotemedia.core.multiprocess.channel.inbox import Inbox
-from remotemedia.core.multiprocess.transport.ledger import EndpointWord
-from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
-from remotemedia.core.ports import DATA_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

@@ -7,7 +7,6 @@ import resource
 import secrets
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ExecutorError, SessionNotFound
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.growing import (
     MultiprocessHandle,
@@ -22,6 +21,7 @@ from remotemedia.core.multiprocess.session import Session
 from remotemedia.core.pipeline import Connection
 from remotemedia.core.reference import script_being_loaded
 from remotemedia.core.validation import ValidatedPipeline, validate
+from remotemedia.errors import ExecutorError, SessionNotFound
 
 if TYPE_CHECKING:
     from types import TracebackType

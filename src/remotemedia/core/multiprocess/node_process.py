@@ -7,10 +7,10 @@ import signal
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from remotemedia.core.errors import ExecutorError, InitTimeout, ProcessCrashed
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.states import PROCESS, ProcessEvent, ProcessState
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
+from remotemedia.errors import ExecutorError, InitTimeout, ProcessCrashed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

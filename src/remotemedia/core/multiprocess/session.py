@@ -8,7 +8,6 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ChannelError, ExecutorError, PipelineTerminated
 from remotemedia.core.multiprocess import control, events
 from remotemedia.core.multiprocess.exchange import Exchange
 from remotemedia.core.multiprocess.node_process import NodeProcess
@@ -21,6 +20,7 @@ from remotemedia.core.multiprocess.states import (
 from remotemedia.core.multiprocess.transport.ledger import LedgerWord
 from remotemedia.core.multiprocess.wiring import Wiring
 from remotemedia.core.validation import validate_connection
+from remotemedia.errors import ChannelError, ExecutorError, PipelineTerminated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

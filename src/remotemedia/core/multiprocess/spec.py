@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import SpawnError
+from remotemedia.errors import SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

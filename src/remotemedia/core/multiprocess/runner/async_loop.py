@@ -8,10 +8,10 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ChannelClosed
 from remotemedia.core.multiprocess.runner.context import is_async_stream, outputs_of
 from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
 from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.errors import ChannelClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

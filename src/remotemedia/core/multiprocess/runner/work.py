@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from remotemedia.core.errors import EndOfStream
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.bell import Bell
 from remotemedia.core.multiprocess.channel.inbox import Inbox
@@ -20,6 +19,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     EndpointWord,
     LedgerWord,
 )
+from remotemedia.errors import EndOfStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -19,8 +19,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from remotemedia.core.errors import ChannelClosed, ChannelError
 from remotemedia.core.multiprocess.transport.ledger import ALWAYS_ASLEEP, EndpointWord
+from remotemedia.errors import ChannelClosed, ChannelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

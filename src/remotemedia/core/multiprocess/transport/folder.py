@@ -11,8 +11,8 @@ import stat
 import tempfile
 from pathlib import Path
 
-from remotemedia.core.errors import ExecutorError
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
+from remotemedia.errors import ExecutorError
 
 PREFIX = "rm"
 _MAX_ROOT_BYTES = 48  # a socket path ends at 108 bytes, and the library adds its own names

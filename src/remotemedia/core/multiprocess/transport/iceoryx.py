@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import iceoryx2 as iox
 
-from remotemedia.core.errors import ChannelClosed, ChannelError, LoanError, SharedMemoryExhausted
 from remotemedia.core.multiprocess.plan import MAX_LOANS
 from remotemedia.core.multiprocess.transport import segments
 from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
@@ -39,6 +38,7 @@ from remotemedia.core.multiprocess.transport.pages import (
     require_free,
 )
 from remotemedia.data.wire import HEADER_BYTES
+from remotemedia.errors import ChannelClosed, ChannelError, LoanError, SharedMemoryExhausted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

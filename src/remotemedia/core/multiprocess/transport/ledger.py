@@ -17,7 +17,7 @@ import weakref
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ChannelError, ResourceLimit
+from remotemedia.errors import ChannelError, ResourceLimit
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -72,7 +72,8 @@ class PortWord(IntEnum):
     STATE = 0
     """A `PortState`. Written by the executor once the writer is dead."""
     SENT = auto()
-    """Messages accepted for sending; the sequence number of the newest."""
+    """Messages accepted for sending; the sequence number of the newest. Written before it is handed
+    over, as `HANDED` is after."""
     BYTES = auto()
     BLOCKED_NS = auto()
     """Time spent waiting for credit."""
@@ -83,6 +84,10 @@ class PortWord(IntEnum):
     Written after the last message of the input was counted in `SENT`."""
     COPIES = auto()
     """Loans that had to be copied because an array of theirs was still in use at send."""
+    HANDED = auto()
+    """All messages up to this one are in the queues of their readers, or never will be."""
+    SKIPPED = auto()
+    """The newest message whose writer died or was interrupted while it handed it over."""
 
 
 class ConnectionWord(IntEnum):
@@ -101,7 +106,7 @@ class ConnectionWord(IntEnum):
     DROPPED_OVERWRITTEN = auto()
     """Lost to `drop_oldest` or `latest`."""
     DROPPED_LOST = auto()
-    """Lost with a sender that died."""
+    """Lost with a process that died, by an interrupt, or in memory that could not be mapped."""
     DROPPED_INTERRUPTED = auto()
     """Of an older epoch."""
     DROPPED_UNREADABLE = auto()
@@ -115,7 +120,7 @@ class ConnectionWord(IntEnum):
 ALWAYS_ASLEEP = (1 << 64) - 1
 """In `EndpointWord.ASLEEP`: the process cannot say when it sleeps, and wants every ring."""
 ENDPOINT_WORDS = 64
-PORT_WORDS = 8
+PORT_WORDS = 16
 CONNECTION_WORDS = 64
 UNLINKED = (1 << 64) - 1
 HISTOGRAM_AT = CONNECTION_WORDS - HISTOGRAM_BUCKETS

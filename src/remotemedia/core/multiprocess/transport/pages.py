@@ -13,8 +13,8 @@ import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from remotemedia.core.errors import ChannelError, SharedMemoryExhausted
 from remotemedia.core.multiprocess.transport.segments import CHUNK_HEADER_BYTES
+from remotemedia.errors import ChannelError, SharedMemoryExhausted
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,6 +17,7 @@
        `- ChannelError           a message could not be sent or received
           |- ChannelClosed       this side closed the channel
           |- PeerLost            the other side died
+          |- MessageLost         messages came that this process could not map
           |- EndOfStream         the other side finished: nothing more will come
           |- BackpressureError   no credit, and the caller asked not to wait
           |- LoanError           a loan was used after it was sent, or too many are out
@@ -40,6 +41,7 @@ __all__ = [
     "Finding",
     "InitTimeout",
     "LoanError",
+    "MessageLost",
     "NodeDefinitionError",
     "NodeFailed",
     "PeerLost",
@@ -323,6 +325,26 @@ class ChannelClosed(ChannelError):
 
 class PeerLost(ChannelError):
     """The process at the other end of the channel died."""
+
+
+class MessageLost(ChannelError):
+    """Messages were sent and this process could not reach them; they are counted as lost.
+
+    Attributes:
+        connection: the connection they came by.
+        count: how many.
+        cause: why.
+    """
+
+    def __init__(self, connection: str, count: int, cause: str) -> None:
+        super().__init__(connection, count, cause)
+        self.connection = connection
+        self.count = count
+        self.cause = cause
+
+    def __str__(self) -> str:
+        messages = "a message" if self.count == 1 else f"{self.count:,} messages"
+        return f"connection {self.connection} lost {messages}: {self.cause}"
 
 
 class EndOfStream(ChannelError):
