@@ -1,14 +1,10 @@
-"""Pages of shared memory are there before they are touched; the lock around taking them."""
+"""Pages of shared memory are there before they are touched."""
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import mmap
 import os
-import subprocess
-import sys
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +15,6 @@ from remotemedia.core.multiprocess.transport.pages import (
     PAGE_BYTES,
     SHM_FOLDER,
     WHOLE_SEGMENT_BYTES,
-    MemoryLock,
     PageReserver,
     free_bytes,
     mapping_at,
@@ -29,7 +24,6 @@ from remotemedia.core.multiprocess.transport.segments import CHUNK_HEADER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MIB = 1 << 20
 
@@ -159,38 +153,3 @@ def test_asking_for_more_than_there_is_says_what_is_missing() -> None:
     assert caught.value.needed_bytes == wanted + MARGIN_BYTES
     assert 0 < caught.value.free_bytes < wanted
     assert (caught.value.what, caught.value.path) == ("everything", SHM_FOLDER)
-
-
-def test_the_lock_keeps_other_threads_and_processes_out(tmp_path: Path) -> None:
-    one, two = MemoryLock(tmp_path), MemoryLock(tmp_path)
-    inside = threading.Event()
-
-    def enter() -> None:
-        with two:
-            inside.set()
-
-    thread = threading.Thread(target=enter)
-    with one:
-        with one:  # its own holder may enter again
-            thread.start()
-        code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 6)"
-        other = subprocess.run([sys.executable, "-S", "-c", code, tmp_path], capture_output=True)
-        assert b"BlockingIOError" in other.stderr
-        assert not inside.is_set()
-    thread.join()
-    assert inside.is_set()
-    fd = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(fd)
-
-
-def test_the_lock_ends_with_an_exception_and_needs_its_folder(tmp_path: Path) -> None:
-    lock = MemoryLock(tmp_path / "gone")
-    for _ in range(2):
-        with pytest.raises(ChannelError, match="runtime folder is gone"), lock:
-            pass
-    lock = MemoryLock(tmp_path)
-    with pytest.raises(KeyError), lock:
-        raise KeyError
-    with MemoryLock(tmp_path):  # it is free again
-        pass

@@ -8,17 +8,11 @@ that death into ENOSPC; it also takes the cost of the first touch, about 1 ms pe
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from remotemedia.core.errors import ChannelError, SharedMemoryExhausted
 from remotemedia.core.multiprocess.transport.segments import CHUNK_HEADER_BYTES
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from types import TracebackType
 
 SHM_FOLDER = "/dev/shm"  # noqa: S108 (where POSIX shared memory is on Linux)
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -40,48 +34,6 @@ def require_free(needed_bytes: int, what: str) -> None:
     free, needed_bytes = free_bytes(), needed_bytes + MARGIN_BYTES
     if free < needed_bytes:
         raise SharedMemoryExhausted(what, needed_bytes, free, SHM_FOLDER)
-
-
-class MemoryLock:
-    """Held from a look at what is free until that is taken: one process of the user at a time.
-
-    It cannot stop foreign programs. One of them may still take the memory in that fraction of a
-    millisecond, and then the process dies by SIGBUS; `MARGIN_BYTES` are for them.
-
-    Args:
-        folder: which all the user's processes know.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = threading.RLock()
-        self._depth = 0
-        self._fd = -1
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        try:
-            if self._depth == 0:
-                # A lock on the folder itself leaves no file, and ends with its holder (flock(2)).
-                self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                fcntl.flock(self._fd, fcntl.LOCK_EX)
-        except BaseException as error:
-            self._lock.release()
-            if isinstance(error, OSError):
-                raise ChannelError(f"the runtime folder is gone: {error}") from error
-            raise
-        self._depth += 1
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            os.close(self._fd)
-        self._lock.release()
 
 
 class Mapping(NamedTuple):
