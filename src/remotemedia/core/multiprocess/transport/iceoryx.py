@@ -32,10 +32,12 @@ from remotemedia.core.multiprocess.transport.folder import (
 )
 from remotemedia.core.multiprocess.transport.locks import FolderLock, MemoryLock
 from remotemedia.core.multiprocess.transport.pages import (
+    NOWHERE,
     PAGE_BYTES,
     SHM_FOLDER,
     PageReserver,
     free_bytes,
+    mapping_at,
     require_free,
 )
 from remotemedia.data.wire import HEADER_BYTES
@@ -175,6 +177,7 @@ class IceoryxReader:
         self._receive = subscriber.receive
         self._connection = connection
         self._chunks: dict[int, Chunk] = {}
+        self._segment = NOWHERE
 
     def take(self) -> Sample | None:
         """See `Reader.take`."""
@@ -190,7 +193,11 @@ class IceoryxReader:
         chunk = self._chunks.get(key)
         if chunk is None:
             chunk = self._remember(key, sample.payload_ptr)
-        return chunk, sample.header.number_of_elements << 6, sample
+        # The writer's word for it; there may be less, and what is read beyond that kills us.
+        room = sample.header.number_of_elements << 6
+        if room > chunk.capacity:
+            room = self._room_at_most(room, chunk)
+        return chunk, room, sample
 
     def close(self) -> object:
         """See `Reader.close`."""
@@ -204,7 +211,16 @@ class IceoryxReader:
         if len(self._chunks) >= _MAX_KNOWN_CHUNKS:
             self._chunks.clear()
         chunk = self._chunks[key] = Chunk(_header_at(key).toreadonly(), address)
+        if not self._segment.start <= address < self._segment.end:
+            self._segment = mapping_at(address)
+        chunk.capacity = self._segment.end - address
         return chunk
+
+    def _room_at_most(self, room: int, chunk: Chunk) -> int:
+        """As much of it as is mapped, by a fresh look: a segment may have taken another's place."""
+        self._segment = mapping_at(chunk.address)
+        chunk.capacity = self._segment.end - chunk.address
+        return min(room, chunk.capacity)
 
 
 class IceoryxHold:

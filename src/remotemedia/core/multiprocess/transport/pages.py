@@ -45,6 +45,9 @@ class Mapping(NamedTuple):
     path: str
 
 
+NOWHERE = Mapping(0, 0, 0, "")
+
+
 def mapping_at(address: int) -> Mapping:
     """Find the mapped file that holds an address of this process (proc_pid_maps(5)).
 
