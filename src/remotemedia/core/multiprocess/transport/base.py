@@ -58,6 +58,7 @@ class Writer(Protocol):
 
         Raises:
             SharedMemoryExhausted: there is no memory; nothing was taken.
+            ResourceLimit: a limit of the process does not let it have the memory.
             LoanError: too many loans are out.
         """
 
@@ -117,6 +118,7 @@ class Transport(Protocol):
 
         Raises:
             SharedMemoryExhausted: there is no memory for it.
+            ResourceLimit: a limit of the process was reached.
             ChannelError: it exists already, or cannot be created.
         """
 
@@ -125,6 +127,7 @@ class Transport(Protocol):
 
         Raises:
             SharedMemoryExhausted: there is no memory for it.
+            ResourceLimit: a limit of the process was reached.
             ChannelError: the port does not exist, or has a writer.
         """
 
@@ -133,6 +136,7 @@ class Transport(Protocol):
 
         Raises:
             SharedMemoryExhausted: there is no memory for it.
+            ResourceLimit: a limit of the process was reached.
             ChannelError: the port does not exist, or all its slots are taken.
         """
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from remotemedia.core.errors import ChannelClosed, ChannelError
 from remotemedia.core.multiprocess.transport.ledger import ALWAYS_ASLEEP, EndpointWord
+from remotemedia.core.multiprocess.transport.limits import limits_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,8 +96,13 @@ class Doorbell:
 
     @staticmethod
     def new_fd() -> int:
-        """Make the descriptor of a doorbell; the caller owns it."""
-        return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        """Make the descriptor of a doorbell; the caller owns it.
+
+        Raises:
+            ResourceLimit: too many files are open.
+        """
+        with limits_named("making a doorbell"):
+            return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     @property
     def is_fenced(self) -> bool:
@@ -276,11 +282,13 @@ class Doorbell:
 
         Raises:
             ChannelClosed: the doorbell is closed.
+            ResourceLimit: too many files are open.
         """
         with self._closing:
             if self._closed:
                 raise ChannelClosed("the doorbell was closed; it cannot be waited on any more")
-            return os.dup(self.fd)
+            with limits_named("watching a doorbell"):
+                return os.dup(self.fd)
 
     def close(self) -> None:
         """End every wait on it with `ChannelClosed`, in any thread. Twice is harmless.

@@ -30,14 +30,15 @@ from remotemedia.core.multiprocess.transport.folder import (
     sweep,
     sweep_dead,
 )
+from remotemedia.core.multiprocess.transport.limits import limit_reached, limits_named
 from remotemedia.core.multiprocess.transport.locks import FolderLock, MemoryLock
 from remotemedia.core.multiprocess.transport.pages import (
     NOWHERE,
     PAGE_BYTES,
     SHM_FOLDER,
+    Maps,
     PageReserver,
     free_bytes,
-    mapping_at,
     require_free,
 )
 from remotemedia.data.wire import HEADER_BYTES
@@ -73,12 +74,12 @@ _HeaderBytes = ctypes.c_char * HEADER_BYTES
 class IceoryxWriter:
     """A publisher whose memory is there before it is touched."""
 
-    def __init__(self, publisher: Any, port: PortPlan, lock: MemoryLock) -> None:
+    def __init__(self, publisher: Any, port: PortPlan, lock: MemoryLock, maps: Maps) -> None:
         self._publisher = publisher
         self._lend = getattr(publisher, "__loan_slice_uninit")
         self._port = port
         self._chunk_count = segments.preallocated_chunks(port)
-        self._pages = PageReserver(f"port {port.name}")
+        self._pages = PageReserver(f"port {port.name}", maps)
         # Addresses are reused, so a chunk is found here and not made anew. A segment is replaced
         # only when a message does not fit its chunks; then everything is forgotten.
         self._chunks: dict[int, Chunk] = {}
@@ -162,6 +163,11 @@ class IceoryxWriter:
                 f"port {name} lends {MAX_LOANS} messages at a time and all are out: send one, or "
                 f"let go of the arrays of those that were sent"
             )
+        limit = limit_reached(
+            f"a message of port {name}", self._chunk_count * segments.grown_stride(nbytes)
+        )
+        if limit is not None:
+            return limit
         if str(error) == "OutOfMemory":
             return SharedMemoryExhausted(
                 f"a message of port {name}", nbytes, free_bytes(), SHM_FOLDER
@@ -172,8 +178,9 @@ class IceoryxWriter:
 class IceoryxReader:
     """A subscriber that hands out tokens."""
 
-    def __init__(self, subscriber: Any, connection: ConnectionPlan) -> None:
+    def __init__(self, subscriber: Any, connection: ConnectionPlan, maps: Maps) -> None:
         self._subscriber = subscriber
+        self._maps = maps
         self._receive = subscriber.receive
         self._connection = connection
         self._chunks: dict[int, Chunk] = {}
@@ -212,13 +219,13 @@ class IceoryxReader:
             self._chunks.clear()
         chunk = self._chunks[key] = Chunk(_header_at(key).toreadonly(), address)
         if not self._segment.start <= address < self._segment.end:
-            self._segment = mapping_at(address)
+            self._segment = self._maps.at(address)
         chunk.capacity = self._segment.end - address
         return chunk
 
     def _room_at_most(self, room: int, chunk: Chunk) -> int:
         """As much of it as is mapped, by a fresh look: a segment may have taken another's place."""
-        self._segment = mapping_at(chunk.address)
+        self._segment = self._maps.at(chunk.address)
         chunk.capacity = self._segment.end - chunk.address
         return min(room, chunk.capacity)
 
@@ -257,6 +264,7 @@ class IceoryxTransport:
         self._prefix = prefix
         self._mark = mark
         self._lock = MemoryLock(root.parent)
+        self._maps = Maps()
         self._node: Any = self._lock.run(partial(_new_node, root, prefix))
 
     @property
@@ -299,7 +307,8 @@ class IceoryxTransport:
         # Its connections to the readers there are, and the first segment.
         readers = service.dynamic_config.number_of_subscribers
         queues = readers * segments.connection_bytes(port)
-        require_free(queues + segments.first_segment_bytes(port), what)
+        needed_bytes = queues + segments.first_segment_bytes(port)
+        require_free(needed_bytes, what)
         publisher = _attempt(
             what,
             lambda: (
@@ -312,8 +321,9 @@ class IceoryxTransport:
                 .create()
             ),
             iox.PublisherCreateError,
+            needed_bytes,
         )
-        return IceoryxWriter(publisher, port, self._lock)
+        return IceoryxWriter(publisher, port, self._lock, self._maps)
 
     def open_reader(self, port: PortPlan, connection: ConnectionPlan) -> IceoryxReader:
         """See `Transport.open_reader`."""
@@ -327,8 +337,9 @@ class IceoryxTransport:
             what,
             lambda: service.subscriber_builder().buffer_size(connection.capacity).create(),
             iox.SubscriberCreateError,
+            segments.connection_bytes(port),
         )
-        return IceoryxReader(subscriber, connection)
+        return IceoryxReader(subscriber, connection, self._maps)
 
     def clean_up_dead(self) -> None:
         """Free what killed processes of this domain left behind. They must have been reaped."""
@@ -375,18 +386,21 @@ def new_domain() -> IceoryxTransport:
     folder = private_folder()
     prefix = new_prefix()
     root = folder / prefix.rstrip("_")
-    # Under the lock, so that nobody takes it for dead before it is claimed.
-    mark = MemoryLock(folder).run(partial(_claim_new, folder, root))
+    mark = None
     try:
+        # Under the lock, so that nobody takes it for dead before it is claimed.
+        mark = MemoryLock(folder).run(partial(_claim_new, folder, root))
         return IceoryxTransport(root, prefix, mark)
     except BaseException:
         sweep(root, prefix)
-        mark.close()
+        if mark is not None:
+            mark.close()
         raise
 
 
 def _claim_new(folder: Path, root: Path) -> FolderLock:
-    sweep_dead(folder)
+    with limits_named("looking for what dead processes left"):
+        sweep_dead(folder)
     root.mkdir(mode=0o700)
     return claim(root)
 
@@ -401,6 +415,9 @@ def _new_node(root: Path, prefix: str) -> Any:
             .create(iox.ServiceType.Ipc)
         )
     except iox.NodeCreationFailure as error:
+        limit = limit_reached("starting iceoryx2")
+        if limit is not None:
+            raise limit from error
         raise ChannelError(f"iceoryx2 cannot start in {root}: {error}") from error
 
 
@@ -423,12 +440,18 @@ def _configuration(root: Path, prefix: str) -> Any:
     return configuration
 
 
-def _attempt(what: str, action: Callable[[], T], expected: type[Exception]) -> T:
+def _attempt(
+    what: str, action: Callable[[], T], expected: type[Exception], needed_bytes: int = 0
+) -> T:
     """Do something with the library; its errors are names of a Rust enum."""
     try:
         return action()
     except expected as error:
-        raise ChannelError(f"{what} failed: {error}{_ADVICE.get(str(error), '')}") from error
+        advice = _ADVICE.get(str(error), "")
+        limit = None if advice else limit_reached(what, needed_bytes)
+        if limit is not None:
+            raise limit from error
+        raise ChannelError(f"{what} failed: {error}{advice}") from error
 
 
 _ADVICE = {

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from remotemedia.core.errors import ChannelError
 from remotemedia.core.multiprocess.transport.forks import inherited, tell_children
+from remotemedia.core.multiprocess.transport.limits import limits_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,12 +36,14 @@ class FolderLock:
     It leaves no file. It is let go with the object, at the latest.
 
     Raises:
+        ResourceLimit: too many files are open.
         OSError: the folder cannot be opened.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with limits_named(f"opening {folder}"):
+            self.fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._close = weakref.finalize(self, os.close, self.fd)
         self._close.atexit = False  # it ends with the process anyway
         tell_children(self)
