@@ -17,6 +17,7 @@ import weakref
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
+from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.errors import ChannelError, ResourceLimit
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ class Ledger:
 
         Raises:
             ChannelError: the descriptor is no ledger of this version; it stays the caller's.
+            ResourceLimit: there is no address space for it.
         """
         try:
             size = os.fstat(fd).st_size
@@ -182,15 +184,24 @@ class Ledger:
 
     @classmethod
     def create(cls) -> Ledger:
-        """Make an empty ledger; its memory ends with the last process that maps it."""
-        fd = os.memfd_create("remotemedia-ledger", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, _BYTES)
-        # Sealed, so that no reader can ever be killed by SIGBUS over a ledger cut short.
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-        os.pwrite(fd, _MAGIC.to_bytes(8, "little"), LedgerWord.MAGIC * 8)
-        os.pwrite(fd, ENDPOINT_WORDS.to_bytes(8, "little"), LedgerWord.ALLOCATED * 8)
-        return cls(fd)
+        """Make an empty ledger; its memory ends with the last process that maps it.
+
+        Raises:
+            ResourceLimit: too many files are open, or there is no address space for it.
+        """
+        with limits_named("creating the ledger"):
+            fd = os.memfd_create("remotemedia-ledger", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            try:
+                os.ftruncate(fd, _BYTES)
+                # Sealed, so that no reader can ever be killed by SIGBUS over a ledger cut short.
+                seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+                os.pwrite(fd, _MAGIC.to_bytes(8, "little"), LedgerWord.MAGIC * 8)
+                os.pwrite(fd, ENDPOINT_WORDS.to_bytes(8, "little"), LedgerWord.ALLOCATED * 8)
+                return cls(fd)
+            except BaseException:
+                os.close(fd)
+                raise
 
     def allocate(self, count: int) -> int:
         """Hand out `count` zeroed words. Called by the creator alone.
@@ -245,7 +256,8 @@ def _map(fd: int) -> memoryview:
     address = _libc.mmap(None, _BYTES, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
     if address == _MAP_FAILED:
         number = ctypes.get_errno()
-        raise ChannelError(f"descriptor {fd} cannot be mapped: {os.strerror(number)}")
+        with limits_named("mapping the ledger"):
+            raise OSError(number, os.strerror(number))
     block = (ctypes.c_uint8 * _BYTES).from_address(address)
     weakref.finalize(block, _libc.munmap, address, _BYTES).atexit = False
     return memoryview(block).cast("B").cast("Q")

@@ -105,6 +105,7 @@ class MemoryReader:
             return None
         # A chunk of its own for every reader: what it keeps there is its own.
         chunk = Chunk(written.header.toreadonly(), written.address)
+        chunk.capacity = written.capacity
         return chunk, written.capacity, written
 
     def close(self) -> object:
