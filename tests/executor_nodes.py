@@ -172,6 +172,20 @@ class Join(Node):
         return self.right(Text("b:" + text.text))
 
 
+class Mix(Node):
+    """Takes numbers by the way, and says of each text which was the newest."""
+
+    newest = -1
+
+    @input
+    def on_text(self, text: Text) -> Text:
+        return Text(f"{text.text} {self.newest >= 0}")
+
+    @input(capacity=1)
+    def on_number(self, value: Json) -> None:
+        self.newest = int(str(value.value))
+
+
 class Loop(Node):
     """Adds one until it is enough, by way of a connection that leads back."""
 

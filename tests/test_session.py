@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from remotemedia.core.pipeline import Policy
+
 pytestmark = pytest.mark.anyio
 
 
@@ -289,6 +291,36 @@ async def test_a_node_that_waits_for_room_ends_at_once(executor: str) -> None:
         start = time.monotonic()
         await session.terminate()
         assert time.monotonic() - start < 1.5
+
+
+@pytest.mark.parametrize("policy", ["block", "latest"])
+@pytest.mark.parametrize("seconds", [0.0, 3600.0], ids=["fast", "silent"])
+async def test_a_node_that_a_source_feeds_too_says_when_an_input_is_done(
+    executor: str, policy: Policy, seconds: float
+) -> None:
+    pipeline = rm.Pipeline().add_node("count", nodes.Count, seconds=seconds)
+    pipeline.add_node("relay", nodes.Echo).add_node("mix", nodes.Mix).add_node("out", nodes.Echo)
+    pipeline.connect("count", "relay").connect("relay", "mix.number", policy=policy)
+    pipeline.connect("mix", "out")
+    async with asyncio.timeout(10), rm.Runtime() as runtime:
+        session = await runtime.create_session("s", pipeline, executor=executor)
+        for text in "abc":
+            (got,) = await texts(session, text)
+            assert got.split()[0] == text
+        await session.terminate()
+
+
+@pytest.mark.parametrize("how", ["terminate", "close"])
+async def test_a_node_that_waits_for_room_in_its_handler_ends_at_once(
+    executor: str, how: str
+) -> None:
+    async with running(nodes.Words, nodes.Echo, executor=executor, channel_capacity=1) as session:
+        await session.send(rm.Text("word " * 100))
+        await wait_until(lambda: session.nodes["n1"].value == "processing")
+        await asyncio.sleep(0.1)  # all is full
+        start = time.monotonic()
+        await getattr(session, how)()
+        assert time.monotonic() - start < 1.0
 
 
 async def test_a_cycle_with_feedback_runs_and_ends(executor: str) -> None:

@@ -8,7 +8,8 @@
        |  Interrupt ->             |     drop what was being made
        |  Join + descriptor ->     |     one more connection of an input port
        |  Attach + descriptor ->   |     one more connection of an output port
-       |  <- Connected             |     either is done
+       |  Count ->                 |     the session's inputs now come by a connection too
+       |  <- Connected             |     any of these is done
        |  Drain ->                 |     sources: make no more
        |  <- NodeError ...         |     a message failed, and the node lives on
        |  <- Drained               |     everything that came has been worked off
@@ -34,8 +35,10 @@ __all__ = [
     "MAX_FRAME_BYTES",
     "PROTOCOL_VERSION",
     "Attach",
+    "Change",
     "Configure",
     "Connected",
+    "Count",
     "Drain",
     "Drained",
     "Failed",
@@ -73,11 +76,14 @@ class InputBinding(msgspec.Struct, frozen=True):
     Attributes:
         connection: name of the connection in the ticket.
         port: name of the node's input port.
-        is_feedback: it closes a cycle: the end of an input does not wait for it.
+        is_counted: the session's inputs come by it, so the end of an input waits for it; not where
+            it closes a cycle, nor where all that comes is made by sources.
+        is_feedback: it closes a cycle: the end of the stream does not wait for it.
     """
 
     connection: str
     port: str
+    is_counted: bool
     is_feedback: bool = False
 
 
@@ -142,15 +148,22 @@ class Join(msgspec.Struct, frozen=True, tag=True):
         channel: plan of the channel.
         connection: its plan.
         handler: method of the node that takes what arrives.
-        is_feedback: see `InputBinding`.
+        is_counted, is_feedback: see `InputBinding`.
         asleep: ledger word that says whether the writer sleeps.
     """
 
     channel: msgspec.Raw
     connection: msgspec.Raw
     handler: str
+    is_counted: bool
     is_feedback: bool
     asleep: int
+
+
+class Count(msgspec.Struct, frozen=True, tag=True):
+    """The session's inputs come by this connection from now on; see `InputBinding.is_counted`."""
+
+    connection: str
 
 
 class Interrupt(msgspec.Struct, frozen=True, tag=True):
@@ -238,7 +251,7 @@ class NodeFailure(msgspec.Struct, frozen=True, tag=True):
 
 
 class Connected(msgspec.Struct, frozen=True, tag=True):
-    """A connection was added at this end: the answer to `Join` and `Attach`."""
+    """A connection is as was asked: the answer to `Join`, `Attach` and `Count`."""
 
     connection: str
 
@@ -247,7 +260,9 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
     """Every input has ended and everything has been worked off."""
 
 
-ToRunner: TypeAlias = Configure | Join | Attach | Interrupt | Drain | ShowStack | Stop
+Change: TypeAlias = Join | Attach | Count
+"""What changes the connections of a node that is at work."""
+ToRunner: TypeAlias = Configure | Change | Interrupt | Drain | ShowStack | Stop
 FromRunner: TypeAlias = (
     Hello | Progress | Ready | Stack | Failed | NodeFailure | Connected | Drained
 )

@@ -115,9 +115,9 @@ class NodeProcess:
             return
 
     async def connect(
-        self, connection: str, command: control.Attach | control.Join, fds: Sequence[int]
+        self, connection: str, command: control.Change, fds: Sequence[int] = ()
     ) -> None:
-        """Have it add a connection at its end; return when it has.
+        """Have it change a connection at its end; return when it has.
 
         Raises:
             ExecutorError: it has finished, or ended meanwhile.

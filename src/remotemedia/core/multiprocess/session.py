@@ -217,9 +217,11 @@ class Session:
         writer.require_at_work()
         # Fails it from here on, a connection stays planned that carries nothing; cancelled, it is
         # made all the same.
-        name, join, attach = self._wiring.connect(one, connection.capacity)
-        await reader.connect(name, join, [self._wiring.bell(one.from_node).fd])
-        await writer.connect(name, attach, [self._wiring.bell(one.to_node).fd])
+        new = self._wiring.connect(one, connection.capacity)
+        for node_id, count in new.counts:
+            await self._nodes[node_id].connect(count.connection, count)
+        await reader.connect(new.name, new.join, [self._wiring.bell(one.from_node).fd])
+        await writer.connect(new.name, new.attach, [self._wiring.bell(one.to_node).fd])
         exchange.extend()
 
     def channels_of(self, node_id: str) -> dict[str, str]:

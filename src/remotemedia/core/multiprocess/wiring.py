@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from remotemedia.core.graph import reachable
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.registry import Channel, ChannelRegistry
 from remotemedia.core.multiprocess.plan import Policy, SpareTaps
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         ValidatedPipeline,
     )
 
-__all__ = ["HOST", "Wiring"]
+__all__ = ["HOST", "NewConnection", "Wiring"]
 
 HOST = "session"
 """Name of the endpoint that is the session itself; those of nodes begin with "node "."""
@@ -35,6 +36,23 @@ HOST = "session"
 GROWN_TAPS = 4
 GROWN_CAPACITY = 32
 """How many connections an output of a node that was added later takes, and of what capacity."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewConnection:
+    """What nodes are to be told of a connection that comes while the session runs, in this order.
+
+    Attributes:
+        name: of the connection.
+        counts: by whom inputs of the session come now that did not before: reader and connection.
+        join: for the node that reads.
+        attach: for the node that writes.
+    """
+
+    name: str
+    counts: tuple[tuple[str, control.Count], ...]
+    join: control.Join
+    attach: control.Attach
 
 
 class Wiring:
@@ -81,9 +99,12 @@ class Wiring:
         registry.add_endpoint(HOST)
         for node in self.pipeline.nodes:
             self._add_ends(node, SpareTaps())
+        reached = self.reached()
         for one in self.pipeline.connections:
             channel = self._channels[one.from_node, one.from_port.name]
-            self._join(channel, one.to_node, one.to_port, one.policy, one.capacity, one.is_feedback)
+            connection = self._join(channel, one.to_node, one.to_port, one.policy, one.capacity)
+            is_counted = _is_counted(one, reached)
+            self._bind(one.to_node, one.to_port, connection, is_counted, one.is_feedback)
         for one_end in self.pipeline.inputs:
             self._add_host_input(one_end)
         for one_end in self.pipeline.outputs:
@@ -114,17 +135,20 @@ class Wiring:
             outputs=(*before.outputs, *outputs),
         )
 
-    def connect(
-        self, one: ValidatedConnection, capacity: int | None
-    ) -> tuple[str, control.Join, control.Attach]:
+    def reached(self) -> set[str]:
+        """Return the nodes that inputs of the session reach; the others are fed by sources alone.
+
+        Those never say that they have finished with an input.
+        """
+        edges = [(c.from_node, c.to_node) for c in self.pipeline.connections if not c.is_feedback]
+        return reachable(edges, {one.node_id for one in self.pipeline.inputs})
+
+    def connect(self, one: ValidatedConnection, capacity: int | None) -> NewConnection:
         """Plan a connection that comes while the session runs.
 
         Args:
             one: as it was validated.
             capacity: what was asked for; None is what the output port has room for.
-
-        Returns:
-            Its name, what the node that reads is to be told, and then the one that writes.
 
         Raises:
             ChannelError: the output port has no room for it.
@@ -139,18 +163,26 @@ class Wiring:
             capacity=1 if policy is Policy.LATEST else capacity,
             is_told=True,
         )
-        self.pipeline = replace(self.pipeline, connections=(*self.pipeline.connections, one))
+        before, reached_before = self.pipeline.connections, self.reached()
+        self.pipeline = replace(self.pipeline, connections=(*before, one))
+        reached = self.reached()
+        counts = tuple(
+            (other.to_node, control.Count(str(other)))
+            for other in before
+            if _is_counted(other, reached) and not _is_counted(other, reached_before)
+        )
         encode = msgspec.msgpack.encode
         raw = msgspec.Raw(encode(plan))
         join = control.Join(
             msgspec.Raw(encode(channel.plan)),
             raw,
             one.to_port.handler,
+            _is_counted(one, reached),
             one.is_feedback,
             self.bell(one.from_node).asleep,
         )
         attach = control.Attach(channel.name, raw, self.bell(one.to_node).asleep)
-        return plan.name, join, attach
+        return NewConnection(plan.name, counts, join, attach)
 
     def bell(self, node_id: str) -> Bell:
         """Return the doorbell of a node; its descriptor stays ours."""
@@ -178,7 +210,8 @@ class Wiring:
         name = f"input {one}"
         channel = self.registry.create_channel(name, writer=HOST, taps=SpareTaps())
         self.host_inputs[one.node_id, one.port.name] = name
-        self._join(channel, one.node_id, one.port, None, one.port.capacity, is_feedback=False)
+        connection = self._join(channel, one.node_id, one.port, None, one.port.capacity)
+        self._bind(one.node_id, one.port, connection, is_counted=True, is_feedback=False)
 
     def _add_host_output(self, one: SessionPort) -> None:
         connection = self.registry.connect(
@@ -207,8 +240,7 @@ class Wiring:
         port: Port,
         policy: str | None,
         capacity: int | None,
-        is_feedback: bool,
-    ) -> None:
+    ) -> str:
         chosen = self._policy(policy)
         if chosen is Policy.LATEST:
             capacity = 1
@@ -220,7 +252,12 @@ class Wiring:
             capacity=capacity or self._config.channel_capacity,
             max_held=self._config.max_held_messages,
         )
-        binding = control.InputBinding(connection.name, port.name, is_feedback)
+        return connection.name
+
+    def _bind(
+        self, node_id: str, port: Port, connection: str, is_counted: bool, is_feedback: bool
+    ) -> None:
+        binding = control.InputBinding(connection, port.name, is_counted, is_feedback)
         self._inputs[node_id].append(binding)
 
     def _policy(self, policy: str | None) -> Policy:
@@ -264,6 +301,11 @@ class Wiring:
     def node_died(self, node_id: str) -> None:
         """Tell the others that a node's process is dead, once it has been reaped."""
         self.registry.endpoint_died(_endpoint(node_id))
+
+
+def _is_counted(one: ValidatedConnection, reached: set[str]) -> bool:
+    """Whether the end of an input waits for a connection."""
+    return one.from_node in reached and not one.is_feedback
 
 
 def _scope(session_id: str) -> str:

@@ -189,9 +189,8 @@ class NodeRun:
         methods = {port.name: getattr(self._node, port.handler) for port in kind.inputs}
         subscribers = endpoint.subscribers
         handlers = {subscribers[one.connection]: methods[one.port] for one in configuration.inputs}
-        counted = [
-            subscribers[one.connection] for one in configuration.inputs if not one.is_feedback
-        ]
+        counted = [subscribers[one.connection] for one in configuration.inputs if one.is_counted]
+        feedback = [subscribers[one.connection] for one in configuration.inputs if one.is_feedback]
         publishers = {one.port: endpoint.publishers[one.channel] for one in configuration.outputs}
         context.open(publishers)
         host = endpoint.bells[configuration.host] if not publishers else None
@@ -200,6 +199,7 @@ class NodeRun:
             self._node,
             handlers,
             counted,
+            feedback,
             endpoint,
             publishers,
             context,

@@ -60,8 +60,8 @@ class Work:
     Args:
         node: the instance.
         handlers: what takes a message, by the connection it comes from.
-        counted: the connections whose inputs must have ended before ours have: all but those that
-            close a cycle.
+        counted: the connections whose inputs must have ended before ours have.
+        feedback: the connections that close a cycle.
         endpoint: its channels.
         publishers: its output ports.
         context: what the node was bound to.
@@ -76,6 +76,7 @@ class Work:
         node: Node,
         handlers: dict[Subscriber, Handler],
         counted: list[Subscriber],
+        feedback: list[Subscriber],
         endpoint: Endpoint,
         publishers: dict[str, Publisher],
         context: RunnerContext,
@@ -96,7 +97,6 @@ class Work:
         self._counted = counted
         self._host = host
         self._skips_errors = skips_errors
-        feedback = [one for one in handlers if one not in counted]
         self._inbox = Inbox(endpoint.doorbell, handlers, feedback)
         # With one input there is nobody to be fair to: the next message is looked for there.
         self.only = next(iter(handlers)) if len(handlers) == 1 else None
@@ -176,14 +176,14 @@ class Work:
         return f"{self.working_on!r} of input {self.context.correlation_id}"
 
     def attach(self) -> bool:
-        """Add the connections that were asked for; return whether there was an interrupt.
+        """Change connections as was asked; return whether there was an interrupt.
 
         Raises:
             Stopped: the runner is to exit.
         """
         if self.commands.is_stopping:
             raise Stopped
-        self.add_connections(self.commands.take_attachments())
+        self.change_connections(self.commands.take_changes())
         return self.enter(self._words[_EPOCH])
 
     @property
@@ -204,13 +204,15 @@ class Work:
             publisher.epoch = epoch
         return True
 
-    def add_connections(
-        self, attachments: Iterable[tuple[control.Attach | control.Join, int]]
-    ) -> None:
-        """Add these connections, each with the descriptor of the other end's doorbell."""
-        for command, fd in attachments:
+    def change_connections(self, changes: Iterable[tuple[control.Change, list[int]]]) -> None:
+        """Add connections, each with the descriptor of the other end's doorbell, or count them."""
+        for command, fds in changes:
+            if isinstance(command, control.Count):
+                self._counted.append(self.endpoint.subscribers[command.connection])
+                self.reporter.say(control.Connected(command.connection))
+                continue
             connection = msgspec.msgpack.decode(command.connection, type=ConnectionPlan)
-            bell = Bell(fd, command.asleep)
+            bell = Bell(fds[0], command.asleep)
             if isinstance(command, control.Attach):
                 self.endpoint.add_bell(connection.reader, bell)
                 bell = self.endpoint.bells[connection.reader]
@@ -221,7 +223,7 @@ class Work:
                 subscriber = self.endpoint.subscribe(port, connection)
                 self.only = None if self.handlers else subscriber
                 self.handlers[subscriber] = getattr(self.node, command.handler)
-                if not command.is_feedback:
+                if command.is_counted:
                     self._counted.append(subscriber)
                 self._inbox.add(subscriber, is_optional=command.is_feedback)
             self.reporter.say(control.Connected(connection.name))
