@@ -60,7 +60,9 @@ class NodeConfig:
         cuda_visible_devices: value of CUDA_VISIBLE_DEVICES, such as "0"; None: unchanged.
         restart: whether it is started again after a crash.
         on_error: what an exception in a handler does.
-        stall_timeout_seconds: how long one message may take it; None: for ever.
+        stall_timeout_seconds: how long one message may take it, without the time that it waits for
+            room downstream; then its process is killed, and the error says where it was. None: for
+            ever. Not for sources, and not where nodes run in threads.
     """
 
     node_type: str | NodeTarget

@@ -11,7 +11,8 @@
        |  Count ->                 |     the session's inputs now come by a connection too
        |  <- Connected             |     any of these is done
        |  Drain ->                 |     sources: make no more
-       |  <- NodeError ...         |     a message failed, and the node lives on
+       |  <- NodeFailure ...       |     a message failed, and the node lives on
+       |  <- Busy ...              |     a message was begun, said now and then where one may stall
        |  <- Drained               |     everything that came has been worked off
        |  Stop ->                  |     clean up and exit
 
@@ -35,6 +36,7 @@ __all__ = [
     "MAX_FRAME_BYTES",
     "PROTOCOL_VERSION",
     "Attach",
+    "Busy",
     "Change",
     "Configure",
     "Connected",
@@ -112,6 +114,8 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
             worked off an input.
         on_error: "fail" or "skip".
         spin_ns: how long it looks for news before it sleeps.
+        busy_every_ns: it says `Busy` with a message that begins so long after the last `Busy`; 0 is
+            never.
     """
 
     session_id: str
@@ -125,6 +129,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     host: int
     on_error: str
     spin_ns: int
+    busy_every_ns: int
 
 
 class Attach(msgspec.Struct, frozen=True, tag=True):
@@ -250,6 +255,12 @@ class NodeFailure(msgspec.Struct, frozen=True, tag=True):
     working_on: str
 
 
+class Busy(msgspec.Struct, frozen=True, tag=True):
+    """A message was begun at this time of `time.monotonic_ns()`; see `Watchdog`."""
+
+    at_ns: int
+
+
 class Connected(msgspec.Struct, frozen=True, tag=True):
     """A connection is as was asked: the answer to `Join`, `Attach` and `Count`."""
 
@@ -264,7 +275,7 @@ Change: TypeAlias = Join | Attach | Count
 """What changes the connections of a node that is at work."""
 ToRunner: TypeAlias = Configure | Change | Interrupt | Drain | ShowStack | Stop
 FromRunner: TypeAlias = (
-    Hello | Progress | Ready | Stack | Failed | NodeFailure | Connected | Drained
+    Hello | Progress | Ready | Stack | Failed | NodeFailure | Busy | Connected | Drained
 )
 
 _encode = msgspec.msgpack.Encoder().encode

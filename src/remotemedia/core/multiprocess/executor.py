@@ -266,8 +266,6 @@ def refuse_what_is_not_there(pipeline: ValidatedPipeline) -> None:
     for node in pipeline.nodes:
         if node.config.restart.policy != "never":
             option = "restart"
-        elif node.config.stall_timeout_seconds is not None:
-            option = "stall_timeout_seconds"
         else:
             continue
         raise ExecutorError(

@@ -45,6 +45,9 @@ class Launched(Protocol):
     def stderr_tail(self) -> str:
         """Last lines of its standard error."""
 
+    def signal(self, number: int) -> None:
+        """Send a signal to its process group, if it has one of its own."""
+
     async def wait(self) -> ProcessExit:
         """Wait for its end. Cancelling changes nothing."""
 
@@ -167,6 +170,9 @@ class _NodeThread:
 
     def _set_exit(self, end: ProcessExit) -> None:
         self._exited.set_result(end)
+
+    def signal(self, number: int) -> None:
+        """See `Launched.signal`: a thread cannot be told from the program that it belongs to."""
 
     async def wait(self) -> ProcessExit:
         """See `Launched.wait`."""

@@ -12,6 +12,7 @@ from remotemedia.core.graph import reachable
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.registry import Channel, ChannelRegistry
 from remotemedia.core.multiprocess.plan import Policy, SpareTaps
+from remotemedia.core.multiprocess.transport.ledger import ConnectionWord, PortWord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -273,7 +274,9 @@ class Wiring:
         """Open a node's end of its channels, in this process."""
         return self.registry.open(_endpoint(node_id))
 
-    def configure(self, node: ValidatedNode) -> tuple[control.Configure, Sequence[int]]:
+    def configure(
+        self, node: ValidatedNode, stall_timeout_seconds: float | None
+    ) -> tuple[control.Configure, Sequence[int]]:
         """Write down what a node's runner needs, and the descriptors that go with it."""
         ticket: Ticket | None = None
         if self.registry.crosses_processes:
@@ -291,12 +294,24 @@ class Wiring:
             host=self.registry.index(HOST),
             on_error=node.config.on_error,
             spin_ns=self._config.spin_microseconds * 1000,
+            busy_every_ns=int((stall_timeout_seconds or 0) * 1e9),
         )
         return configuration, () if ticket is None else ticket.fds
 
     def slot(self, node_id: str) -> int:
         """First ledger word of a node's endpoint."""
         return self.registry.endpoint_plan(_endpoint(node_id)).slot
+
+    def room(self, node_id: str) -> tuple[bool, int]:
+        """Whether a node waits for room downstream, and how long it has so far, in nanoseconds."""
+        words = self.registry.ledger.words
+        ports = [self._channels[node_id, one.port].plan for one in self._outputs[node_id]]
+        is_waiting = any(
+            words[one.slot + ConnectionWord.CREDIT_WANTED]
+            for port in ports
+            for one in port.connections
+        )
+        return is_waiting, sum(words[port.slot + PortWord.BLOCKED_NS] for port in ports)
 
     def node_died(self, node_id: str) -> None:
         """Tell the others that a node's process is dead, once it has been reaped."""

@@ -207,6 +207,7 @@ class NodeRun:
             self._reporter,
             host,
             skips_errors=configuration.on_error == "skip",
+            busy_every_ns=configuration.busy_every_ns,
         )
         self._commands.wake_with(self._wake_work)
         return work

@@ -69,6 +69,7 @@ class Work:
         reporter: answers it.
         host: rung when an input has been worked off by a node without outputs; None elsewhere.
         skips_errors: whether the node lives on when a message fails.
+        busy_every_ns: see `Configure`.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Work:
         host: Bell | None,
         *,
         skips_errors: bool,
+        busy_every_ns: int,
     ) -> None:
         self.node = node
         self.handlers = handlers
@@ -97,6 +99,8 @@ class Work:
         self._counted = counted
         self._host = host
         self._skips_errors = skips_errors
+        self._busy_every_ns = busy_every_ns
+        self._busy_at_ns = 0 if busy_every_ns else _NEVER
         self._inbox = Inbox(endpoint.doorbell, handlers, feedback)
         # With one input there is nobody to be fair to: the next message is looked for there.
         self.only = next(iter(handlers)) if len(handlers) == 1 else None
@@ -130,6 +134,9 @@ class Work:
         words[slot + _SEQUENCE] = subscriber.position
         words[slot + _CORRELATION] = message.correlation_id
         began = words[slot + _BEGAN] = time.monotonic_ns()
+        if began > self._busy_at_ns:
+            self._busy_at_ns = began + self._busy_every_ns
+            self.reporter.say(control.Busy(began))
         return began
 
     def end(self, began_ns: int) -> None:
@@ -240,6 +247,7 @@ class Work:
         return min((subscriber.ended_input() for subscriber in counted), default=0)
 
 
+_NEVER = 1 << 63
 _SEQUENCE = int(EndpointWord.SEQUENCE)
 _CORRELATION = int(EndpointWord.CORRELATION)
 _BEGAN = int(EndpointWord.BEGAN_NS)
