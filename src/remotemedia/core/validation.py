@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 from remotemedia.core.describe import NodeTarget, Port, describe, is_target
 from remotemedia.core.errors import Finding, NodeDefinitionError, PipelineError
 from remotemedia.core.findings import listed, suggested
-from remotemedia.core.graph import count_paths, feedback, find_cycles
+from remotemedia.core.graph import feedback, find_cycles
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.plan import MAX_CAPACITY
 from remotemedia.core.parameters import bind_parameters, plain_parameters
@@ -362,22 +362,12 @@ class _Checker:
         )
         sent = {(c.from_node, c.from_port.name) for c in connections}
         taken = {(c.to_node, c.to_port.name) for c in connections}
-        inputs = self.unconnected("input", taken)
-        outputs = self.unconnected("output", sent)
-        forward = [edge for edge, is_feedback in zip(edges, closes, strict=True) if not is_feedback]
-        paths = {port.node_id: count_paths(forward, port.node_id) for port in inputs}
         return ValidatedPipeline(
             self.pipeline.name,
             tuple(self.nodes.values()),
             connections,
-            inputs,
-            outputs,
-            {
-                str(source): {
-                    str(sink): paths[source.node_id].get(sink.node_id, 0) for sink in outputs
-                }
-                for source in inputs
-            },
+            self.unconnected("input", taken),
+            self.unconnected("output", sent),
         )
 
     def unconnected(

@@ -64,7 +64,6 @@ class Session:
     ) -> None:
         self.session_id = session_id
         self.created_at = time.monotonic()
-        self._pipeline = pipeline
         self._config = config
         self._launcher = launcher
         self._forget = forget

@@ -313,10 +313,6 @@ class Wiring:
         )
         return is_waiting, sum(words[port.slot + PortWord.BLOCKED_NS] for port in ports)
 
-    def node_died(self, node_id: str) -> None:
-        """Tell the others that a node's process is dead, once it has been reaped."""
-        self.registry.endpoint_died(_endpoint(node_id))
-
 
 def _is_counted(one: ValidatedConnection, reached: set[str]) -> bool:
     """Whether the end of an input waits for a connection."""
