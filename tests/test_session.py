@@ -294,7 +294,7 @@ async def test_a_node_that_waits_for_room_ends_at_once(executor: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["block", "latest"])
-@pytest.mark.parametrize("seconds", [0.0, 3600.0], ids=["fast", "silent"])
+@pytest.mark.parametrize("seconds", [0.0, 1.0], ids=["fast", "slow"])
 async def test_a_node_that_a_source_feeds_too_says_when_an_input_is_done(
     executor: str, policy: Policy, seconds: float
 ) -> None:
@@ -406,6 +406,42 @@ async def test_a_failure_that_was_raised_is_not_raised_again_by_close(executor: 
     async with running(nodes.Fragile, executor=executor) as session:
         await session.send(rm.Text("!raise"))
         assert isinstance(await cause_of(session.recv()), rm.ProcessCrashed)
+
+
+@pytest.mark.parametrize("how", ["close", "terminate"])
+async def test_an_end_that_takes_long_says_what_it_waits_for(
+    runtime: rm.Runtime, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = await runtime.create_session("s", chain(nodes.Echo, nodes.Deaf))
+    await session.send(rm.Text(""))
+    await wait_until(lambda: session.nodes["n2"].value == "processing")
+    ending = asyncio.create_task(getattr(session, how)())
+    await asyncio.sleep(1.3)
+    await session.terminate()
+    await ending
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == (2 if how == "close" else 1)  # closing, and then ending
+    assert all("session 's' is" in text for text in told)
+    assert all("for 'n2' to" in text for text in told)
+
+
+async def test_a_thread_that_does_not_come_back_is_an_error_and_no_hang() -> None:
+    settings = rm.MultiprocessConfig(grace_period_seconds=0.2)
+    async with asyncio.timeout(10), rm.Runtime(settings) as runtime:
+        node = rm.NodeConfig(nodes.Busy, "n1", config={"seconds": 1.5})
+        session = await runtime.create_session("s", chain(node), executor="inline")
+        await session.send(rm.Text(""))
+        await wait_until(lambda: session.nodes["n1"].value == "processing")
+        with pytest.raises(rm.ExecutorError, match="did not come back"):
+            await session.terminate()
+        assert not runtime.sessions
+        await asyncio.sleep(1.5)  # it does, and finds everything closed
+
+
+async def test_an_end_that_is_quick_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(nodes.Echo) as session:
+        assert await texts(session, "a") == ["a"]
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 async def test_a_failure_is_told_before_the_node_has_cleaned_up(runtime: rm.Runtime) -> None:

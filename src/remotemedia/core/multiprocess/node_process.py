@@ -188,6 +188,11 @@ class NodeProcess:
         self._runner_end.close()
 
     @property
+    def has_exited(self) -> bool:
+        """Whether no process of it runs: it has ended, or was never started."""
+        return self._watch is None or self._watch.done()
+
+    @property
     def is_busy(self) -> bool:
         """Whether it is working on a message now."""
         return bool(self._words[self._slot + EndpointWord.BEGAN_NS])

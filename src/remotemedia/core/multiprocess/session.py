@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from remotemedia.core.errors import ChannelError, ExecutorError, PipelineTerminated
+from remotemedia.core.findings import listed
 from remotemedia.core.multiprocess import control, events
 from remotemedia.core.multiprocess.exchange import Exchange
 from remotemedia.core.multiprocess.node_process import NodeProcess
@@ -39,6 +40,8 @@ __all__ = ["Session"]
 
 START_SECONDS = 1.0
 """How long an end waits for processes that are just being started: it takes milliseconds."""
+SLOW_SECONDS = 1.0
+"""An end that takes longer says what it waits for, lest somebody thinks that Ctrl-C did nothing."""
 _log = logging.getLogger("remotemedia.session")
 
 
@@ -448,9 +451,11 @@ class Session:
         for node in self._nodes.values():
             if not self._wiring.is_fed(node.node_id) and node.state is ProcessState.READY:
                 node.drain()
+        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._log_slow_drain)
         self._draining = asyncio.create_task(self._exchange.drain())
         # What is not out by then is dropped, and counted as such.
         await asyncio.wait([self._draining], timeout=self._config.drain_timeout_seconds)
+        slow.cancel()
         self._draining.cancel()
         with suppress(asyncio.CancelledError, ChannelError):
             await self._draining
@@ -465,6 +470,9 @@ class Session:
         shared memory is freed.
         """
         nodes = list(self._nodes.values())
+        slow = asyncio.get_running_loop().call_later(
+            SLOW_SECONDS, self._log_slow_end, grace_seconds
+        )
         if self._exchange is not None:
             self._exchange.close_inputs()  # a node that has gone would take messages without end
         if self._starts:
@@ -481,6 +489,7 @@ class Session:
             await self._launcher.end(launched, grace_seconds * 0.1)
             await asyncio.gather(*exits)
         finally:
+            slow.cancel()
             for node in nodes:
                 node.close()
             if self._exchange is not None:
@@ -492,6 +501,23 @@ class Session:
             self._advance(SessionEvent.ALL_GONE)
             self._bus.close()
             self._forget(self)
+
+    def _log_slow_drain(self) -> None:
+        waits = listed(one.node_id for one in self._nodes.values() if not one.is_drained)
+        what = f"for {waits} to work off what was sent" if waits else "for its outputs to be taken"
+        _log.warning(
+            "session %r is closing and waits %s; what is not done after drain_timeout_seconds "
+            "(%g s) is dropped, and terminate() ends it now",
+            *(self.session_id, what, self._config.drain_timeout_seconds),
+        )
+
+    def _log_slow_end(self, grace_seconds: float) -> None:
+        waits = listed(one.node_id for one in self._nodes.values() if not one.has_exited)
+        _log.warning(
+            "session %r is ending and waits for %s to exit; who has not after grace_period_seconds "
+            "(%g s) is killed",
+            *(self.session_id, waits, grace_seconds),
+        )
 
     def _advance(self, event: SessionEvent) -> None:
         before, self._state = self._state, SESSION.next(self._state, event)
