@@ -170,7 +170,10 @@ class _Checker:
         except NodeTypeNotFound as error:
             module = str(config.node_type).partition(":")[0]
             if module not in self.failed_modules:  # else that is the finding
-                self.find(where, error.problem, error.suggestion, *place, "node_type")
+                hint = error.suggestion
+                if config.node_id in self.registry.names():
+                    hint = f"id and type are swapped: the id is {config.node_id!r}, a node type"
+                self.find(where, error.problem, hint, *place, "node_type")
             return
         except NodeDefinitionError as error:
             self.find(where, str(error), "", *place, "node_type")

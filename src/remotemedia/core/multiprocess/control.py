@@ -227,7 +227,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     """The runner gives up.
 
     Attributes:
-        phase: what it was doing: a phase of `Progress`, or "processing", "finishing", "cleanup".
+        phase: what it was doing: "import", "__init__", "initialize", "connect", "process",
+            "finish", "cleanup".
         error: the error in one line.
         traceback: the Python traceback.
         working_on: the message it was working on.

@@ -315,7 +315,7 @@ class NodeProcess:
             self.node_id,
             self._wiring.session_id,
             1,
-            f"{message.phase} failed: {message.error}",
+            f"failed in {message.phase}: {message.error}" + self._limit_hint(message.error),
             traceback=message.traceback,
             working_on=message.working_on,
         )
@@ -352,7 +352,7 @@ class NodeProcess:
         if end.code == 0:
             cause = "it exited with code 0 before its work was done"
         if self.state is ProcessState.INITIALIZING:
-            cause = f"{cause}, while {self.phase}"
+            cause = f"{cause}, while {self.phase}{self._limit_hint()}"
         return ProcessCrashed(
             self.node_id,
             self._wiring.session_id,
@@ -361,6 +361,13 @@ class NodeProcess:
             stderr_tail=launched.stderr_tail,
             working_on=self._working_on(),
         )
+
+    def _limit_hint(self, error: str = "MemoryError") -> str:
+        """Say the limit of its memory where that may be why it failed."""
+        limit = self.node.config.memory_limit_bytes
+        if limit is None or not error.startswith("MemoryError"):
+            return ""
+        return f" (its memory_limit_bytes is {limit:,})"
 
     def _working_on(self) -> str:
         words, slot = self._words, self._slot

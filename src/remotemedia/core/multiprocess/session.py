@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from remotemedia.core.arguments import check_seconds
 from remotemedia.core.errors import ChannelError, ExecutorError, PipelineTerminated
 from remotemedia.core.findings import listed
 from remotemedia.core.multiprocess import control, events
@@ -127,6 +128,7 @@ class Session:
             DataError: the message or the input is not one that the pipeline takes.
             ChannelClosed: the session is closing or has ended.
         """
+        check_seconds("timeout_seconds", timeout_seconds)
         return await self._open_exchange().send(message, to, timeout_seconds)
 
     async def send_nowait(self, message: RuntimeData, to: str | None = None) -> int:

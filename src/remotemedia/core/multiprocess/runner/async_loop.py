@@ -42,6 +42,7 @@ class AsyncLoop(Work):
                 await self._work(source, is_source=True)
             else:
                 await self._serve()
+            self.is_finishing = True
             await self._work(self.node.finish)
         except ChannelClosed:
             if self.commands.is_stopping:

@@ -164,6 +164,7 @@ class NodeRun:
         kind = describe(target)
         parameters = msgspec.msgpack.decode(configuration.parameters, type=dict[str, object])
         node_id = configuration.node_id
+        self._phase = "__init__"
         node = create_node(target, parameters, f"node {node_id!r}")
         context = RunnerContext(node_id, configuration.session_id, kind, self._reporter)
         node.bind(context)
@@ -244,11 +245,22 @@ class NodeRun:
             return
         self._has_failed = True
         working_on = "" if self._work is None else self._work.describe_work()
+        phase = _HOOKS.get(self._phase, self._phase)
+        if phase == "process" and self._work is not None and self._work.is_finishing:
+            phase = "finish"
         self._reporter.say(
-            control.Failed(
-                self._phase, summary(error), control.shorten(format_error(error)), working_on
-            )
+            control.Failed(phase, summary(error), control.shorten(format_error(error)), working_on)
         )
+
+
+_HOOKS = {
+    "starting": "start",
+    "importing": "import",
+    "loading": "initialize",
+    "connecting": "connect",
+    "processing": "process",
+}
+"""What fails in a phase, by the name that the author of the node knows it."""
 
 
 async def _finished(result: object) -> None:

@@ -109,6 +109,7 @@ class Work:
         for publisher in publishers.values():
             publisher.epoch = self.epoch
         self._slot = endpoint.plan.slot
+        self.is_finishing = False
         self._ended = 0
         self._errors = 0
         self._processed = 0
