@@ -108,6 +108,15 @@ class AsyncSlowWords(Node):
         self.interrupted += 1
 
 
+class Large(Node):
+    """May send messages of 16 MB, a hundred at a time."""
+
+    out = Output(Text, max_message_bytes=16_000_000)
+
+    def process(self, text: Text) -> Addressed:
+        return self.out(text)
+
+
 class Sink(Node):
     """Takes and gives nothing."""
 

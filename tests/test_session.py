@@ -11,6 +11,7 @@ import pytest
 import remotemedia as rm
 from remotemedia.core.multiprocess import events
 from remotemedia.core.multiprocess.states import SessionState
+from remotemedia.core.multiprocess.transport import pages
 from tests import executor_nodes as nodes
 from tests.executor_helpers import (
     cause_of,
@@ -472,6 +473,20 @@ async def test_a_start_that_takes_too_long_says_where_the_node_is() -> None:
             await runtime.create_session("s", chain(nodes.Echo, nodes.NeverReady))
     assert (caught.value.node_id, caught.value.phase) == ("n2", "loading")
     assert "in initialize" in caught.value.stack
+
+
+async def test_a_pipeline_that_shared_memory_cannot_hold_is_refused_before_it_starts(
+    runtime: rm.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "free_bytes", lambda: 64_000_000)
+    with pytest.raises(rm.SharedMemoryExhausted) as caught:
+        await runtime.create_session("s", chain(nodes.Large, nodes.Echo))
+    assert caught.value.free_bytes == 64_000_000
+    assert 100 * 16_000_000 < caught.value.needed_bytes < 200 * 16_000_000
+    assert "session 's' (bytes by port: n1.out " in str(caught.value)
+    assert not runtime.sessions
+    session = await runtime.create_session("s", chain(nodes.Echo))
+    assert await texts(session, "a") == ["a"]
 
 
 # Events and statistics.

@@ -327,6 +327,7 @@ class Session:
         """
         seconds = self._config.init_timeout_secs
         try:
+            self._wiring.require_memory()
             host = self._wiring.open_host()
             async with asyncio.timeout(seconds):
                 self._starts = [asyncio.create_task(one.start()) for one in self._nodes.values()]

@@ -12,7 +12,9 @@ from remotemedia.core.graph import reachable
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.registry import Channel, ChannelRegistry
 from remotemedia.core.multiprocess.plan import Policy, SpareTaps
+from remotemedia.core.multiprocess.transport import segments
 from remotemedia.core.multiprocess.transport.ledger import ConnectionWord, PortWord
+from remotemedia.core.multiprocess.transport.pages import require_free
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +95,7 @@ class Wiring:
         """Channels that the session writes, by node and input port."""
         self.host_outputs: dict[str, tuple[str, str]] = {}
         """Node and output port, by the connection that the session reads."""
+        self._input_channels: list[Channel] = []
         self._plan()
 
     def _plan(self) -> None:
@@ -210,6 +213,7 @@ class Wiring:
     def _add_host_input(self, one: SessionPort) -> None:
         name = f"input {one}"
         channel = self.registry.create_channel(name, writer=HOST, taps=SpareTaps())
+        self._input_channels.append(channel)
         self.host_inputs[one.node_id, one.port.name] = name
         connection = self._join(channel, one.node_id, one.port, None, one.port.capacity)
         self._bind(one.node_id, one.port, connection, is_counted=True, is_feedback=False)
@@ -265,6 +269,28 @@ class Wiring:
         if policy is not None:
             return Policy(policy)
         return Policy.BLOCK if self._config.enable_backpressure else Policy.DROP_OLDEST
+
+    def require_memory(self) -> None:
+        """Check that shared memory holds all ports, as they are when they open, before any does.
+
+        That is all there will ever be for ports that declare `max_message_bytes`. The others grow
+        by what is sent, and each growth is checked by itself.
+
+        Raises:
+            SharedMemoryExhausted: it does not; with what the largest ports need.
+        """
+        if not self.registry.crosses_processes:
+            return
+        needed: dict[str, int] = {}
+        for channel in (*self._channels.values(), *self._input_channels):
+            port = channel.plan
+            queues = len(port.connections) * segments.connection_bytes(port)
+            needed[port.name] = segments.first_segment_bytes(port) + queues
+        largest = sorted(needed, key=lambda name: needed[name], reverse=True)[:3]
+        told = ", ".join(f"{name} {needed[name]:,}" for name in largest)
+        more = "" if len(needed) <= len(largest) else ", ..."
+        what = f"session {self.session_id!r} (bytes by port: {told}{more})"
+        require_free(sum(needed.values()), what)
 
     def open_host(self) -> Endpoint:
         """Open the session's own end of its channels, in this process."""
