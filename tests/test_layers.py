@@ -36,7 +36,15 @@ LAYERS = {
     f"{MULTIPROCESS}.channel": 2,
     **{
         f"{MULTIPROCESS}.{name}": 3
-        for name in ("wiring", "launch", "node_process", "exchange", "session", "runner")
+        for name in (
+            "wiring",
+            "launch",
+            "watchdog",
+            "node_process",
+            "exchange",
+            "session",
+            "runner",
+        )
     },
     f"{MULTIPROCESS}.growing": 4,
     f"{MULTIPROCESS}.executor": 4,

@@ -189,7 +189,8 @@ class ProcessCrashed(ExecutorError):
     Attributes:
         node_id, session_id: the node.
         code: exit code; negative is the number of the signal that killed it.
-        cause: the exit in words ("exit code 3", "killed by SIGSEGV", "out of memory").
+        cause: the end in words ("failed in process: ValueError: ...", "exit code 3", "killed by
+            SIGSEGV", "out of memory").
         traceback: the Python traceback, or faulthandler's; empty if there was none.
         stderr_tail: last lines of its standard error.
         working_on: the message it was processing; empty if it was idle.
@@ -216,7 +217,8 @@ class ProcessCrashed(ExecutorError):
         self.working_on = working_on
 
     def __str__(self) -> str:
-        parts = [f"node {self.node_id!r} of session {self.session_id!r}: {self.cause}"]
+        is_verb = self.cause.startswith("failed ")
+        parts = [f"node {self.node_id!r}{'' if is_verb else ':'} {self.cause}"]
         if self.working_on:
             parts[0] += f", while processing {self.working_on}"
         if self.traceback:
@@ -247,7 +249,7 @@ class NodeFailed(ExecutorError):
         self.working_on = working_on
 
     def __str__(self) -> str:
-        head = f"node {self.node_id!r} of session {self.session_id!r} skipped {self.working_on}"
+        head = f"node {self.node_id!r} skipped {self.working_on}"
         return f"{head}: {self.cause}\n{self.traceback.rstrip()}"
 
 

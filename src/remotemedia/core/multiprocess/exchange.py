@@ -116,9 +116,8 @@ class Exchange:
         self._error_words = {
             node_id: wiring.slot(node_id) + EndpointWord.ERRORS for node_id in self._nodes
         }
-        # What no input reaches never says that it has finished with one.
         edges = [(c.from_node, c.to_node) for c in pipeline.connections if not c.is_feedback]
-        reached = reachable(edges, {node_id for node_id, _ in self._inputs})
+        reached = wiring.reached()
         backward = [(reader, writer) for writer, reader in edges]
         self._makers = reachable(backward, {node_id for node_id, _ in wiring.host_outputs.values()})
         self._ends = [

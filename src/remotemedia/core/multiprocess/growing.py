@@ -52,7 +52,7 @@ class PlannedNode:
 
 def empty_pipeline(name: str) -> ValidatedPipeline:
     """Return a pipeline without nodes: the beginning of a graph that is built by hand."""
-    return ValidatedPipeline(name, (), (), (), (), {})
+    return ValidatedPipeline(name, (), (), (), ())
 
 
 def plan_node(

@@ -32,6 +32,7 @@ class SyncLoop(Work):
                 self._emit_all(outputs_of(source()), is_source=True)
             else:
                 self._serve()
+            self.is_finishing = True
             self._emit_all(outputs_of(self.node.finish()))
         except ChannelClosed:
             if self.commands.is_stopping:
