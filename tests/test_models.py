@@ -206,3 +206,50 @@ def test_where_there_is_nothing_to_say_nothing_is_said(text: str) -> None:
 def test_a_seed_makes_the_same_sound() -> None:
     one, two = (run_node(Hibari, rm.Text("Hello."), seed=3) for _ in range(2))
     assert one == two
+
+
+async def test_a_language_model_answers_in_sentences_and_remembers() -> None:
+    pipeline = chain(rm.NodeConfig("llm.chat", "llm", config={"max_tokens": 40}))
+    async with running(pipeline, init_timeout_secs=120) as session:
+        question = rm.Text("What color is the sky?", metadata={"turn": 1})
+        answer = texts([out async for out in session.stream(question)])
+        assert "blue" in " ".join(one.text for one in answer).lower()
+        assert all(one.metadata == {"turn": 1} for one in answer)
+        assert [out async for out in session.stream(rm.Text("Name three fruits."))]
+
+
+async def test_an_interrupt_ends_what_a_language_model_says() -> None:
+    config = {"prompt": "model", "max_tokens": 1500, "system": ""}
+    pipeline = chain(rm.NodeConfig("llm.chat", "llm", config=config))
+    async with running(pipeline, init_timeout_secs=120) as session:
+        await session.send(rm.Text("Write a very long story about a dog. Once upon a time"))
+        await session.recv()
+        session.interrupt()
+        began = time.monotonic()
+        await session.close()
+        assert time.monotonic() - began < 5
+
+
+async def test_an_unknown_language_model_is_an_error_that_says_what_may_be_given() -> None:
+    node = rm.NodeConfig("llm.chat", "llm", config={"model": "gemma"})
+    with pytest.raises(rm.ProcessCrashed, match=r"'gemma' is no file; give the path of a GGUF"):
+        async with running(chain(node), init_timeout_secs=120):
+            pass
+
+
+async def test_speech_in_is_answered_by_speech_out() -> None:
+    pipeline = chain(
+        rm.NodeConfig("audio.resample", "resample", config={"mono": True}),
+        rm.NodeConfig("silero_vad", "vad"),
+        rm.NodeConfig("whisper", "asr"),
+        rm.NodeConfig("text.answer", "answer", config={"words": "You said: {text}"}),
+        rm.NodeConfig("tts.hibari", "tts"),
+    )
+    recording = two_cities()
+    begin = rm.Audio(recording.samples[: 14 * recording.sample_rate], recording.sample_rate)
+    async with running(pipeline, init_timeout_secs=120) as session:
+        spoken = audios(await through(session, cut(begin, 960)))
+    said = " ".join(str(one.metadata["text"]) for one in spoken)
+    assert word_error_rate(TWO_CITIES[:180], said.replace("You said: ", "")) <= 0.25
+    heard = texts(run_node(Whisper, list(run_node(Resample, spoken)), language="en"))
+    assert word_error_rate(said, " ".join(text.text for text in heard)) <= 0.25

@@ -43,3 +43,12 @@ def test_join_sends_the_rest_at_the_end() -> None:
 def test_join_refuses_to_collect_nothing() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         run_node(nodes.Join, texts("a"), count=0)
+
+
+def test_answer_says_that_it_is_no_model_and_what_it_was_told() -> None:
+    (out,) = run_node(nodes.Answer, Text("Is {text} it?", metadata={"language": "en"}))
+    assert isinstance(out, Text)
+    assert "no language model" in out.text
+    assert out.text.endswith("Is {text} it?")
+    assert out.metadata == {"language": "en"}
+    assert run_node(nodes.Answer, Text("hm"), words="You said {text}.") == texts("You said hm.")

@@ -11,7 +11,7 @@ import msgspec
 from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
-from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.extras import default_threads, needs_extra
 from remotemedia.nodes.formats import check_mono
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class Whisper(Node):
         beam_size: how many readings are followed at a time, 1 to 20; more are slower.
         device: cpu, cuda or auto.
         compute_type: how the weights are held: int8, int8_float16, float16, float32 or default.
-        threads: threads of the processor that it may use, 0 to 256; 0: what the process may use,
-            at most 4.
+        threads: threads of the processor that it may use, 0 to 256; 0: half of those that the
+            process may use, at most 4.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Whisper(Node):
             folder,
             device=self.device,
             compute_type=self.compute_type,
-            cpu_threads=self.threads or _usable_threads(),
+            cpu_threads=self.threads or default_threads(),
         )
         self.progress(1.0, f"loaded {self.model}")
 
@@ -127,12 +127,6 @@ def _folder_of(model: str) -> str:
             f"owner/name, or one of {known}"
         )
     return str(download_model(model))
-
-
-def _usable_threads() -> int:
-    import os
-
-    return min(4, len(os.sched_getaffinity(0)))
 
 
 def _number(value: object, default: float) -> float:
