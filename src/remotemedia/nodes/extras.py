@@ -1,7 +1,4 @@
-"""Libraries that only some nodes need, and what they may take of the machine.
-
-They are imported inside of `needs_extra`, from `initialize`.
-"""
+"""Libraries that only some nodes need: imported inside of `needs_extra`, from `initialize`."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["default_threads", "needs_extra"]
+__all__ = ["needs_extra"]
 
 # ONNX Runtime on Linux since 1.29, and the hub's client: both report what is done, unless told
 # before they are loaded.
@@ -42,12 +39,3 @@ def needs_extra(node_type: str, extra: str) -> Iterator[None]:
             f"installed: pip install 'remotemedia[{extra}]'",
             name=error.name,
         ) from error
-
-
-def default_threads() -> int:
-    """Return how many threads a model runs on unless told: half of what there is, at most 4.
-
-    The other nodes of a pipeline work at the same time, and threads that wait for each other on a
-    processor that is busy are slower than one.
-    """
-    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator  # noqa: TC003 (a node's annotations are read)
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -14,8 +16,9 @@ import msgspec
 from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Text
-from remotemedia.nodes.extras import default_threads, needs_extra
+from remotemedia.nodes.extras import needs_extra
 from remotemedia.nodes.sentences import Sentences
+from remotemedia.nodes.threads import default_threads, made_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -103,22 +106,18 @@ class Chat(Node):
         """Send the answer, sentence by sentence."""
         said: list[str] = []
         sentences = Sentences()
-        generation = _Generation(asyncio.get_running_loop())
-        work = asyncio.create_task(asyncio.to_thread(self._generate, text.text, generation))
+        make = partial(self._generate, text.text)
         try:
-            async for piece in generation:
-                for sentence in sentences.add(piece):
-                    said.append(sentence)
-                    yield Text(sentence, metadata=text.metadata)
-            await work
+            async with aclosing(made_in_thread(make)) as pieces:
+                async for piece in pieces:
+                    for sentence in sentences.add(piece):
+                        said.append(sentence)
+                        yield Text(sentence, metadata=text.metadata)
             if rest := sentences.rest():
                 said.append(rest)
                 yield Text(rest, metadata=text.metadata)
         finally:
-            generation.is_wanted = False
             self._chat.add(text.text, " ".join(said))
-            # After an interrupt the model still makes the token that it is at.
-            await asyncio.wait([work])
 
     def cleanup(self) -> None:
         """Let go of the model."""
@@ -143,8 +142,19 @@ class Chat(Node):
         self._server = xllamacpp.Server(params)
         self.progress(1.0, f"loaded {self.model}")
 
-    def _generate(self, text: str, generation: _Generation) -> None:
-        """Make the answer, in a thread."""
+    def _generate(self, text: str, put: Callable[[str], bool]) -> None:
+        """Make the answer, in a thread; put each piece of it where it is waited for."""
+        errors: list[str] = []
+
+        def take(chunk: Mapping[str, Any]) -> bool:
+            """Take what the model says next; return whether it is to stop."""
+            if "error" in chunk:
+                errors.append(str(chunk["error"].get("message", chunk["error"])))
+                return True
+            choice = chunk["choices"][0] if chunk["choices"] else {}
+            piece = choice.get("text") or choice.get("delta", {}).get("content") or ""
+            return not put(piece)
+
         request: dict[str, object] = {
             "stream": True,
             "max_tokens": self.max_tokens,
@@ -152,15 +162,14 @@ class Chat(Node):
         }
         if self.seed is not None:
             request["seed"] = self.seed
-        try:
-            if self.is_plain:
-                request |= {"prompt": self._chat.as_text(text), "stop": ["\n", "User:"]}
-                self._server.handle_completions(request, generation.take)
-            else:
-                request["messages"] = self._chat.as_messages(text)
-                self._server.handle_chat_completions(request, generation.take)
-        finally:
-            generation.end()
+        if self.is_plain:
+            request |= {"prompt": self._chat.as_text(text), "stop": ["\n", "User:"]}
+            self._server.handle_completions(request, take)
+        else:
+            request["messages"] = self._chat.as_messages(text)
+            self._server.handle_chat_completions(request, take)
+        if errors:  # what the callback raises is not passed on
+            raise RuntimeError(f"the language model: {errors[0]}")
 
 
 def _close_to_others(params: Any) -> None:
@@ -266,47 +275,3 @@ def _size(turn: tuple[str, str]) -> int:
 
 def _line(text: str) -> str:
     return " ".join(text.split())
-
-
-class _Generation:
-    """The pieces of an answer, on their way from the thread that makes them to the event loop.
-
-    Attributes:
-        is_wanted: cleared on the loop's side to end it.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.is_wanted = True
-        self._loop = loop
-        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        self._error = ""
-
-    def take(self, chunk: Mapping[str, Any]) -> bool:
-        """Take what the model says next; return whether it is to stop. Called in the thread."""
-        if "error" in chunk:
-            self._error = str(chunk["error"].get("message", chunk["error"]))
-            return True
-        choice = chunk["choices"][0] if chunk["choices"] else {}
-        piece = choice.get("text") or choice.get("delta", {}).get("content")
-        if piece:
-            self._put(piece)
-        return not self.is_wanted
-
-    def end(self) -> None:
-        """Say that nothing will come any more. Called in the thread."""
-        self._put(None)
-
-    def __aiter__(self) -> _Generation:
-        return self
-
-    async def __anext__(self) -> str:
-        piece = await self._pieces.get()
-        if piece is None:
-            if self._error:
-                raise RuntimeError(f"the language model: {self._error}")
-            raise StopAsyncIteration
-        return piece
-
-    def _put(self, piece: str | None) -> None:
-        put: Callable[[str | None], None] = self._pieces.put_nowait
-        self._loop.call_soon_threadsafe(put, piece)

@@ -11,8 +11,9 @@ import msgspec
 from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
-from remotemedia.nodes.extras import default_threads, needs_extra
+from remotemedia.nodes.extras import needs_extra
 from remotemedia.nodes.formats import check_mono
+from remotemedia.nodes.threads import default_threads
 
 if TYPE_CHECKING:
     from remotemedia.data import MetadataValue
