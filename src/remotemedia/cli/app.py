@@ -6,6 +6,8 @@ from importlib.metadata import version
 
 import click
 
+from remotemedia.cli.graph import graph
+from remotemedia.cli.nodes import nodes
 from remotemedia.cli.run import run
 from remotemedia.cli.validate import validate
 
@@ -20,7 +22,7 @@ def app() -> None:
     """Pipelines of real-time media and AI nodes, each node a process of its own."""
 
 
-for command in (run, validate):
+for command in (run, validate, graph, nodes):
     app.add_command(command)
 
 
