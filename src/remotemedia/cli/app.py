@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import click
 
+from remotemedia.cli.doctor import doctor
 from remotemedia.cli.graph import graph
 from remotemedia.cli.nodes import nodes
 from remotemedia.cli.run import run
@@ -22,7 +23,7 @@ def app() -> None:
     """Pipelines of real-time media and AI nodes, each node a process of its own."""
 
 
-for command in (run, validate, graph, nodes):
+for command in (run, validate, graph, nodes, doctor):
     app.add_command(command)
 
 
