@@ -8,6 +8,7 @@ import click
 
 from remotemedia.cli.doctor import doctor
 from remotemedia.cli.graph import graph
+from remotemedia.cli.new import new
 from remotemedia.cli.nodes import nodes
 from remotemedia.cli.run import run
 from remotemedia.cli.validate import validate
@@ -23,7 +24,7 @@ def app() -> None:
     """Pipelines of real-time media and AI nodes, each node a process of its own."""
 
 
-for command in (run, validate, graph, nodes, doctor):
+for command in (run, validate, graph, nodes, doctor, new):
     app.add_command(command)
 
 
