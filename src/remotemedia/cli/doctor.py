@@ -48,7 +48,7 @@ class Check:
     advice: str = ""
 
 
-@click.command()
+@click.command(short_help="Look at what the machine lacks, and clean it up.")
 @click.option("--clean", is_flag=True, help="Remove what dead programs have left.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def doctor(clean: bool, as_json: bool) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["graph", "mermaid"]
 
 
-@click.command()
+@click.command(short_help="Draw a pipeline, here or as Mermaid.")
 @click.argument("file")
 @click.option("--mermaid", "as_mermaid", is_flag=True, help="Print it as a Mermaid flowchart.")
 def graph(file: str, as_mermaid: bool) -> None:

@@ -84,7 +84,7 @@ $ pytest
 """
 
 
-@click.command()
+@click.command(short_help="Make a project to begin with.")
 @click.argument("folder", metavar="NAME")
 def new(folder: str) -> None:
     """Make a project in the new folder NAME: one node, one pipeline, one test that passes."""

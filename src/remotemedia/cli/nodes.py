@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["nodes"]
 
 
-@click.command()
+@click.command(short_help="List node types, or show one.")
 @click.argument("name", required=False)
 @click.option(
     "-m",

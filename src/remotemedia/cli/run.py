@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-@click.command()
+@click.command(short_help="Run a pipeline, from an input to its outputs.")
 @click.argument("file")
 @click.option(
     "-i",

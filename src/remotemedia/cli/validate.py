@@ -14,7 +14,7 @@ from remotemedia.cli.wording import plural
 __all__ = ["validate"]
 
 
-@click.command()
+@click.command(short_help="Say everything that is wrong with a pipeline.")
 @click.argument("file")
 @click.option("--set", "settings", multiple=True, metavar="NODE.PARAM=VALUE", help="Change one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
