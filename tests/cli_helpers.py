@@ -18,6 +18,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from click.testing import CliRunner
+
+from remotemedia.cli.app import app
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -30,7 +34,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def remotemedia(
     *arguments: object, stdin: str = "", cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
+    """Run the command to its end, as a program."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         input=stdin,
@@ -39,6 +43,12 @@ def remotemedia(
         text=True,
         timeout=SECONDS,
     )
+
+
+def inside(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process, which takes half the time and shows what it leaves open."""
+    done = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -60,7 +70,7 @@ def write_pipeline(folder: Path, *nodes: tuple[str, dict[str, object]]) -> Path:
     ]
     ids = [entry["id"] for entry in entries]
     connections = [{"from": a, "to": b} for a, b in itertools.pairwise(ids)]
-    path = folder / "pipeline.json"
+    path = folder / f"{'-'.join(ids)}.json"
     path.write_text(
         json.dumps(
             {

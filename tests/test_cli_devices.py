@@ -89,3 +89,21 @@ def test_a_device_that_fails_is_a_clear_error(
     assert done.returncode == 3
     assert problem in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("where", [["-i", "mic"], ["-i", "SOUND", "-o", "speaker"]], ids=str)
+@pytest.mark.parametrize(
+    ("problem", "advice"),
+    [
+        ("raise OSError('PortAudio library not found')", "libportaudio2"),
+        ("raise ModuleNotFoundError", "pip install 'remotemedia[mic]'"),
+    ],
+)
+def test_a_missing_library_is_an_error_that_says_what_to_install(
+    speaker: Path, gain: Path, sound: Path, where: list[str], problem: str, advice: str
+) -> None:
+    (speaker.parent / "path" / "sounddevice.py").write_text(problem)
+    done = remotemedia("run", gain, *(str(sound) if one == "SOUND" else one for one in where))
+    assert done.returncode == 3
+    assert advice in done.stderr
+    assert "Traceback" not in done.stderr

@@ -97,7 +97,7 @@ class Job:
         for number in END_SIGNALS:
             loop.add_signal_handler(number, self._end_by, signal.Signals(number))
         try:
-            async with Runtime() as runtime:
+            async with Runtime(self._config) as runtime:
                 executor = MultiprocessExecutor(self._config)
                 runtime.register_executor("python", executor)
                 # The slow part first, so that the session can be followed from its beginning.
@@ -132,6 +132,8 @@ class Job:
                 asyncio.create_task(self._follow(session)),
                 asyncio.create_task(self._refresh()),
             ]
+        for follower in followers:
+            follower.add_done_callback(self._end_if_blind)
         try:
             if await _first(start, self._is_asked.wait()) is not start:
                 start.cancel()
@@ -143,7 +145,16 @@ class Job:
         finally:
             for follower in followers:
                 follower.cancel()
-            await asyncio.gather(*followers, return_exceptions=True)
+            ends = await asyncio.gather(*followers, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    def _end_if_blind(self, follower: asyncio.Task[None]) -> None:
+        """Nobody sees any more how it goes: end it, and say why."""
+        if not follower.cancelled() and follower.exception() is not None:
+            self._is_asked.set()
+            self._is_forced.set()
 
     async def _work(self, session: Session) -> None:
         receive = asyncio.create_task(self._receive(session))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -107,7 +108,8 @@ def run(
     feed = None if source is None else Feed(source, *pick_input(pipeline, source, to))
     is_typed = input_ == "-" and sys.stdin.isatty()
     screen = open_screen(is_quiet=quiet, may_be_live=not is_typed)
-    sinks = open_sinks(outputs or ("-",), pipeline, screen.write, as_json=as_json)
+    path = Path(input_) if input_ not in (None, "-", "mic") else None
+    sinks = open_sinks(outputs or ("-",), pipeline, screen.write, as_json=as_json, source=path)
     job = Job(pipeline, feed, sinks, screen, is_realtime=realtime, start_seconds=start_seconds)
     code = _run(job, screen, source, sinks, as_json=as_json, with_traceback=traceback)
     click.get_current_context().exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import time
@@ -25,6 +26,7 @@ __all__ = ["LineScreen", "LiveScreen", "NodeLog", "QuietScreen", "Screen", "open
 LINE_EVERY_SECONDS = 10.0
 PROGRESS_STEP = 0.1
 MIN_WIDTH = 100
+BURST_SECONDS = 0.05
 NODE_LOGGER = "remotemedia.node."
 
 Self = TypeVar("Self", bound="QuietScreen")
@@ -76,11 +78,19 @@ def open_screen(*, is_quiet: bool, may_be_live: bool) -> Screen:
     return LiveScreen() if is_live else LineScreen()
 
 
+class _Console(Console):
+    """A console that says when its reader has gone, where rich's ends the program."""
+
+    def on_broken_pipe(self) -> None:
+        """See rich's."""
+        raise BrokenPipeError(errno.EPIPE, "who reads standard error has gone")
+
+
 class QuietScreen:
     """Shows only what went wrong."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = _Console(stderr=True, highlight=False, soft_wrap=True)
 
     def __enter__(self: Self) -> Self:
         return self
@@ -179,6 +189,8 @@ class LiveScreen(LineScreen):
 
     def __init__(self) -> None:
         super().__init__()
+        self._waiting: list[Text] = []
+        self._printed_at = 0.0
         self._live = Live(
             console=self.console,
             auto_refresh=False,
@@ -197,6 +209,7 @@ class LiveScreen(LineScreen):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._print_waiting()
         self._live.stop()
 
     def hear(self, watch: Watch, event: events.Event) -> None:
@@ -206,14 +219,38 @@ class LiveScreen(LineScreen):
 
     def refresh(self, watch: Watch) -> None:
         """See `Screen.refresh`."""
+        self._print_waiting()
         self._live.update(live_view(watch), refresh=True)
+
+    def note(self, text: str, style: str = "") -> None:
+        """See `Screen.note`."""
+        self._print(Text(text, style=style))
+
+    def node_line(self, node_id: str, text: str) -> None:
+        """See `Screen.node_line`."""
+        self._print(Text.assemble((f"{node_id} | ", "dim"), text))
 
     def write(self, line: str) -> None:
         """See `Screen.write`."""
         if sys.stdout.isatty():
-            self.console.print(Text(line))  # else it would be written into the middle of the view
+            self._print(Text(line))  # else it would be written into the middle of the view
         else:
             super().write(line)
+
+    def _print(self, text: Text) -> None:
+        """Print above the view: at once, or with the next refresh where much comes in a row.
+
+        The whole view is drawn again for it, which takes milliseconds.
+        """
+        self._waiting.append(text)
+        if time.monotonic() - self._printed_at > BURST_SECONDS:
+            self._print_waiting()
+
+    def _print_waiting(self) -> None:
+        if self._waiting:
+            self.console.print(Text("\n").join(self._waiting))
+            self._waiting.clear()
+            self._printed_at = time.monotonic()
 
 
 class NodeLog(logging.Handler):

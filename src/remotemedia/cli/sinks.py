@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -57,6 +58,7 @@ def open_sinks(
     write: Callable[[str], None],
     *,
     as_json: bool,
+    source: Path | None = None,
 ) -> list[Sink]:
     """Open what the command line names as outputs.
 
@@ -65,11 +67,12 @@ def open_sinks(
         pipeline: whose outputs they are for.
         write: prints a line on standard output.
         as_json: whether lines on standard output are JSON.
+        source: the file that is read, which must not be written.
 
     Raises:
         Failure: one is no output, cannot be written, or would get nothing.
     """
-    sinks = [_open(one, write, as_json=as_json) for one in outputs]
+    sinks = [_open(one, write, source, as_json=as_json) for one in outputs]
     sent = {kind for one in pipeline.outputs for kind in one.port.kinds}
     for sink in sinks:
         if sink.kinds and not sent & set(sink.kinds):
@@ -79,7 +82,7 @@ def open_sinks(
     return sinks
 
 
-def _open(name: str, write: Callable[[str], None], *, as_json: bool) -> Sink:
+def _open(name: str, write: Callable[[str], None], source: Path | None, *, as_json: bool) -> Sink:
     if name == "-":
         return LineSink("standard output", json_line if as_json else text_line, write)
     if name == "speaker":
@@ -90,9 +93,15 @@ def _open(name: str, write: Callable[[str], None], *, as_json: bool) -> Sink:
         known = " ".join((*SOUND_SUFFIXES, *TEXT_SUFFIXES, *JSON_SUFFIXES))
         problem = f"--output {name}: its ending says no format; there is {known}, - and speaker"
         raise Failure(problem, INVALID)
+    if source is not None and path.exists() and path.samefile(source):
+        raise Failure(
+            f"--output {name}: it is the input, and would be overwritten while it is read", INVALID
+        )
     if path.is_dir() or not path.absolute().parent.is_dir():
         problem = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
         raise Failure(f"--output {name}: {problem}", INVALID)
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise Failure(f"--output {name}: you may not write it", UNREADABLE)
     if suffix in SOUND_SUFFIXES:
         return SoundFileSink(path)
     return TextFileSink(path, text_line if suffix in TEXT_SUFFIXES else json_line)
@@ -176,22 +185,22 @@ class LineSink:
 
 
 class TextFileSink:
-    """A file with a line for every message."""
+    """A file with a line for every message, made when the first one comes."""
 
     kinds: tuple[str, ...] = ()
 
     def __init__(self, path: Path, line: Callable[[RuntimeData], str]) -> None:
         self.name = str(path)
         self.count = 0
+        self._path = path
         self._line = line
-        try:
-            self._file: IO[str] = path.open("w", encoding="utf-8")
-        except OSError as error:
-            raise Failure(f"{path} cannot be written: {error.strerror}", UNREADABLE) from error
+        self._file: IO[str] | None = None
 
     async def write(self, message: RuntimeData) -> None:
         """See `Sink.write`."""
         try:
+            if self._file is None:
+                self._file = self._path.open("w", encoding="utf-8")
             self._file.write(self._line(message) + "\n")
             self._file.flush()
         except OSError as error:
@@ -200,8 +209,10 @@ class TextFileSink:
 
     def close(self) -> str:
         """See `Sink.close`."""
+        if self._file is None:
+            return f"{self.name}: nothing came, so it was not written"
         self._file.close()
-        return f"{self.name}: {plural(self.count, 'line') if self.count else 'nothing came'}"
+        return f"{self.name}: {plural(self.count, 'line')}"
 
 
 class SoundFileSink:

@@ -78,6 +78,9 @@ def open_source(given: str | None, text: str | None) -> Source | None:
 
 
 def _require_file(path: Path) -> None:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        problem = "is a device or a pipe; lines of text can come from standard input: --input -"
+        raise Failure(f"{path} {problem}", UNREADABLE)
     try:
         with path.open("rb") as file:
             is_empty = not file.read(1)
