@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import DataError
+from remotemedia.errors import DataError
 
 if TYPE_CHECKING:
     from remotemedia.data import Audio

@@ -313,7 +313,10 @@ class Exchange:
 
     def _pump(self) -> bool:
         """Take one output and give it to whom it belongs; False if there is none."""
-        if self._has_finished or not self._subscribers:
+        if self._has_finished:
+            return False
+        if not self._subscribers:
+            self._has_finished = bool(self._nodes) and self._is_worked_off()
             return False
         try:
             taken = self._inbox.take()
@@ -354,11 +357,14 @@ class Exchange:
                 self._unclaimed.clear()
         if self._subscribers and not self._has_finished:
             return None
-        if not all(one.is_drained for one in self._nodes.values()):
+        if not self._is_worked_off():
             return None
         self._has_finished = True
         self.wake()
         return True
+
+    def _is_worked_off(self) -> bool:
+        return all(one.is_drained for one in self._nodes.values())
 
     def _announce(self) -> None:
         """Tell every input port up to which number nothing will be sent to it any more."""

@@ -1,0 +1,40 @@
+"""All commands under one name."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import click
+
+from remotemedia.cli.doctor import doctor
+from remotemedia.cli.graph import graph
+from remotemedia.cli.new import new
+from remotemedia.cli.nodes import nodes
+from remotemedia.cli.run import run
+from remotemedia.cli.validate import validate
+
+__all__ = ["app", "run_app"]
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("remotemedia"), message="%(prog)s %(version)s")
+def app() -> None:
+    """Pipelines of real-time media and AI nodes, each node a process of its own."""
+
+
+for command in (run, validate, graph, nodes, doctor, new):
+    app.add_command(command)
+
+
+def run_app() -> int:
+    """Run the command that the arguments name, and return the exit code."""
+    try:
+        code = app.main(prog_name="remotemedia", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0

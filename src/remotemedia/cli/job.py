@@ -1,0 +1,242 @@
+"""One run of a pipeline: started, fed, emptied, and brought to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from remotemedia.cli.watch import Watch
+from remotemedia.core.multiprocess.config import MultiprocessConfig
+from remotemedia.core.multiprocess.executor import MultiprocessExecutor
+from remotemedia.core.runtime import Runtime
+from remotemedia.data import Audio
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from remotemedia.cli.screen import Screen
+    from remotemedia.cli.sinks import Sink
+    from remotemedia.cli.sources import Source
+    from remotemedia.core.multiprocess.session import Session
+    from remotemedia.core.validation import SessionPort, ValidatedPipeline
+
+__all__ = ["Feed", "Job"]
+
+REFRESH_SECONDS = 0.2
+GRACE_SECONDS = 2.0
+"""How long nodes have to end by themselves where the user forces it."""
+DRAIN_SECONDS = 86_400.0
+"""How long a pipeline may take to work off what was sent: who is tired of waiting says so."""
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What goes in: a source, the input port it goes to, the type of its messages."""
+
+    source: Source
+    port: SessionPort
+    kind: str
+
+
+class Job:
+    """Runs a pipeline once, from `run()`.
+
+    The first SIGINT or SIGTERM ends the input and lets what is under way come out; the second ends
+    the session at once.
+
+    Args:
+        pipeline: what to run.
+        feed: what to send; None: nothing.
+        sinks: where outputs go.
+        screen: shows how it goes.
+        is_realtime: whether sound is sent at the pace of its own time.
+        start_seconds: how long its nodes may take to get ready.
+    """
+
+    def __init__(
+        self,
+        pipeline: ValidatedPipeline,
+        feed: Feed | None,
+        sinks: Sequence[Sink],
+        screen: Screen,
+        *,
+        is_realtime: bool,
+        start_seconds: float,
+    ) -> None:
+        self.watch = Watch(pipeline)
+        self.ended_by: signal.Signals | None = None
+        self.unclaimed: dict[str, int] = {}
+        self._pipeline = pipeline
+        self._feed = feed
+        self._sinks = sinks
+        self._screen = screen
+        self._is_realtime = is_realtime
+        self._config = MultiprocessConfig(
+            max_processes_per_session=None,
+            init_timeout_secs=start_seconds,
+            grace_period_seconds=GRACE_SECONDS,
+            drain_timeout_seconds=DRAIN_SECONDS,
+        )
+        self._is_asked = asyncio.Event()
+        self._is_forced = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run it to its end.
+
+        Raises:
+            ExecutorError: it failed.
+            Failure: its input could not be read, or its output not be written.
+        """
+        loop = asyncio.get_running_loop()
+        for number in END_SIGNALS:
+            loop.add_signal_handler(number, self._end_by, signal.Signals(number))
+        try:
+            async with Runtime(self._config) as runtime:
+                executor = MultiprocessExecutor(self._config)
+                runtime.register_executor("python", executor)
+                # The slow part first, so that the session can be followed from its beginning.
+                await executor.initialize()
+                await self._run_session(runtime)
+        finally:
+            for number in END_SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _end_by(self, number: signal.Signals) -> None:
+        if self._is_asked.is_set():
+            self._screen.note("ending now", "yellow")
+            self._is_forced.set()
+            return
+        self.ended_by = number
+        self.watch.is_ending = True
+        self._is_asked.set()
+        if self.watch.ready_at is not None:
+            text = "ending when what is under way is out; Ctrl-C again ends it now"
+            self._screen.note(text, "yellow")
+
+    async def _run_session(self, runtime: Runtime) -> None:
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._pipeline.name)[:64] or "run"
+        start = asyncio.create_task(runtime.create_session(name, self._pipeline))
+        while name not in runtime.sessions and not start.done():
+            await asyncio.sleep(0)
+        followers = []
+        if name in runtime.sessions:
+            session = runtime.sessions[name]
+            self.watch.follow(session)
+            followers = [
+                asyncio.create_task(self._follow(session)),
+                asyncio.create_task(self._refresh()),
+            ]
+        for follower in followers:
+            follower.add_done_callback(self._end_if_blind)
+        try:
+            if await _first(start, self._is_asked.wait()) is not start:
+                start.cancel()
+                with suppress(asyncio.CancelledError):
+                    await start
+                self._screen.note("ended while it started", "yellow")
+                return
+            await self._work(start.result())
+        finally:
+            for follower in followers:
+                follower.cancel()
+            ends = await asyncio.gather(*followers, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    def _end_if_blind(self, follower: asyncio.Task[None]) -> None:
+        """Nobody sees any more how it goes: end it, and say why."""
+        if not follower.cancelled() and follower.exception() is not None:
+            self._is_asked.set()
+            self._is_forced.set()
+
+    async def _work(self, session: Session) -> None:
+        receive = asyncio.create_task(self._receive(session))
+        send = None if self._feed is None else asyncio.create_task(self._send(session, self._feed))
+        try:
+            # A pipeline without input ends by itself, or when it is asked to.
+            working = receive if send is None else send
+            await _first(working, receive, self._is_asked.wait())
+            if send is not None and not send.done():
+                send.cancel()
+            if send is not None:
+                self.watch.input_ended_at = time.monotonic()
+            end = asyncio.create_task(_close(session, receive))
+            if await _first(end, self._is_forced.wait()) is not end:
+                await session.terminate()
+            await end
+            self.watch.finished_at = time.monotonic()
+            if send is not None:
+                with suppress(asyncio.CancelledError):
+                    await send
+        finally:
+            tasks = [receive] if send is None else [receive, send]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await session.terminate()
+
+    async def _send(self, session: Session, feed: Feed) -> None:
+        began = time.monotonic()
+        watch = self.watch
+        to = str(feed.port)
+        async for message in feed.source.messages(feed.kind):
+            if self._is_realtime:
+                ahead = began + watch.sent_seconds - time.monotonic()
+                if ahead > 0:
+                    await asyncio.sleep(ahead)
+            number = await session.send(message, to)
+            watch.latency.note_sent(number)
+            watch.sent += 1
+            if isinstance(message, Audio):
+                watch.sent_seconds += message.duration_seconds
+
+    async def _receive(self, session: Session) -> None:
+        async for message in session.outputs():
+            self.watch.received += 1
+            self.watch.latency.note_output(message.correlation_id)
+            kind = type(message).__name__
+            takers = [sink for sink in self._sinks if kind in sink.kinds]
+            takers = takers or [sink for sink in self._sinks if not sink.kinds]
+            for sink in takers:
+                await sink.write(message)
+            if not takers:
+                self.unclaimed[kind] = self.unclaimed.get(kind, 0) + 1
+
+    async def _follow(self, session: Session) -> None:
+        async for event in session.events():
+            self.watch.hear(event)
+            self._screen.hear(self.watch, event)
+
+    async def _refresh(self) -> None:
+        while True:
+            self._screen.refresh(self.watch)
+            await asyncio.sleep(REFRESH_SECONDS)
+
+
+async def _close(session: Session, receive: asyncio.Task[None]) -> None:
+    """Close a session, with its outputs received to the last."""
+    closing = asyncio.create_task(session.close())
+    try:
+        await receive  # raises how the session failed, if it did
+    finally:
+        if receive.cancelled() or receive.exception() is not None:
+            await session.terminate()
+        with suppress(asyncio.CancelledError):
+            await closing
+
+
+async def _first(*what: asyncio.Task[Any] | Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
+    """Wait for the first of several, and return it; the others that are no tasks are cancelled."""
+    tasks = [one if isinstance(one, asyncio.Task) else asyncio.create_task(one) for one in what]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task, given in zip(tasks, what, strict=True):
+        if task is not given:
+            task.cancel()
+    return next(task for task in tasks if task in done)

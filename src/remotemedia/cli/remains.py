@@ -1,0 +1,176 @@
+"""What programs that were killed have left on this machine, and its removal.
+
+A runtime that ends, however it ends, leaves nothing as long as one of its processes is there to
+clean up, and the next one removes what is left where none was. So this finds little: what is left
+when all processes of a runtime were killed at once and none was started since.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from remotemedia.core.multiprocess.leftovers import MARK
+from remotemedia.core.multiprocess.transport import folder
+from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER, MemoryLock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Remains", "clean", "find_remains", "living_domains"]
+
+MIN_AGE_SECONDS = 60.0
+"""Files younger than this may belong to a runtime that is just starting."""
+SPAWNER = b"remotemedia/core/multiprocess/spawner.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What nobody owns any more.
+
+    Attributes:
+        folders: runtime folders whose process is dead.
+        files: in shared memory.
+        processes: pids of what nodes have started, with the names of their programs.
+    """
+
+    folders: tuple[Path, ...]
+    files: tuple[Path, ...]
+    processes: dict[int, str]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.folders or self.files or self.processes)
+
+
+def find_remains() -> Remains:
+    """Look for what dead runtimes of this user have left; nothing is changed.
+
+    Raises:
+        ExecutorError: the runtime folder is not usable.
+    """
+    here = folder.private_folder()
+    with MemoryLock(here):
+        folders = tuple(root for root, is_alive in _domains(here) if not is_alive)
+    return Remains(folders, tuple(_orphaned_files(here)), dict(_orphaned_processes()))
+
+
+def living_domains() -> int:
+    """Count the runtimes of this user that run now.
+
+    Raises:
+        ExecutorError: the runtime folder is not usable.
+    """
+    here = folder.private_folder()
+    with MemoryLock(here):
+        return sum(is_alive for _, is_alive in _domains(here))
+
+
+def clean(remains: Remains) -> None:
+    """Remove what was found: kill the processes, then unlink the rest."""
+    for pid in remains.processes:
+        _kill(pid)
+    here = folder.private_folder()
+    with MemoryLock(here):
+        folder.sweep_dead(here)
+    for path in remains.files:
+        path.unlink(missing_ok=True)
+
+
+def _domains(here: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the folder of each runtime, and whether its process lives: then it is locked."""
+    for root in here.iterdir():
+        try:
+            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield root, False
+        except BlockingIOError:
+            yield root, True
+        finally:
+            os.close(fd)
+
+
+def _orphaned_files(here: Path) -> Iterator[Path]:
+    """Yield our files in shared memory that have no runtime folder and that no process uses.
+
+    A runtime with another `XDG_RUNTIME_DIR` has its folder elsewhere, and holds that open.
+    """
+    pattern = re.compile(rf"({re.escape(folder.PREFIX)}[0-9a-f]{{10}})(?![0-9a-f])")
+    now = time.time()
+    found: dict[str, list[Path]] = {}
+    young: set[str] = {root.name for root in here.iterdir()}
+    for path in Path(SHM_FOLDER).iterdir():
+        match = pattern.match(path.name)
+        if match is None:
+            continue
+        with suppress(FileNotFoundError):
+            state = path.stat()
+            if state.st_uid == os.getuid():
+                found.setdefault(match[1], []).append(path)
+                if now - state.st_mtime < MIN_AGE_SECONDS:
+                    young.add(match[1])
+    unknown = found.keys() - young
+    if unknown:
+        unknown -= _in_use(pattern)
+    for prefix in sorted(unknown):
+        yield from found[prefix]
+
+
+def _in_use(pattern: re.Pattern[str]) -> set[str]:
+    """Return the names of runtimes of which a process has a file mapped, or anything open."""
+    used: set[str] = set()
+    for pid in _pids():
+        texts = []
+        with suppress(OSError):  # ended meanwhile, or another user's
+            texts.append(Path(f"/proc/{pid}/maps").read_text(errors="replace"))
+            for fd in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(FileNotFoundError):
+                    texts.append(str(fd.readlink()))
+        used.update(match[1] for text in texts for match in pattern.finditer(text))
+    return used
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _orphaned_processes() -> Iterator[tuple[int, str]]:
+    """Yield processes that nodes have started, and that no spawner is above any more."""
+    for pid in _pids():
+        with suppress(OSError):
+            if _is_orphan(pid):
+                yield pid, Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def _is_orphan(pid: int) -> bool:
+    if f"{MARK}=".encode() not in Path(f"/proc/{pid}/environ").read_bytes():
+        return False
+    while pid > 1:
+        if SPAWNER in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return False
+        # proc_pid_stat(5): after the name in parentheses come state and parent.
+        pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    return True
+
+
+def _kill(pid: int) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)  # first, so that what is checked is what is killed
+    except OSError:
+        return
+    try:
+        with suppress(OSError):
+            if _is_orphan(pid):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,174 @@
+"""`remotemedia run`: one pipeline, from an input to its outputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from remotemedia.cli.failure import FAILED, INVALID, READER_GONE, Failure, explained
+from remotemedia.cli.loading import load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from remotemedia.cli.job import Job
+    from remotemedia.cli.screen import Screen
+    from remotemedia.cli.sinks import Sink
+    from remotemedia.cli.sources import Source
+
+__all__ = ["run"]
+
+
+@click.command(short_help="Run a pipeline, from an input to its outputs.")
+@click.argument("file")
+@click.option(
+    "-i",
+    "--input",
+    "input_",
+    metavar="INPUT",
+    help="A sound file (WAV, FLAC, OGG, MP3), a .txt, .md, .json or .jsonl file, whose lines are "
+    "sent one by one, - for the lines of standard input, or mic.",
+)
+@click.option("--text", help="Send this text, instead of --input.")
+@click.option("--to", metavar="NODE[.PORT]", help="The input it goes to, where several take it.")
+@click.option(
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="OUTPUT",
+    help="A sound file for sound, a .txt or .jsonl file, - for standard output, or speaker. "
+    "May be given several times. [default: -]",
+)
+@click.option("--realtime", is_flag=True, help="Send sound no faster than it would be recorded.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NODE.PARAM=VALUE",
+    help="Change a parameter; the value is YAML. May be given several times.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines, the summary among them.")
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but what went wrong.")
+@click.option("--traceback", is_flag=True, help="Show the whole traceback of a node that failed.")
+@click.option(
+    "--start-timeout",
+    "start_seconds",
+    type=click.FloatRange(0.001, 86_400),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the nodes may take to get ready.",
+)
+def run(
+    file: str,
+    input_: str | None,
+    text: str | None,
+    to: str | None,
+    outputs: tuple[str, ...],
+    realtime: bool,
+    settings: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    traceback: bool,
+    start_seconds: float,
+) -> None:
+    """Run the pipeline FILE: send it an input, and write what comes out.
+
+    What comes out goes to standard output or files; how it goes is shown on standard error, live
+    on a terminal. Ctrl-C ends the input and waits for what is under way; a second one ends all.
+
+    \b
+    Exit codes:
+      0    it ran to its end
+      1    the pipeline failed
+      2    the command line or the pipeline file is wrong; nothing was started
+      3    an input could not be read, or an output not be written
+      130  it was interrupted by Ctrl-C (143: by SIGTERM)
+      141  who read its standard output has gone
+    """  # noqa: D301 - a mark of click's
+    if input_ is not None and text is not None:
+        raise Failure("--input and --text cannot both be given", INVALID)
+    pipeline = load(file, settings)
+    # Nothing above needs these, and `--help` should not wait for them.
+    from remotemedia.cli.job import Feed, Job
+    from remotemedia.cli.screen import open_screen
+    from remotemedia.cli.sinks import open_sinks
+    from remotemedia.cli.sources import open_source, pick_input
+
+    source = open_source(input_, text)
+    if source is None and pipeline.inputs:
+        takes = "; ".join(f"{o} takes {' or '.join(o.port.kinds)}" for o in pipeline.inputs)
+        raise Failure(f"it needs an input: {takes}; give --input or --text", INVALID)
+    feed = None if source is None else Feed(source, *pick_input(pipeline, source, to))
+    is_typed = input_ == "-" and sys.stdin.isatty()
+    screen = open_screen(is_quiet=quiet, may_be_live=not is_typed)
+    path = Path(input_) if input_ not in (None, "-", "mic") else None
+    sinks = open_sinks(outputs or ("-",), pipeline, screen.write, as_json=as_json, source=path)
+    job = Job(pipeline, feed, sinks, screen, is_realtime=realtime, start_seconds=start_seconds)
+    code = _run(job, screen, source, sinks, as_json=as_json, with_traceback=traceback)
+    click.get_current_context().exit(code)
+
+
+def _run(
+    job: Job,
+    screen: Screen,
+    source: Source | None,
+    sinks: Sequence[Sink],
+    *,
+    as_json: bool,
+    with_traceback: bool,
+) -> int:
+    import asyncio
+
+    from remotemedia.cli.screen import NodeLog
+    from remotemedia.errors import RemoteMediaError
+
+    failure: Failure | None = None
+    try:
+        with screen, NodeLog(screen):
+            if source is not None and source.warning:
+                screen.note(f"warning: {source.warning}", "yellow")
+            asyncio.run(job.run())
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for what is flushed at exit
+        return READER_GONE
+    except Failure as error:
+        failure = error
+    except RemoteMediaError as error:
+        failure = Failure(explained(error, with_traceback=with_traceback), FAILED)
+    finally:
+        if source is not None:
+            source.close()
+        ends = [sink.close() for sink in sinks]
+    _report(job, screen, ends, failure, as_json=as_json)
+    if failure is not None:
+        raise failure
+    return 0 if job.ended_by is None else 128 + job.ended_by
+
+
+def _report(
+    job: Job, screen: Screen, ends: Sequence[str], failure: Failure | None, *, as_json: bool
+) -> None:
+    from remotemedia.cli.tables import as_data
+
+    if job.watch.ready_at is not None:
+        screen.show_summary(job.watch)
+        for end in filter(None, ends):
+            screen.note(end)
+        for kind, count in job.unclaimed.items():
+            screen.note(f"{count:,} {kind} came out that no --output takes", "yellow")
+        if failure is None and not job.watch.received and job.watch.pipeline.outputs:
+            screen.note("nothing came out", "yellow")
+    if as_json:
+        if failure is not None:
+            about = {"type": "error", "error": failure.message, "exit_code": failure.exit_code}
+            screen.write(json.dumps(about))
+        screen.write(json.dumps(as_data(job.watch)))

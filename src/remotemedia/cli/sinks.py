@@ -1,0 +1,306 @@
+"""Where `run` puts what comes out: sound files, text files, standard output, the speaker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from remotemedia.cli.devices import sound_devices
+from remotemedia.cli.failure import INVALID, UNREADABLE, Failure
+from remotemedia.cli.sources import sound_files
+from remotemedia.cli.wording import duration_text, plural
+from remotemedia.data import Audio, Binary, Control, File, Json, Tensor, Text, Video
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from remotemedia.core.validation import ValidatedPipeline
+    from remotemedia.data import RuntimeData
+
+__all__ = ["Sink", "json_line", "open_sinks", "text_line"]
+
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+TEXT_SUFFIXES = (".txt", ".md")
+JSON_SUFFIXES = (".json", ".jsonl")
+
+
+class Sink(Protocol):
+    """Something to write messages to.
+
+    Attributes:
+        name: what to call it.
+        kinds: the types of message that it takes; empty is all that no other sink takes.
+        count: how many it has taken.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    count: int
+
+    async def write(self, message: RuntimeData) -> None:
+        """Write one message.
+
+        Raises:
+            Failure: it cannot be written.
+        """
+
+    def close(self) -> str:
+        """Finish it, and return what became of it, in words. Twice is harmless."""
+
+
+def open_sinks(
+    outputs: Iterable[str],
+    pipeline: ValidatedPipeline,
+    write: Callable[[str], None],
+    *,
+    as_json: bool,
+    source: Path | None = None,
+) -> list[Sink]:
+    """Open what the command line names as outputs.
+
+    Args:
+        outputs: names of files, "-" and "speaker".
+        pipeline: whose outputs they are for.
+        write: prints a line on standard output.
+        as_json: whether lines on standard output are JSON.
+        source: the file that is read, which must not be written.
+
+    Raises:
+        Failure: one is no output, cannot be written, or would get nothing.
+    """
+    sinks = [_open(one, write, source, as_json=as_json) for one in outputs]
+    sent = {kind for one in pipeline.outputs for kind in one.port.kinds}
+    for sink in sinks:
+        if sink.kinds and not sent & set(sink.kinds):
+            sends = "; ".join(f"{o} sends {' or '.join(o.port.kinds)}" for o in pipeline.outputs)
+            problem = f"{sink.name} takes {' or '.join(sink.kinds)}"
+            raise Failure(f"{problem}, and {sends or 'the pipeline has no output'}", INVALID)
+    return sinks
+
+
+def _open(name: str, write: Callable[[str], None], source: Path | None, *, as_json: bool) -> Sink:
+    if name == "-":
+        return LineSink("standard output", json_line if as_json else text_line, write)
+    if name == "speaker":
+        return SpeakerSink()
+    path = Path(name)
+    suffix = path.suffix.lower()
+    if suffix not in (*SOUND_SUFFIXES, *TEXT_SUFFIXES, *JSON_SUFFIXES):
+        known = " ".join((*SOUND_SUFFIXES, *TEXT_SUFFIXES, *JSON_SUFFIXES))
+        problem = f"--output {name}: its ending says no format; there is {known}, - and speaker"
+        raise Failure(problem, INVALID)
+    if source is not None and path.exists() and path.samefile(source):
+        raise Failure(
+            f"--output {name}: it is the input, and would be overwritten while it is read", INVALID
+        )
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        problem = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise Failure(f"--output {name}: {problem}", INVALID)
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise Failure(f"--output {name}: you may not write it", UNREADABLE)
+    if suffix in SOUND_SUFFIXES:
+        return SoundFileSink(path)
+    return TextFileSink(path, text_line if suffix in TEXT_SUFFIXES else json_line)
+
+
+def text_line(message: RuntimeData) -> str:
+    """Return a message as a line for people; a text may have several lines of its own."""
+    match message:
+        case Text():
+            return message.text
+        case Json():
+            return msgspec.json.encode(message.value).decode()
+        case File():
+            return message.path
+        case _:
+            return repr(message)
+
+
+def json_line(message: RuntimeData) -> str:
+    """Return a message as one line of JSON; of arrays, what they are and not what they hold."""
+    about: dict[str, object] = {
+        "type": type(message).__name__,
+        "input": message.correlation_id,
+        "timestamp_ns": message.timestamp_ns,
+        **_content(message),
+    }
+    if message.metadata:
+        about["metadata"] = dict(message.metadata)
+    return msgspec.json.encode(about).decode()
+
+
+def _content(message: RuntimeData) -> dict[str, object]:
+    match message:
+        case Text():
+            return {"text": message.text}
+        case Json():
+            return {"value": message.value}
+        case Audio():
+            return {
+                "frames": message.frames,
+                "channels": message.channels,
+                "sample_rate": message.sample_rate,
+                "seconds": round(message.duration_seconds, 6),
+            }
+        case Video():
+            return {"width": message.width, "height": message.height, "format": message.format}
+        case Tensor():
+            return {"shape": list(message.array.shape), "dtype": str(message.array.dtype)}
+        case Binary():
+            return {"bytes": len(message)}
+        case File():
+            return {"path": message.path, "media_type": message.media_type}
+        case Control():
+            return {"name": message.name, "value": message.value}
+
+
+class LineSink:
+    """Prints a line for every message."""
+
+    kinds: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        name: str,
+        line: Callable[[RuntimeData], str],
+        write: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.count = 0
+        self._line = line
+        self._write = write
+
+    async def write(self, message: RuntimeData) -> None:
+        """See `Sink.write`."""
+        self._write(self._line(message))
+        self.count += 1
+
+    def close(self) -> str:
+        """See `Sink.close`."""
+        return ""
+
+
+class TextFileSink:
+    """A file with a line for every message, made when the first one comes."""
+
+    kinds: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, line: Callable[[RuntimeData], str]) -> None:
+        self.name = str(path)
+        self.count = 0
+        self._path = path
+        self._line = line
+        self._file: IO[str] | None = None
+
+    async def write(self, message: RuntimeData) -> None:
+        """See `Sink.write`."""
+        try:
+            if self._file is None:
+                self._file = self._path.open("w", encoding="utf-8")
+            self._file.write(self._line(message) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise Failure(f"{self.name} cannot be written: {error.strerror}", UNREADABLE) from error
+        self.count += 1
+
+    def close(self) -> str:
+        """See `Sink.close`."""
+        if self._file is None:
+            return f"{self.name}: nothing came, so it was not written"
+        self._file.close()
+        return f"{self.name}: {plural(self.count, 'line')}"
+
+
+class SoundFileSink:
+    """A sound file, made when the first sound comes, with its rate and channels."""
+
+    kinds: tuple[str, ...] = ("Audio",)
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.count = 0
+        self._path = path
+        self._library = sound_files()
+        self._file: Any = None
+
+    async def write(self, message: RuntimeData) -> None:
+        """See `Sink.write`."""
+        assert isinstance(message, Audio)
+        try:
+            if self._file is None:
+                self._file = self._library.SoundFile(
+                    self._path, "w", message.sample_rate, message.channels
+                )
+            self._require_same(message)
+            self._file.write(message.samples)
+        except (self._library.LibsndfileError, OSError) as error:
+            raise Failure(f"{self.name} cannot be written: {error}", UNREADABLE) from error
+        self.count += 1
+
+    def _require_same(self, message: Audio) -> None:
+        was = self._file.samplerate, self._file.channels
+        now = message.sample_rate, message.channels
+        if was != now:
+            raise Failure(
+                f"{self.name} holds sound of {was[0]} Hz and {was[1]} channels, and now comes "
+                f"sound of {now[0]} Hz and {now[1]}: put a node before the output that converts",
+                UNREADABLE,
+            )
+
+    def close(self) -> str:
+        """See `Sink.close`."""
+        if self._file is None:
+            return f"{self.name}: no sound came, so it was not written"
+        seconds = self._file.frames / self._file.samplerate
+        about = f"{self._file.samplerate:,} Hz, {plural(self._file.channels, 'channel')}"
+        self._file.close()
+        return f"{self.name}: {duration_text(seconds)} of sound, {about}"
+
+
+class SpeakerSink:
+    """The default speaker. Writing waits until there is room, so the pipeline is paced by it."""
+
+    kinds: tuple[str, ...] = ("Audio",)
+    name: str = "the speaker"
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._devices = sound_devices()
+        self._stream: Any = None
+
+    async def write(self, message: RuntimeData) -> None:
+        """See `Sink.write`."""
+        assert isinstance(message, Audio)
+        samples = message.samples.copy()  # a thread reads it, also if this is cancelled
+        await asyncio.to_thread(self._play, samples, message.sample_rate, message.channels)
+        self.count += 1
+
+    def _play(self, samples: Any, rate: int, channels: int) -> None:
+        try:
+            if self._stream is None or (self._stream.samplerate, self._stream.channels) != (
+                rate,
+                channels,
+            ):
+                self._stop()
+                self._stream = self._devices.OutputStream(
+                    samplerate=rate, channels=channels, dtype="float32"
+                )
+                self._stream.start()
+            self._stream.write(samples)
+        except self._devices.PortAudioError as error:
+            raise Failure(f"{self.name} cannot be used: {error}", UNREADABLE) from error
+
+    def _stop(self) -> None:
+        if self._stream is not None:
+            self._stream.stop()  # plays what it has to its end
+            self._stream.close()
+            self._stream = None
+
+    def close(self) -> str:
+        """See `Sink.close`."""
+        self._stop()
+        return "" if self.count else f"{self.name}: no sound came"

@@ -1,0 +1,164 @@
+"""What `run` sees of a session, for views: nodes, counts, latencies from input to output."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from remotemedia.cli.usage import UsageMeter
+from remotemedia.core.multiprocess import events
+
+if TYPE_CHECKING:
+    from remotemedia.core.multiprocess.channel.stats import ConnectionStats
+    from remotemedia.core.multiprocess.session import Session
+    from remotemedia.core.validation import ValidatedPipeline
+
+__all__ = ["EndToEnd", "NodeView", "Watch"]
+
+MAX_REMEMBERED = 100_000
+"""Inputs whose first output is waited for, and latencies that are kept."""
+
+
+@dataclass(slots=True)
+class NodeView:
+    """One node, as far as it is known.
+
+    Attributes:
+        node_id, type_name: the node.
+        phase, fraction, message: of its start; `phase` is a state once it is ready.
+        ready_seconds: how long its start took; None until then.
+        meter: of its process; None until that runs.
+        skipped: messages that failed in it and were skipped.
+        cpu_percent, memory_bytes: at the last reading.
+    """
+
+    node_id: str
+    type_name: str
+    phase: str = "waiting"
+    fraction: float = 0.0
+    message: str = ""
+    ready_seconds: float | None = None
+    meter: UsageMeter | None = None
+    skipped: int = 0
+    cpu_percent: float = 0.0
+    memory_bytes: int = 0
+
+
+@dataclass(slots=True)
+class EndToEnd:
+    """Times from sending an input to the first output that came of it, in seconds."""
+
+    sent_at: dict[int, float] = field(default_factory=dict)
+    delays: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
+    last_sent_at: float | None = None
+    after_last: float | None = None
+
+    def note_sent(self, number: int) -> None:
+        """An input has gone in."""
+        now = time.monotonic()
+        self.sent_at[number] = self.last_sent_at = now
+        self.after_last = None
+        if len(self.sent_at) > MAX_REMEMBERED:
+            del self.sent_at[next(iter(self.sent_at))]
+
+    def note_output(self, number: int) -> None:
+        """Something has come out, of that input."""
+        now = time.monotonic()
+        if self.last_sent_at is not None and self.after_last is None:
+            self.after_last = now - self.last_sent_at
+        sent_at = self.sent_at.pop(number, None)
+        if sent_at is not None:
+            self.delays.append(now - sent_at)
+
+    def percentile(self, percent: float) -> float:
+        """Return a percentile of the delays, which must not be empty (nearest rank)."""
+        ordered = sorted(self.delays)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+class Watch:
+    """Follows one session.
+
+    Args:
+        pipeline: what runs.
+    """
+
+    def __init__(self, pipeline: ValidatedPipeline) -> None:
+        self.pipeline = pipeline
+        self.nodes = {one.node_id: NodeView(one.node_id, one.type.name) for one in pipeline.nodes}
+        self.started_at = time.monotonic()
+        self.ready_at: float | None = None
+        self.sent = 0
+        self.received = 0
+        self.sent_seconds = 0.0
+        self.latency = EndToEnd()
+        self.input_ended_at: float | None = None
+        self.finished_at: float | None = None
+        self.is_ending = False
+        self._session: Session | None = None
+        self._counts: dict[str, tuple[float, int, float]] = {}
+
+    def follow(self, session: Session) -> None:
+        """Look at this session from now on."""
+        self._session = session
+        # What happened before there was anybody to hear it.
+        for node_id, pid in session.pids.items():
+            self._note_started(node_id, pid)
+
+    def hear(self, event: events.Event) -> None:
+        """Take in what happened."""
+        match event:
+            case events.ProcessStarted():
+                self._note_started(event.node_id, event.pid)
+            case events.NodeProgress():
+                node = self.nodes[event.node_id]
+                node.phase, node.fraction = event.phase, event.fraction
+                node.message = event.message
+            case events.NodeReady():
+                node = self.nodes[event.node_id]
+                node.phase, node.message, node.ready_seconds = "ready", "", event.seconds
+            case events.SessionReady():
+                self.ready_at = time.monotonic()
+            case events.NodeError():
+                self.nodes[event.node_id].skipped += 1
+
+    def _note_started(self, node_id: str, pid: int) -> None:
+        node = self.nodes[node_id]
+        if node.meter is None:
+            node.meter, node.phase = UsageMeter(pid), "starting"
+
+    def read_nodes(self) -> list[NodeView]:
+        """Return the nodes with what they use now."""
+        states = {} if self._session is None else self._session.nodes
+        for node in self.nodes.values():
+            usage = None if node.meter is None else node.meter.read()
+            node.cpu_percent, node.memory_bytes = usage or (0.0, 0)
+            if node.ready_seconds is not None and node.node_id in states:
+                node.phase = str(states[node.node_id])
+        return list(self.nodes.values())
+
+    def connections(self) -> list[ConnectionStats]:
+        """Return all connections with their counts, from the inputs to the outputs."""
+        ports = {} if self._session is None else self._session.stats()
+        found = [connection for port in ports.values() for connection in port.connections]
+        written = [str(connection) for connection in self.pipeline.connections]
+
+        def place(name: str) -> int:
+            if name in written:
+                return written.index(name)
+            return -1 if name.startswith("input ") else len(written)
+
+        return sorted(found, key=lambda one: place(one.name))
+
+    def rate(self, connection: ConnectionStats) -> float:
+        """Return messages per second through a connection, over about the last second."""
+        now = time.monotonic()
+        at, sent, before = self._counts.get(connection.name, (now, connection.sent, 0.0))
+        if now - at < 0.9:
+            self._counts.setdefault(connection.name, (at, sent, before))
+            return before
+        rate = (connection.sent - sent) / (now - at)
+        self._counts[connection.name] = now, connection.sent, rate
+        return rate

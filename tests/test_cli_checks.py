@@ -1,0 +1,186 @@
+"""The commands that start nothing: validate, nodes, and what all have in common."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from remotemedia.cli.app import app
+from remotemedia.cli.docstring import described
+from remotemedia.cli.wording import bytes_text, duration_text, rate_text
+from tests.cli_helpers import COMMAND, NODES, remotemedia, write_pipeline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BAD = """version: v1
+nodes:
+  - {id: a, node_type: text.uper}
+  - {id: b, node_type: text.suffix, params: {sufix: "!"}}
+connections:
+  - {from: a, to: c}
+"""
+
+
+def test_validate_says_everything_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(BAD)
+    done = CliRunner().invoke(app, ["validate", str(path)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[:2] == [
+        f"{path}:3: node 'a': unknown node type 'text.uper'",
+        "    did you mean 'text.upper'?",
+    ]
+    assert [line.partition(": ")[0] for line in done.stderr.splitlines() if line[0] != " "] == [
+        f"{path}:{line}" for line in (3, 4, 4, 6)
+    ]
+
+
+def test_validate_gives_its_findings_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(BAD)
+    done = CliRunner().invoke(app, ["validate", str(path), "--json"])
+    assert done.exit_code == 2
+    answer = json.loads(done.stdout)
+    assert not answer["ok"]
+    assert [one["line"] for one in answer["findings"]] == [3, 4, 4, 6]
+
+
+def test_validate_passes_what_can_run_with_the_changes_asked_for(tmp_path: Path) -> None:
+    path = str(write_pipeline(tmp_path, ("Gain", {}), ("Loud", {})))
+    done = CliRunner().invoke(app, ["validate", path])
+    assert (done.exit_code, done.stdout) == (0, f"{path}: ok, 2 nodes, 1 connection\n")
+    done = CliRunner().invoke(app, ["validate", path, "--set", "gain.factor=much"])
+    assert done.exit_code == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"just text", b"nodes: [", b"[]"])
+def test_validate_survives_what_is_no_pipeline(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_bytes(content)
+    done = CliRunner().invoke(app, ["validate", str(path)])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"{path}:")
+
+
+def test_nodes_lists_types_with_the_first_line_of_their_documentation() -> None:
+    done = CliRunner().invoke(app, ["nodes"])
+    assert done.exit_code == 0
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert lines["text.upper"] == "Writes text in capitals."
+
+
+def test_nodes_shows_ports_and_parameters_of_one_type() -> None:
+    done = CliRunner().invoke(app, ["nodes", "text.join"])
+    assert done.exit_code == 0
+    assert "inputs\n  in  Text\n" in done.stdout
+    assert "  count: int            how many make one. (required)\n" in done.stdout
+    assert "  separator: str = ' '  what is put between them.\n" in done.stdout
+
+
+def test_nodes_looks_into_modules_that_are_named() -> None:
+    done = CliRunner().invoke(app, ["nodes", "cli_nodes:Mixer", "-m", str(NODES), "--json"])
+    about = json.loads(done.stdout)
+    assert [port["name"] for port in about["inputs"]] == ["left", "right"]
+    done = CliRunner().invoke(app, ["nodes", "-m", str(NODES)])
+    assert "cli_nodes:Gain     Makes sound louder.\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["text.jion"], "did you mean 'text.join'?"),
+        (["-m", "no.such.module"], "cannot be imported"),
+    ],
+)
+def test_nodes_says_what_it_cannot_find(arguments: list[str], problem: str) -> None:
+    done = CliRunner().invoke(app, ["nodes", *arguments])
+    assert done.exit_code == 2
+    assert problem in done.stderr
+
+
+def test_a_docstring_is_taken_apart() -> None:
+    doc = """First line.
+
+    More of it: with a colon.
+
+    Args:
+        one: the first,
+            on two lines.
+        two, three: the others.
+        four (int): typed.
+
+    Raises:
+        ValueError: never.
+    """
+    import inspect
+
+    found = described(inspect.cleandoc(doc))
+    assert found.text == "First line.\n\nMore of it: with a colon."
+    assert found.arguments == {
+        "one": "the first, on two lines.",
+        "two": "the others.",
+        "three": "the others.",
+        "four": "typed.",
+    }
+    assert described("").text == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0 us"),
+        (131e-6, "131 us"),
+        (0.0042, "4.2 ms"),
+        (0.537, "537 ms"),
+        (2.149, "2.15 s"),
+        (42.0, "42.0 s"),
+        (200.0, "3:20 min"),
+    ],
+)
+def test_durations_are_read_at_a_glance(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+def test_sizes_and_rates_too() -> None:
+    assert [bytes_text(n) for n in (0, 1023, 1536, 200 << 20, 3 << 40)] == [
+        *("0 B", "1023 B", "1.5 KiB", "200 MiB", "3.0 TiB")
+    ]
+    assert [rate_text(n) for n in (0, 0.42, 50.4)] == ["0/s", "0.4/s", "50/s"]
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = remotemedia("--version")
+    assert done.stdout == "remotemedia 0.1.0\n"
+
+
+def test_without_its_extra_the_command_says_what_to_install() -> None:
+    code = "import sys; sys.modules['rich'] = None; from remotemedia.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: the command line needs rich, which is not installed: run "
+        "pip install 'remotemedia[cli]'\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["", *sorted(app.commands)])
+def test_every_command_explains_itself(command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--help"] if command else ["--help"])
+    assert done.exit_code == 0
+    assert "Usage:" in done.stdout
+
+
+def test_help_loads_no_runtime() -> None:
+    code = (
+        "import sys; from remotemedia.cli.app import app; "
+        "app(['run', '--help'], standalone_mode=False); "
+        "print(*(n for n in ('asyncio', 'numpy', 'yaml', 'rich') if n in sys.modules))"
+    )
+    done = subprocess.run([*COMMAND[:1], "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "", done.stderr

@@ -1,0 +1,122 @@
+"""`remotemedia graph`: pictures of pipelines, in characters and as Mermaid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from remotemedia.cli.app import app
+from remotemedia.cli.picture import Vertex, draw
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORK = """
+version: v1
+nodes:
+  - {id: a, node_type: text.upper}
+  - {id: b, node_type: text.upper}
+  - {id: c, node_type: text.upper}
+connections:
+  - {from: a, to: b, policy: latest}
+  - {from: a, to: c, capacity: 8}
+  - {from: b, to: c}
+  - {from: c, to: a, policy: drop_oldest}
+"""
+
+
+@pytest.fixture
+def fork(tmp_path: Path) -> Path:
+    path = tmp_path / "fork.yaml"
+    path.write_text(FORK)
+    return path
+
+
+def test_a_chain_is_drawn_from_top_to_bottom() -> None:
+    vertices = {"a": Vertex(("in",), is_box=False), "b": Vertex(("node", "its.type"))}
+    assert draw(vertices, [("a", "b")]).splitlines() == [
+        "     in",
+        "      │",
+        "      ▼",
+        "┌──────────┐",
+        "│   node   │",
+        "│ its.type │",
+        "└──────────┘",
+    ]
+
+
+def test_a_fork_is_drawn_as_one_line_that_splits() -> None:
+    names = "abcd"
+    edges = [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")]
+    assert draw({name: Vertex((name,)) for name in names}, edges).splitlines() == [
+        "    ┌───┐",
+        "    │ a │",
+        "    └─┬─┘",
+        "  ┌───┴───┐",
+        "  ▼       ▼",
+        "┌───┐   ┌───┐",
+        "│ b │   │ c │",
+        "└─┬─┘   └─┬─┘",
+        "  └──┐    │",
+        "     │ ┌──┘",
+        "     ▼ ▼",
+        "    ┌───┐",
+        "    │ d │",
+        "    └───┘",
+    ]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9))), st.integers(1, 10))
+def test_any_graph_shows_all_its_vertices_and_an_arrow_per_edge(
+    pairs: set[tuple[int, int]], count: int
+) -> None:
+    edges = [(f"n{a}", f"n{b}") for a, b in sorted(pairs) if a < b < count]
+    picture = draw({f"n{n}": Vertex((f"n{n}",)) for n in range(count)}, edges)
+    for number in range(count):
+        assert picture.count(f"│ n{number} │") == 1
+    assert picture.count("▼") <= len(edges)
+    assert bool(edges) == ("▼" in picture)
+
+
+def test_a_file_is_drawn_with_its_connections_below(fork: Path) -> None:
+    done = CliRunner().invoke(app, ["graph", str(fork)])
+    assert done.exit_code == 0
+    assert "│ text.upper │" in done.stdout
+    assert done.stdout.splitlines()[-4:] == [
+        "a.out -> b.in  Text  latest",
+        "a.out -> c.in  Text  block 8",
+        "b.out -> c.in  Text  block 100",
+        "c.out -> a.in  Text  drop_oldest 100, leads back: not drawn",
+    ]
+
+
+def test_mermaid_draws_lossy_connections_dashed(fork: Path) -> None:
+    done = CliRunner().invoke(app, ["graph", str(fork), "--mermaid"])
+    assert done.stdout.splitlines() == [
+        "flowchart LR",
+        '    n0["a<br/>text.upper"]',
+        '    n1["b<br/>text.upper"]',
+        '    n2["c<br/>text.upper"]',
+        '    n0 -.->|"out to in: latest"| n1',
+        '    n0 -->|"out to in: block 8"| n2',
+        '    n1 -->|"out to in: block 100"| n2',
+        '    n2 -.->|"out to in: drop_oldest 100"| n0',
+    ]
+
+
+def test_mermaid_shows_inputs_and_outputs(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("version: v1\nnodes: [{id: a, node_type: text.upper}]\n")
+    done = CliRunner().invoke(app, ["graph", str(tmp_path / "p.yaml"), "--mermaid"])
+    assert '    in0(["input"]) -->|"in: Text"| n0' in done.stdout
+    assert '    n0 -->|"out: Text"| out0(["output"])' in done.stdout
+
+
+def test_what_is_no_pipeline_is_no_picture(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["graph", str(tmp_path / "missing.yaml")])
+    assert done.exit_code == 2
+    assert "No such file" in done.stderr

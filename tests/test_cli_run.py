@@ -1,0 +1,386 @@
+"""`remotemedia run`: inputs of every kind, outputs, ends and exit codes."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.cli_helpers import OnTerminal, inside, remotemedia, start, write_pipeline
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+RATE = 16_000
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> Path:
+    return write_pipeline(tmp_path, ("Boom", {}))
+
+
+@pytest.fixture
+def gain(tmp_path: Path) -> Path:
+    return write_pipeline(tmp_path, ("Gain", {"factor": 1.0}))
+
+
+def write_sound(path: Path, frames: int, channels: int = 1, rate: int = RATE) -> None:
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, (frames, channels))
+    soundfile.write(path, noise.astype(np.float32), rate)
+
+
+def json_lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def is_clear(done: subprocess.CompletedProcess[str]) -> bool:
+    """Whether the error is one paragraph that is no traceback."""
+    error = done.stderr.partition("error: ")[2]
+    return bool(error) and "Traceback" not in done.stderr and "\n\n" not in error.strip()
+
+
+def test_a_text_goes_in_and_its_output_to_standard_output(echo: Path) -> None:
+    done = remotemedia("run", echo, "--text", "hello")
+    assert (done.returncode, done.stdout) == (0, "hello\n")
+    assert "boom -> output" in done.stderr
+    assert "from an input to its first output" in done.stderr
+
+
+def test_lines_of_standard_input_and_of_a_file_are_messages(echo: Path, tmp_path: Path) -> None:
+    assert remotemedia("run", echo, "-i", "-", "-q", stdin="a\r\n\nb").stdout == "a\nb\n"
+    (tmp_path / "lines.txt").write_text("\N{BOM}1\n\n2\n", encoding="utf-8")
+    out = tmp_path / "out.txt"
+    done = inside("run", echo, "-i", tmp_path / "lines.txt", "-o", out)
+    assert (out.read_text(), done.stdout) == ("1\n2\n", "")
+    assert "2 lines" in done.stderr
+
+
+def test_json_gives_a_line_per_output_and_a_summary(echo: Path) -> None:
+    done = remotemedia("run", echo, "-i", "-", "--json", "-q", stdin="a\nb\n")
+    *outputs, summary = json_lines(done)
+    assert [(one["type"], one["input"], one["text"]) for one in outputs] == [
+        ("Text", 1, "a"),
+        ("Text", 2, "b"),
+    ]
+    assert (summary["type"], summary["inputs"], summary["outputs"]) == ("summary", 2, 2)
+    first = cast("dict[str, float]", summary["first_output"])
+    assert first["count"] == 2
+    assert 0 < first["p50_seconds"] <= first["max_seconds"] < 10
+    connections = cast("list[dict[str, object]]", summary["connections"])
+    assert [one["sent"] for one in connections] == [2, 2]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_sound_goes_through_in_every_format(gain: Path, tmp_path: Path, suffix: str) -> None:
+    source, target = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
+    write_sound(source, RATE // 2)
+    done = inside("run", gain, "-i", source, "-o", target)
+    assert done.returncode == 0, done.stderr
+    about = soundfile.info(target)
+    # MP3 adds silence at both ends.
+    assert about.frames == pytest.approx(RATE // 2, abs=2400 if suffix == "mp3" else 0)
+    assert about.samplerate == RATE
+    if suffix in ("wav", "flac"):
+        assert np.array_equal(soundfile.read(source)[0], soundfile.read(target)[0])
+
+
+def test_realtime_takes_as_long_as_the_sound(gain: Path, tmp_path: Path) -> None:
+    write_sound(tmp_path / "in.wav", RATE)
+    arguments = ("run", gain, "-i", tmp_path / "in.wav", "-o", tmp_path / "out.wav", "--json", "-q")
+    done = inside(*arguments, "--realtime")
+    summary = json_lines(done)[-1]
+    assert summary["inputs"] == summary["outputs"] == 50
+    first = cast("dict[str, float]", summary["first_output"])
+    assert first["p50_seconds"] < 0.02, "each chunk is out before the next one comes"
+
+
+def test_a_parameter_is_changed(tmp_path: Path, gain: Path) -> None:
+    write_sound(tmp_path / "in.wav", 320)
+    inside(
+        "run", gain, "-i", tmp_path / "in.wav", "-o", tmp_path / "o.wav", "--set", "gain.factor=0"
+    )
+    assert not soundfile.read(tmp_path / "o.wav")[0].any()
+
+
+@pytest.mark.parametrize(
+    ("frames", "channels", "rate"), [(1, 1, RATE), (8000, 2, 8000)], ids=["one sample", "stereo"]
+)
+def test_odd_sound_comes_out_as_it_is(
+    gain: Path, tmp_path: Path, frames: int, channels: int, rate: int
+) -> None:
+    write_sound(tmp_path / "in.wav", frames, channels, rate)
+    done = inside("run", gain, "-i", tmp_path / "in.wav", "-o", tmp_path / "out.wav")
+    about = soundfile.info(tmp_path / "out.wav")
+    assert done.returncode == 0
+    assert (about.frames, about.channels, about.samplerate) == (frames, channels, rate)
+
+
+def test_silence_of_which_nothing_comes_is_no_error(tmp_path: Path) -> None:
+    loud = write_pipeline(tmp_path, ("Loud", {}))
+    soundfile.write(tmp_path / "in.wav", np.zeros(RATE, np.float32), RATE)
+    done = inside("run", loud, "-i", tmp_path / "in.wav")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "nothing came out" in done.stderr
+
+
+def test_what_there_is_of_a_wav_that_is_cut_off_is_used(gain: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.wav", tmp_path / "cut.wav"
+    write_sound(whole, RATE)
+    cut.write_bytes(whole.read_bytes()[:10_000])
+    done = inside("run", gain, "-i", cut, "-o", tmp_path / "out.wav")
+    assert done.returncode == 0
+    assert "cut off" in done.stderr
+    assert soundfile.info(tmp_path / "out.wav").frames == (10_000 - 44) // 2
+
+
+def test_a_file_that_breaks_in_the_middle_gives_what_came_before(
+    gain: Path, tmp_path: Path
+) -> None:
+    whole, cut, out = (tmp_path / name for name in ("whole.flac", "cut.flac", "out.wav"))
+    write_sound(whole, RATE)
+    cut.write_bytes(whole.read_bytes()[:-8000])
+    done = inside("run", gain, "-i", cut, "-o", out)
+    assert done.returncode == 3
+    assert is_clear(done)
+    assert "could be read up to" in done.stderr
+    assert soundfile.info(out).frames > 0
+
+
+UNREADABLE = {
+    "missing.wav": (None, "there is no file"),
+    "zero.wav": (b"", "is empty"),
+    "text.wav": (b"hello, this is text", "it holds text ('hello, this is text')"),
+    "header.wav": (b"RIFF\x24\x00\x00\x00WAVEfmt ", "is no sound file that can be read"),
+    "bytes.mp3": (bytes(range(256)), "is no sound file that can be read"),
+    "latin.txt": (b"\xe9t\xe9\n", "is no UTF-8 text"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_an_input_that_cannot_be_read_is_one_clear_error(tmp_path: Path, name: str) -> None:
+    content, problem = UNREADABLE[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    pipeline = write_pipeline(tmp_path, ("Boom" if name.endswith("txt") else "Gain", {}))
+    done = inside("run", pipeline, "-i", tmp_path / name)
+    assert done.returncode == 3
+    assert is_clear(done)
+    assert problem in done.stderr
+
+
+def test_a_folder_is_no_input(gain: Path, tmp_path: Path) -> None:
+    done = inside("run", gain, "-i", tmp_path)
+    assert done.returncode == 3
+    assert "is a folder" in done.stderr
+
+
+def test_the_input_is_not_overwritten_while_it_is_read(gain: Path, tmp_path: Path) -> None:
+    path = tmp_path / "in.wav"
+    write_sound(path, RATE)
+    done = inside("run", gain, "-i", path, "-o", tmp_path / "." / "in.wav")
+    assert done.returncode == 2
+    assert "it is the input" in done.stderr
+    assert soundfile.info(path).frames == RATE
+
+
+def test_what_cannot_be_written_is_known_before_anything_starts(
+    gain: Path, echo: Path, tmp_path: Path
+) -> None:
+    done = inside("run", echo, "--text", "x", "-o", "/proc/no.txt")
+    assert done.returncode == 3
+    assert "you may not write it" in done.stderr or "cannot be written" in done.stderr
+    done = inside("run", gain, "-i", "/dev/zero")
+    assert done.returncode == 3
+    assert "is a device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--set", "gian.factor=1", "--text", "x"], "did you mean 'gain'?"),
+        (["--set", "gain.factr=1", "--text", "x"], "did you mean 'factor'?"),
+        (["--set", "gain.factor=loud", "--text", "x"], "must be float"),
+        (["--set", "gain.factor=[", "--text", "x"], "no YAML"),
+        (["--set", "factor", "--text", "x"], "must be node.param=value"),
+        (["--text", "x"], "gain.in takes Audio"),
+        ([], "it needs an input"),
+        (["--text", "x", "--input", "y"], "cannot both be given"),
+        (["--input", "SOUND", "-o", "x.foo"], "its ending says no format"),
+        (["--input", "SOUND", "-o", "no/x.wav"], "there is no folder no"),
+        (["--input", "SOUND", "-o", "x.wav", "--to", "gian"], "there is 'gain.in'"),
+        (["--inptu", "x"], "No such option"),
+    ],
+    ids=str,
+)
+def test_a_mistake_of_the_command_line_starts_nothing(
+    gain: Path, tmp_path: Path, arguments: list[str], problem: str
+) -> None:
+    write_sound(tmp_path / "in.wav", 1)
+    sound = str(tmp_path / "in.wav")
+    done = inside("run", gain, *(sound if one == "SOUND" else one for one in arguments))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sound_file_is_no_output_for_text(echo: Path, tmp_path: Path) -> None:
+    done = inside("run", echo, "--text", "x", "-o", tmp_path / "x.wav")
+    assert done.returncode == 2
+    assert "takes Audio, and boom.out sends Text" in done.stderr
+
+
+def test_an_unknown_node_type_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("version: v1\nnodes:\n  - {id: a, node_type: text.uper}\n")
+    done = inside("run", path, "--text", "x")
+    assert done.returncode == 2
+    assert (
+        "line 3, node 'a': unknown node type 'text.uper' (did you mean 'text.upper'?)"
+        in done.stderr
+    )
+
+
+def test_one_of_several_inputs_is_chosen_by_name(tmp_path: Path) -> None:
+    mixer = write_pipeline(tmp_path, ("Mixer", {}))
+    done = inside("run", mixer, "--text", "a")
+    assert done.returncode == 2
+    assert "--to mixer.left" in done.stderr
+    assert inside("run", mixer, "--text", "a", "--to", "mixer.right", "-q").stdout == "right a\n"
+
+
+def test_a_node_that_fails_is_one_clear_error_and_a_traceback_on_demand(echo: Path) -> None:
+    done = inside("run", echo, "--text", "raise")
+    assert done.returncode == 1
+    assert is_clear(done)
+    assert "RuntimeError: it was asked to" in done.stderr
+    assert "cli_nodes.py:" in done.stderr
+    done = inside("run", echo, "--text", "raise", "--traceback", "--json", "-q")
+    assert "Traceback" in done.stderr
+    assert [(one["type"], one.get("exit_code")) for one in json_lines(done)] == [
+        ("error", 1),
+        ("summary", None),
+    ]
+
+
+def test_a_node_that_is_killed_is_named(echo: Path) -> None:
+    done = remotemedia("run", echo, "-i", "-", stdin="one\nkill\n")
+    assert (done.returncode, done.stdout) == (1, "one\n")
+    assert "node 'boom' of session 'tested': killed by SIGKILL" in done.stderr
+
+
+def test_what_nodes_print_and_how_far_they_are_is_shown_in_lines(tmp_path: Path) -> None:
+    done = remotemedia("run", write_pipeline(tmp_path, ("Loading", {})), "--text", "x")
+    assert "loading: loading 25% the model\n" in done.stderr
+    assert "loading | loaded it\n" in done.stderr
+    assert "loading | with a warning\n" in done.stderr
+    assert "tested: 1 node ready in" in done.stderr
+
+
+def test_a_pipeline_of_sources_needs_no_input_and_ends_by_itself(tmp_path: Path) -> None:
+    assert inside("run", write_pipeline(tmp_path, ("Count", {"to": 3})), "-q").stdout == "1\n2\n3\n"
+    sunk = write_pipeline(tmp_path, ("Count", {"to": 3}), ("Swallow", {}))
+    done = inside("run", sunk)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_input_and_lets_out_what_is_under_way(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    slow = write_pipeline(tmp_path, ("Slow", {"seconds": 0.05}))
+    with start("run", slow, "-i", "-", "-q") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("".join(f"{n}\n" for n in range(20)))
+        process.stdin.flush()
+        assert process.stdout.readline() == "0\n"
+        process.send_signal(number)
+        rest, errors = process.communicate(timeout=30)
+    assert process.returncode == code, errors
+    assert rest.split() == [str(n) for n in range(1, 20)]
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    slow = write_pipeline(tmp_path, ("Slow", {"seconds": 600.0}))
+    with start("run", slow, "-i", "-") as process:
+        assert process.stderr is not None
+        assert process.stdin is not None
+        assert "ready" in process.stderr.readline()
+        process.stdin.write("a\n")
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        assert "ending when" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_a_signal_while_it_starts_ends_it(tmp_path: Path) -> None:
+    loading = write_pipeline(tmp_path, ("Loading", {"seconds": 600.0}))
+    with start("run", loading, "-i", "-") as process:
+        assert process.stderr is not None
+        assert "loading" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "ended while it started" in errors
+
+
+def test_it_ends_when_who_reads_its_output_has_gone(tmp_path: Path) -> None:
+    count = write_pipeline(tmp_path, ("Count", {"pause_seconds": 0.01}))
+    with start("run", count) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "1\n"
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(30) == 141
+    assert "Traceback" not in errors
+
+
+def test_many_lines_on_a_terminal_do_not_hold_the_pipeline_up(echo: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("".join(f"{n}\n" for n in range(3000)))
+    with OnTerminal("run", echo, "-i", tmp_path / "in.txt") as terminal:
+        assert terminal.wait_ended() == 0
+    lines = [line.strip() for line in terminal.text.splitlines()]
+    assert [line for line in lines if line.isdigit()] == [str(n) for n in range(3000)]
+
+
+def test_a_start_that_takes_too_long_fails_and_names_the_node(tmp_path: Path) -> None:
+    loading = write_pipeline(tmp_path, ("Loading", {"seconds": 600.0}))
+    done = inside("run", loading, "--text", "x", "--start-timeout", "1")
+    assert done.returncode == 1
+    assert is_clear(done)
+    assert "node 'loading' of session 'tested' was still loading after 1 s" in done.stderr
+
+
+def test_a_terminal_shows_a_live_view_and_the_summary(tmp_path: Path) -> None:
+    path = write_pipeline(tmp_path, ("Loading", {"seconds": 1.0}), ("Slow", {"seconds": 0.1}))
+    (tmp_path / "in.txt").write_text("".join(f"line {n}\n" for n in range(100)))
+    with OnTerminal("run", path, "-i", tmp_path / "in.txt") as terminal:
+        terminal.wait_for(r"starting for \S+ m?s")
+        terminal.wait_for(r"loading +cli_nodes:Loading +loading \d+% the model +\d+ % +\S+ MiB")
+        terminal.wait_for(r"line 3\n")
+        terminal.wait_for(r"loading -> slow +block +\S+/s +\d+/100 ")
+        terminal.press("\x03")
+        terminal.wait_for("ending; Ctrl-C again ends it now")
+        terminal.press("\x03")
+        assert terminal.wait_ended() == 130
+    assert "messages" in terminal.text
+    assert "\x1b[?25h" in terminal.seen, "the cursor is shown again"
+
+
+def test_who_types_gets_lines_and_no_live_view(echo: Path) -> None:
+    with OnTerminal("run", echo, "-i", "-") as terminal:
+        terminal.wait_for("ready in")
+        terminal.press("hello\n")
+        terminal.wait_for(r"hello\nhello\n")
+        terminal.press("\x04")
+        assert terminal.wait_ended() == 0
+    assert "Ctrl-C ends it" not in terminal.text
