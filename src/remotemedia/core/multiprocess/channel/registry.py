@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 from dataclasses import dataclass, field
@@ -138,6 +139,7 @@ class ChannelRegistry:
             from remotemedia.core.multiprocess.transport.iceoryx import new_domain
 
             transport = self._own = new_domain()
+            atexit.register(self.cleanup)  # its files would stay until the next one starts
         self._transport = transport
         self._scope = scope
         self._spin_ns = spin_ns
@@ -148,6 +150,7 @@ class ChannelRegistry:
         self._channels: dict[str, Channel] = {}
         self._has_dead = False
         self._is_closed = False
+        self._pid = os.getpid()
 
     def create_channel(
         self,
@@ -509,10 +512,13 @@ class ChannelRegistry:
         """Close everything, and remove what is left of a transport of its own. Twice is harmless.
 
         For when the other processes are gone: what they still use is pulled from under their feet.
+        With a transport of its own, it comes at the latest when the program exits. In a forked
+        child nothing happens: all of it is the parent's.
         """
-        if self._is_closed:
+        if self._is_closed or self._pid != os.getpid():
             return
         self._is_closed = True
+        atexit.unregister(self.cleanup)
         # All ends before all doorbells: an end that closes rings those it had to do with.
         for party in self._parties.values():
             if party.endpoint is not None:

@@ -371,6 +371,8 @@ class IceoryxTransport:
     def close(self) -> None:
         """See `Transport.close`."""
         self._node = None
+        self._lock.close()
+        self._maps.close()
 
     def close_and_sweep(self) -> None:
         """Give everything back, and remove all that is left of the whole domain.
