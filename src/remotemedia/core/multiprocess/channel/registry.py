@@ -37,6 +37,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     ReaderState,
     drop_unread,
 )
+from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.data.plain import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -639,11 +640,13 @@ class ChannelRegistry:
 
     def _open_here(self, party: _Party) -> Endpoint:
         if party.endpoint is None:
+            with limits_named(f"opening endpoint {party.plan.name!r}"):
+                doorbell_fd = os.dup(party.doorbell_fd)
             party.endpoint = Endpoint(
                 self._transport,
                 self.ledger,
                 party.plan,
-                os.dup(party.doorbell_fd),
+                doorbell_fd,
                 self._bells,
                 spin_ns=self._spin_ns,
             )
