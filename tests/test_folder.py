@@ -198,6 +198,15 @@ print(*registry._transport.address, flush=True)
 """
 
 
+@pytest.mark.parametrize("ending", ["", "sys.exit(0)", "del registry, channel"])
+def test_a_registry_that_nobody_closed_leaves_nothing_when_the_program_exits(ending: str) -> None:
+    code = f"import sys\n{DOMAIN}{ending}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    root, prefix = done.stdout.split()
+    assert leftovers(Path(root), prefix) == []
+
+
 def test_the_next_domain_removes_what_a_killed_one_left_and_nothing_of_a_living_one() -> None:
     addresses, processes = [], []
     for _ in range(2):

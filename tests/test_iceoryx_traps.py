@@ -31,7 +31,7 @@ why it cannot matter.
 | makes socket paths of at most 108 bytes               | no sockets; paths are short: test_folder |
 | lets all processes of a user write to its queues      | others cannot: below                     |
 | believes the size that a writer claims                | it is held against the segment: below    |
-| may not survive a fork after a node was made          | a fork before is fine: below             |
+| gives back in a forked child what is its parent's     | nothing is dropped there: test_forks     |
 | drops a service with its creator                      | the maker holds it: test_transport       |
 | tells errors by name only                             | one module knows the names: below        |
 | leaves one file behind by design                      | swept: every test checks                 |

@@ -14,6 +14,7 @@ import numpy as np
 from remotemedia.core.multiprocess.channel.credit import Credit
 from remotemedia.core.multiprocess.channel.loan import Loan
 from remotemedia.core.multiprocess.plan import METADATA_ROOM_BYTES
+from remotemedia.core.multiprocess.transport.forks import inherited, tell_children
 from remotemedia.core.multiprocess.transport.ledger import (
     ALWAYS_ASLEEP,
     ConnectionWord,
@@ -134,6 +135,11 @@ class Publisher:
         for connection in port.connections:
             self._link(connection, bells[connection.reader])
         words[self._state_at] = PortState.OPEN
+        tell_children(self)
+
+    def disown(self) -> None:
+        """Leave it to the parent process: each send looks for credit, and is told."""
+        self._lock, self._turn, self._limit = threading.Lock(), threading.RLock(), 0
 
     def send(
         self,
@@ -618,6 +624,8 @@ class Publisher:
                 os.eventfd_write(fd, 1)
 
     def _require_open(self) -> None:
+        if self._doorbell.is_inherited:
+            raise inherited()
         if self._is_closed or self._words[self._state_at] != PortState.OPEN:
             raise ChannelClosed(f"the publisher of port {self.port.name} is closed")
 

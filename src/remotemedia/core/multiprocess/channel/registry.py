@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     ReaderState,
     drop_unread,
 )
+from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.data.plain import MAX_MESSAGE_BYTES
 from remotemedia.errors import ChannelClosed, ChannelError
 
@@ -138,6 +140,7 @@ class ChannelRegistry:
             from remotemedia.core.multiprocess.transport.iceoryx import new_domain
 
             transport = self._own = new_domain()
+            atexit.register(self.cleanup)  # its files would stay until the next one starts
         self._transport = transport
         self._scope = scope
         self._spin_ns = spin_ns
@@ -148,6 +151,7 @@ class ChannelRegistry:
         self._channels: dict[str, Channel] = {}
         self._has_dead = False
         self._is_closed = False
+        self._pid = os.getpid()
 
     def create_channel(
         self,
@@ -509,10 +513,13 @@ class ChannelRegistry:
         """Close everything, and remove what is left of a transport of its own. Twice is harmless.
 
         For when the other processes are gone: what they still use is pulled from under their feet.
+        With a transport of its own, it comes at the latest when the program exits. In a forked
+        child nothing happens: all of it is the parent's.
         """
-        if self._is_closed:
+        if self._is_closed or self._pid != os.getpid():
             return
         self._is_closed = True
+        atexit.unregister(self.cleanup)
         # All ends before all doorbells: an end that closes rings those it had to do with.
         for party in self._parties.values():
             if party.endpoint is not None:
@@ -633,11 +640,13 @@ class ChannelRegistry:
 
     def _open_here(self, party: _Party) -> Endpoint:
         if party.endpoint is None:
+            with limits_named(f"opening endpoint {party.plan.name!r}"):
+                doorbell_fd = os.dup(party.doorbell_fd)
             party.endpoint = Endpoint(
                 self._transport,
                 self.ledger,
                 party.plan,
-                os.dup(party.doorbell_fd),
+                doorbell_fd,
                 self._bells,
                 spin_ns=self._spin_ns,
             )

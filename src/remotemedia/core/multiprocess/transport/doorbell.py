@@ -19,6 +19,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from remotemedia.core.multiprocess.transport.forks import inherited, tell_children
 from remotemedia.core.multiprocess.transport.ledger import ALWAYS_ASLEEP, EndpointWord
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.errors import ChannelClosed, ChannelError
@@ -73,6 +74,7 @@ class Doorbell:
     Attributes:
         fd: as above; -1 once it is closed.
         watcher: the event loop's view of it, if a loop watches it. Set by `LoopDoorbell`.
+        is_inherited: this is a forked child: the doorbell is its parent's, and closed here.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Doorbell:
         self.fd = fd
         self.spin_ns = spin_ns
         self.watcher: LoopDoorbell | None = None
+        self.is_inherited = False
         self._words = words
         self._asleep = slot + EndpointWord.ASLEEP
         self._poller = select.poll()
@@ -93,6 +96,13 @@ class Doorbell:
         self._naps = 0
         if not _membarrier.is_available:
             words[self._asleep] = ALWAYS_ASLEEP
+        tell_children(self)
+
+    def disown(self) -> None:
+        """Leave it to the parent process: no wait, and no ring, which would be for the parent."""
+        self.is_inherited = self._closed = True
+        self.watcher = None
+        self._waiting, self._closing, self._waiter = threading.RLock(), threading.RLock(), 0
 
     @staticmethod
     def new_fd() -> int:
@@ -153,8 +163,8 @@ class Doorbell:
 
     def wait_last(self, attempt: Callable[[], T | None], timeout_seconds: float) -> T | None:
         """Wait as `wait_for` does, after the thread that waits now and is about to leave."""
-        if self._waiter == threading.get_ident():
-            return attempt()  # a signal handler: what it interrupted waits
+        if self.is_inherited or self._waiter == threading.get_ident():
+            return attempt()  # there is no such thread; or a signal handler interrupted the wait
         return self._wait(attempt, timeout_seconds, otherwise=attempt, turn_seconds=timeout_seconds)
 
     @staticmethod
@@ -249,8 +259,7 @@ class Doorbell:
         Raises:
             ChannelClosed: the doorbell is closed.
         """
-        if self._closed:
-            raise ChannelClosed("the doorbell was closed; its ends cannot be waited on any more")
+        self._require_open()
         if _membarrier.is_available:
             self._naps = self._words[self._asleep] = self._naps + 1
             _membarrier.fence()
@@ -285,8 +294,7 @@ class Doorbell:
             ResourceLimit: too many files are open.
         """
         with self._closing:
-            if self._closed:
-                raise ChannelClosed("the doorbell was closed; it cannot be waited on any more")
+            self._require_open()
             with limits_named("watching a doorbell"):
                 return os.dup(self.fd)
 
@@ -304,6 +312,12 @@ class Doorbell:
         if self.fd >= 0 and self._waiter != threading.get_ident():
             with self._waiting:
                 self._give_back()
+
+    def _require_open(self) -> None:
+        if self.is_inherited:
+            raise inherited()
+        if self._closed:
+            raise ChannelClosed("the doorbell was closed; its ends cannot be waited on any more")
 
     def _give_back(self) -> None:
         with self._closing:  # `close` may be about to ring

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from remotemedia.errors import ChannelError
 
@@ -39,6 +39,16 @@ def inherited() -> ChannelError:
         "cannot be used after a fork; let the parent write a Ticket, and open it in the child with "
         "Endpoint.open"
     )
+
+
+class Inherited:
+    """Takes the place of what may not be used: to call it, or anything of it, raises."""
+
+    def __call__(self, *_: object) -> NoReturn:  # noqa: D102 (says the class)
+        raise inherited()
+
+    def __getattr__(self, _: str) -> NoReturn:
+        raise inherited()
 
 
 def _tell() -> None:

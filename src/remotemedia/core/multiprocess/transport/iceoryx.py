@@ -14,6 +14,9 @@ Its rules (version 0.10.0, which is pinned) that shape this file:
 from __future__ import annotations
 
 import ctypes
+import functools
+import gc
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +32,7 @@ from remotemedia.core.multiprocess.transport.folder import (
     sweep,
     sweep_dead,
 )
+from remotemedia.core.multiprocess.transport.forks import Inherited, tell_children
 from remotemedia.core.multiprocess.transport.limits import limit_reached, limits_named
 from remotemedia.core.multiprocess.transport.locks import FolderLock, MemoryLock
 from remotemedia.core.multiprocess.transport.pages import (
@@ -52,6 +56,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MAX_PROCESSES = 128
 _MAX_KNOWN_CHUNKS = 4096
+
+_LIBRARY_TYPES = {one for one in vars(iox).values() if isinstance(one, type)}
 
 iox.set_log_level(iox.LogLevel.Fatal)
 
@@ -88,6 +94,7 @@ class IceoryxWriter:
         self._room = segments.room(self._stride)
         self._first_room = self._room
         self.loan(self._room)  # reserves the first segment; the token drops at once
+        tell_children(self)
 
     def loan(self, nbytes: int) -> tuple[Chunk, Any]:
         """See `Writer.loan`. No lock is needed for a chunk that is known: calls hold the GIL."""
@@ -121,6 +128,10 @@ class IceoryxWriter:
         self._publisher = None
         self._lend = self._lend_nothing
         self._chunks.clear()
+
+    def disown(self) -> None:
+        """Leave it to the parent process; the publisher stays, for nothing may be dropped yet."""
+        self._lend = self.send = self.connect = Inherited()  # type: ignore[method-assign, assignment]
 
     def _lend_nothing(self, _: int) -> Any:
         raise ChannelClosed(f"the writer of port {self._port.name} is closed")
@@ -185,6 +196,11 @@ class IceoryxReader:
         self._connection = connection
         self._chunks: dict[int, Chunk] = {}
         self._segment = NOWHERE
+        tell_children(self)
+
+    def disown(self) -> None:
+        """Leave it to the parent process."""
+        self._receive = Inherited()
 
     def take(self) -> Sample | None:
         """See `Reader.take`."""
@@ -263,9 +279,15 @@ class IceoryxTransport:
         self._root = root
         self._prefix = prefix
         self._mark = mark
+        self._pid = os.getpid()
         self._lock = MemoryLock(root.parent)
         self._maps = Maps()
         self._node: Any = self._lock.run(partial(_new_node, root, prefix))
+        tell_children(self)
+
+    def disown(self) -> None:
+        """Leave it to the parent process."""
+        _never_drop(self._pid)
 
     @property
     def address(self) -> tuple[str, str]:
@@ -343,17 +365,23 @@ class IceoryxTransport:
 
     def clean_up_dead(self) -> None:
         """Free what killed processes of this domain left behind. They must have been reaped."""
-        self._node.try_cleanup_dead_nodes()
+        if self._pid == os.getpid():
+            self._node.try_cleanup_dead_nodes()
 
     def close(self) -> None:
         """See `Transport.close`."""
         self._node = None
+        self._lock.close()
+        self._maps.close()
 
     def close_and_sweep(self) -> None:
         """Give everything back, and remove all that is left of the whole domain.
 
-        For the process that made the domain, when all others are gone.
+        For the process that made the domain, when all others are gone. A forked child leaves it
+        alone.
         """
+        if self._pid != os.getpid():
+            return
         if self._node is not None:
             self.clean_up_dead()
         self.close()
@@ -419,6 +447,26 @@ def _new_node(root: Path, prefix: str) -> Any:
         if limit is not None:
             raise limit from error
         raise ChannelError(f"iceoryx2 cannot start in {root}: {error}") from error
+
+
+@functools.cache
+def _never_drop(_: int) -> None:
+    """In a forked child, keep all there is of the library for ever: dropped, it is given back.
+
+    The queues and the lists of free memory are shared, and the parent goes on with them. What
+    holds samples is not known here: messages, loans, arrays. So everything is looked through.
+
+    Args:
+        _: the parent, of which this is done once.
+    """
+    gc.unfreeze()  # what was frozen for the fork is not looked through otherwise
+    held = gc.get_referents(*gc.get_objects())
+    # A tuple is not tracked itself if nothing in it is.
+    untracked = (one for one in held if type(one) is tuple and not gc.is_tracked(one))
+    held += gc.get_referents(*untracked)
+    for one in held:
+        if type(one) in _LIBRARY_TYPES:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
 
 
 def _nothing() -> None:

@@ -17,6 +17,7 @@ import weakref
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
+from remotemedia.core.multiprocess.transport.forks import tell_children
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.errors import ChannelError, ResourceLimit
 
@@ -36,6 +37,7 @@ _libc.mmap.argtypes = (
 )
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _MAP_FAILED = ctypes.c_void_p(-1).value
+_MAP_FIXED = 0x10
 
 
 class LedgerWord(IntEnum):
@@ -258,9 +260,26 @@ def _map(fd: int) -> memoryview:
         number = ctypes.get_errno()
         with limits_named("mapping the ledger"):
             raise OSError(number, os.strerror(number))
-    block = (ctypes.c_uint8 * _BYTES).from_address(address)
+    block = _Block.from_address(address)
     weakref.finalize(block, _libc.munmap, address, _BYTES).atexit = False
+    tell_children(block)
     return memoryview(block).cast("B").cast("Q")
+
+
+class _Block(ctypes.Array[ctypes.c_uint64]):
+    """The memory of a mapped ledger."""
+
+    _type_ = ctypes.c_uint64
+    _length_ = WORDS
+    __hash__ = object.__hash__
+
+    def disown(self) -> None:
+        """Put a copy in its place: what a forked child counts and closes is for itself alone."""
+        address, used = ctypes.addressof(self), self[LedgerWord.ALLOCATED] * 8
+        content = ctypes.string_at(address, used)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        _libc.mmap(address, _BYTES, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+        ctypes.memmove(address, content, used)
 
 
 def drop_unread(words: memoryview, port_slot: int, slot: int, reason: ConnectionWord) -> None:

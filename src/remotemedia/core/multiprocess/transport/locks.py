@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from remotemedia.core.multiprocess.transport.forks import inherited, tell_children
 from remotemedia.core.multiprocess.transport.limits import limits_named
-from remotemedia.errors import ChannelError
+from remotemedia.errors import ChannelClosed, ChannelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +46,7 @@ class FolderLock:
             self.fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._close = weakref.finalize(self, os.close, self.fd)
         self._close.atexit = False  # it ends with the process anyway
+        self._is_inherited = False
         tell_children(self)
 
     def try_take(self) -> bool:
@@ -54,8 +55,7 @@ class FolderLock:
         Raises:
             ChannelError: the folder is gone, or was opened before a fork.
         """
-        if self.fd < 0:
-            raise inherited()
+        self.require_open()
         try:
             if not os.path.samestat(self._folder.stat(), os.fstat(self.fd)):
                 raise FileNotFoundError(f"{self._folder} was replaced by another folder")
@@ -84,7 +84,17 @@ class FolderLock:
         self.fd = -1
         self._close()
 
-    disown = close
+    def disown(self) -> None:
+        """Leave it to the parent process."""
+        self._is_inherited = True
+        self.close()
+
+    def require_open(self) -> None:
+        """Raise `ChannelError` if it was closed, or opened before a fork."""
+        if self._is_inherited:
+            raise inherited()
+        if self.fd < 0:
+            raise ChannelClosed(f"{self._folder} is not used any more: its transport was closed")
 
 
 class MemoryLock:
@@ -118,8 +128,7 @@ class MemoryLock:
             ChannelError: another process has not let go for `LOCK_SECONDS`, or the folder is gone.
         """
         lock = self._lock
-        if lock.fd < 0:
-            raise inherited()
+        lock.require_open()
         with self._threads:
             self._depth += 1
             try:
@@ -130,6 +139,10 @@ class MemoryLock:
                 self._depth -= 1
                 if self._depth == 0 and lock.fd >= 0:
                     fcntl.flock(lock.fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give up what it needs. Twice is harmless."""
+        self._lock.close()
 
     @staticmethod
     def _wait_for(lock: FolderLock) -> None:

@@ -107,7 +107,8 @@ class LoopDoorbell:
     def close(self) -> None:
         """Stop watching and end every wait with `ChannelClosed`. Twice is harmless."""
         if not self._is_closed:
-            if not self._loop.is_closed():
+            # What a forked child unregisters is unregistered for its parent: they share the poll.
+            if not self._loop.is_closed() and not self._doorbell.is_inherited:
                 self._loop.remove_reader(self._fd)
             self._let_go()
         self._wake()

@@ -13,6 +13,7 @@ import numpy as np
 
 from remotemedia.core.multiprocess.plan import MAX_LOANS
 from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
+from remotemedia.core.multiprocess.transport.forks import Inherited, tell_children
 from remotemedia.data.wire import HEADER_BYTES
 from remotemedia.errors import ChannelError, LoanError, SharedMemoryExhausted
 
@@ -59,6 +60,11 @@ class MemoryWriter:
         self._service = service
         self._readers: tuple[MemoryReader, ...] = ()
         self.loans = 0
+        tell_children(self)
+
+    def disown(self) -> None:
+        """Leave it to the parent process."""
+        self.loan = self.send = self.connect = Inherited()  # type: ignore[method-assign, assignment]
 
     def loan(self, nbytes: int) -> tuple[Chunk, _Loan]:
         """See `Writer.loan`."""
@@ -96,6 +102,11 @@ class MemoryReader:
     def __init__(self, service: _Service, capacity: int) -> None:
         self._service = service
         self.queue: deque[Chunk] = deque(maxlen=capacity)  # full: the oldest goes
+        tell_children(self)
+
+    def disown(self) -> None:
+        """Leave it to the parent process."""
+        self.queue = cast("deque[Chunk]", Inherited())
 
     def take(self) -> Sample | None:
         """See `Reader.take`."""
@@ -153,6 +164,11 @@ class MemoryTransport:
     def __init__(self, limit_bytes: int | None = None) -> None:
         self._limit_bytes = limit_bytes
         self._services: dict[str, _Service] = {}
+        tell_children(self)
+
+    def disown(self) -> None:
+        """Leave it to the parent process."""
+        self._find = self.create = Inherited()  # type: ignore[method-assign, assignment]
 
     @property
     def address(self) -> None:

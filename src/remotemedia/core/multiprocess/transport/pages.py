@@ -59,7 +59,12 @@ class Maps:
     def __init__(self) -> None:
         with limits_named("looking at what is mapped"):
             self._fd = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._fd).atexit = False
+        self._close = weakref.finalize(self, os.close, self._fd)
+        self._close.atexit = False
+
+    def close(self) -> None:
+        """Look no more. Twice is harmless."""
+        self._close()
 
     def at(self, address: int) -> Mapping:
         """Find the mapped file that holds an address.
