@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from remotemedia.errors import EndOfStream, PeerLost
 
@@ -41,6 +41,11 @@ class Inbox:
             self._optional.append(subscriber)
         self._doorbell.ring()  # what it has already did not ring for this inbox
 
+    @overload
+    def receive(self, timeout_seconds: None = None) -> tuple[Subscriber, Message]: ...
+    @overload
+    def receive(self, timeout_seconds: float | None) -> tuple[Subscriber, Message] | None: ...
+
     def receive(self, timeout_seconds: float | None = None) -> tuple[Subscriber, Message] | None:
         """Wait for the next message of any connection.
 
@@ -53,6 +58,13 @@ class Inbox:
             DecodeError, ChannelClosed: as `Subscriber.receive`.
         """
         return self._doorbell.wait_for(self.take, timeout_seconds)
+
+    @overload
+    async def receive_async(self, timeout_seconds: None = None) -> tuple[Subscriber, Message]: ...
+    @overload
+    async def receive_async(
+        self, timeout_seconds: float | None
+    ) -> tuple[Subscriber, Message] | None: ...
 
     async def receive_async(
         self, timeout_seconds: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from remotemedia.core.multiprocess.channel.stats import connection_stats
 from remotemedia.core.multiprocess.channel.unmapped import why_unmapped
@@ -130,6 +130,11 @@ class Subscriber:
         words[at + ConnectionWord.STATE] = ReaderState.OPEN
         self._wake_writer()
 
+    @overload
+    def receive(self, timeout_seconds: None = None) -> Message: ...
+    @overload
+    def receive(self, timeout_seconds: float | None) -> Message | None: ...
+
     def receive(self, timeout_seconds: float | None = None) -> Message | None:
         """Wait for the next message.
 
@@ -188,6 +193,11 @@ class Subscriber:
     def receive_nowait(self) -> Message | None:
         """Take the next message if there is one; errors as `receive`."""
         return self._take_or_end()
+
+    @overload
+    async def receive_async(self, timeout_seconds: None = None) -> Message: ...
+    @overload
+    async def receive_async(self, timeout_seconds: float | None) -> Message | None: ...
 
     async def receive_async(self, timeout_seconds: float | None = None) -> Message | None:
         """Await the next message; otherwise as `receive`. Cancelled, it has taken nothing."""
@@ -282,18 +292,14 @@ class Subscriber:
     def __iter__(self) -> Iterator[Message]:
         try:
             while True:
-                message = self.receive()
-                assert message is not None
-                yield message
+                yield self.receive()
         except EndOfStream:
             return
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         try:
             while True:
-                message = await self.receive_async()
-                assert message is not None
-                yield message
+                yield await self.receive_async()
         except EndOfStream:
             return
 
