@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -111,6 +112,32 @@ def test_what_is_wrong_with_a_plan_is_said(local: ChannelRegistry) -> None:
     for text, call in calls.items():
         with pytest.raises(ChannelError, match=text):
             call()
+
+
+@pytest.mark.parametrize("wrong", ["cam", None, 5])
+def test_what_is_no_channel_is_said_to_be_none(local: ChannelRegistry, wrong: Any) -> None:
+    for call in (
+        local.create_publisher,
+        local.create_subscriber,
+        local.destroy_channel,
+        partial(local.connect, reader="x"),
+    ):
+        with pytest.raises(TypeError, match=f"a Channel is expected.* this is {wrong!r}"):
+            call(wrong)
+    with pytest.raises(TypeError, match="it must be a str"):
+        local.create_channel(wrong if wrong != "cam" else "")
+    with pytest.raises(TypeError, match="must be SpareTaps or None"):
+        local.create_channel("cam", taps=3)  # type: ignore[arg-type]
+
+
+def test_a_channel_of_another_registry_is_refused(local: ChannelRegistry) -> None:
+    gone = local.create_channel("gone")
+    local.destroy_channel(gone)
+    with new_registry() as other:
+        for channel in (gone, other.create_channel("gone")):
+            for call in (local.create_publisher, local.create_subscriber):
+                with pytest.raises(ChannelError, match="was destroyed, or is of another registry"):
+                    call(channel)
 
 
 def test_a_refused_plan_leaves_nothing_behind(local: ChannelRegistry) -> None:

@@ -213,7 +213,7 @@ def test_a_sender_waits_for_the_slowest_of_its_lossless_readers(
     assert receive_now(slow) == receive_now(quick) == [2]
 
 
-@pytest.mark.parametrize("timeout_seconds", [0, -1, 1e-6, 0.02])
+@pytest.mark.parametrize("timeout_seconds", [0, 1e-6, 0.02])
 def test_a_send_that_runs_out_of_time_says_who_was_full_and_sends_to_nobody(
     registry: ChannelRegistry, timeout_seconds: float
 ) -> None:

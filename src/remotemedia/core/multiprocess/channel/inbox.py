@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
+from remotemedia.core.multiprocess.channel.checked import check_timeout
 from remotemedia.errors import EndOfStream, PeerLost
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Inbox:
             PeerLost: the writer of one died, once for each; the next call goes on with the others.
             DecodeError, ChannelClosed: as `Subscriber.receive`.
         """
+        if timeout_seconds:
+            check_timeout(timeout_seconds)
         return self._doorbell.wait_for(self.take, timeout_seconds)
 
     @overload
@@ -70,6 +73,8 @@ class Inbox:
         self, timeout_seconds: float | None = None
     ) -> tuple[Subscriber, Message] | None:
         """Await the next message of any connection; otherwise as `receive`."""
+        if timeout_seconds:
+            check_timeout(timeout_seconds)
         # Imported here: a synchronous node's process has no event loop.
         from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 

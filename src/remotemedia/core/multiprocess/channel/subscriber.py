@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, overload
 
+from remotemedia.core.multiprocess.channel.checked import check_timeout
 from remotemedia.core.multiprocess.channel.stats import connection_stats
 from remotemedia.core.multiprocess.channel.unmapped import why_unmapped
 from remotemedia.core.multiprocess.transport.ledger import (
@@ -155,6 +156,8 @@ class Subscriber:
             DecodeError: the next message is damaged; it is counted, and the next call goes on.
             ChannelClosed: the subscriber is closed.
         """
+        if timeout_seconds:
+            check_timeout(timeout_seconds)
         try:
             while True:
                 if self._held:
@@ -201,6 +204,8 @@ class Subscriber:
 
     async def receive_async(self, timeout_seconds: float | None = None) -> Message | None:
         """Await the next message; otherwise as `receive`. Cancelled, it has taken nothing."""
+        if timeout_seconds:
+            check_timeout(timeout_seconds)
         # Imported here: a synchronous node's process has no event loop.
         from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 
