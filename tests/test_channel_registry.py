@@ -209,11 +209,23 @@ def test_a_channel_has_one_publisher_and_says_where(registry: ChannelRegistry) -
         registry.create_publisher(theirs)
     ours = registry.create_channel("ours")
     registry.create_publisher(ours)
-    with pytest.raises(ChannelError, match="opening the writer of port ours failed"):
+    with pytest.raises(ChannelError, match="channel ours has a publisher already"):
         registry.create_publisher(ours)
 
 
 # Taps
+
+
+def test_readers_are_numbered_from_1_and_print_where_they_are(registry: ChannelRegistry) -> None:
+    channel = registry.create_channel("out", 4)
+    publisher = registry.create_publisher(channel)
+    for count in (1, 2, 3):
+        reader = registry.create_subscriber(channel)
+        assert repr(reader) == f"<Subscriber out -> reader {count}: at 0>"
+        registry.create_channel(f"other {count}")
+    publisher.send(number(1))
+    reader.take()
+    assert repr(reader) == "<Subscriber out -> reader 3: at 1>"
 
 
 def test_late_readers_take_spare_taps_until_there_are_none(registry: ChannelRegistry) -> None:

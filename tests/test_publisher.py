@@ -556,7 +556,7 @@ def test_a_port_has_its_next_writer_once_all_of_the_last_has_been_taken(transpor
         for count in range(1, 4):
             publisher = registry.create_publisher(channel)
             publisher.send(number(count))
-            with pytest.raises(ChannelError, match="writer"):
+            with pytest.raises(ChannelError, match="has a publisher already"):
                 registry.create_publisher(channel)
             publisher.send(number(0))
             assert receive_now(reader) == [count, 0]

@@ -144,6 +144,7 @@ class ChannelRegistry:
         self.ledger = Ledger.create()
         self._parties: dict[int, _Party] = {}
         self._indices = itertools.count()
+        self._readers = itertools.count(1)
         self._bells: dict[int, Bell] = {}
         self._channels: dict[str, Channel] = {}
         self._has_dead = False
@@ -294,6 +295,10 @@ class ChannelRegistry:
         """
         self._require_own(channel)
         party = self._parties[channel.plan.writer]
+        if channel.publisher is not None and not channel.publisher.is_closed:
+            raise ChannelError(
+                f"channel {channel.name} has a publisher already: use that, or close it first"
+            )
         if not party.is_private:
             raise ChannelError(
                 f"channel {channel.name} is written by endpoint {party.plan.name!r}: open that"
@@ -327,7 +332,7 @@ class ChannelRegistry:
             ChannelError, SharedMemoryExhausted: it cannot be opened.
         """
         self._require_own(channel)
-        party = self._add(f"reader {next(self._indices)}", is_private=True)
+        party = self._add(f"reader {next(self._readers)}", is_private=True)
         connection = None
         try:
             connection = self.connect(

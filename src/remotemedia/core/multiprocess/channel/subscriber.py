@@ -320,7 +320,7 @@ class Subscriber:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Subscriber {self.connection.name}: at {self._position}>"
+        return f"<Subscriber {self.connection.name}: at {self.position}>"
 
     def _take_or_end(self) -> Message | None:
         message = self.take()
