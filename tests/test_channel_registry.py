@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -113,6 +114,32 @@ def test_what_is_wrong_with_a_plan_is_said(local: ChannelRegistry) -> None:
             call()
 
 
+@pytest.mark.parametrize("wrong", ["cam", None, 5])
+def test_what_is_no_channel_is_said_to_be_none(local: ChannelRegistry, wrong: Any) -> None:
+    for call in (
+        local.create_publisher,
+        local.create_subscriber,
+        local.destroy_channel,
+        partial(local.connect, reader="x"),
+    ):
+        with pytest.raises(TypeError, match=f"a Channel is expected.* this is {wrong!r}"):
+            call(wrong)
+    with pytest.raises(TypeError, match="it must be a str"):
+        local.create_channel(wrong if wrong != "cam" else "")
+    with pytest.raises(TypeError, match="must be SpareTaps or None"):
+        local.create_channel("cam", taps=3)  # type: ignore[arg-type]
+
+
+def test_a_channel_of_another_registry_is_refused(local: ChannelRegistry) -> None:
+    gone = local.create_channel("gone")
+    local.destroy_channel(gone)
+    with new_registry() as other:
+        for channel in (gone, other.create_channel("gone")):
+            for call in (local.create_publisher, local.create_subscriber):
+                with pytest.raises(ChannelError, match="was destroyed, or is of another registry"):
+                    call(channel)
+
+
 def test_a_refused_plan_leaves_nothing_behind(local: ChannelRegistry) -> None:
     channel = local.create_channel("port", 4)
     fds, used = open_fds(), local.ledger.words[LedgerWord.ALLOCATED]
@@ -182,11 +209,23 @@ def test_a_channel_has_one_publisher_and_says_where(registry: ChannelRegistry) -
         registry.create_publisher(theirs)
     ours = registry.create_channel("ours")
     registry.create_publisher(ours)
-    with pytest.raises(ChannelError, match="opening the writer of port ours failed"):
+    with pytest.raises(ChannelError, match="channel ours has a publisher already"):
         registry.create_publisher(ours)
 
 
 # Taps
+
+
+def test_readers_are_numbered_from_1_and_print_where_they_are(registry: ChannelRegistry) -> None:
+    channel = registry.create_channel("out", 4)
+    publisher = registry.create_publisher(channel)
+    for count in (1, 2, 3):
+        reader = registry.create_subscriber(channel)
+        assert repr(reader) == f"<Subscriber out -> reader {count}: at 0>"
+        registry.create_channel(f"other {count}")
+    publisher.send(number(1))
+    reader.take()
+    assert repr(reader) == "<Subscriber out -> reader 3: at 1>"
 
 
 def test_late_readers_take_spare_taps_until_there_are_none(registry: ChannelRegistry) -> None:

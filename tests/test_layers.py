@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import subprocess
 import sys
 from pathlib import Path
@@ -205,3 +206,10 @@ def test_importing_loads_nothing_heavy_that_is_not_needed(
         timeout=60,
     )
     assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_every_name_of_the_package_is_there_and_hides_no_builtin() -> None:
+    for name in remotemedia.__all__:
+        assert getattr(remotemedia, name).__module__.startswith(("remotemedia.", "typing", "types"))
+        assert not hasattr(builtins, name)
+    assert remotemedia.Policy("block") is remotemedia.Policy.BLOCK

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import msgspec
 import pytest
@@ -17,6 +17,7 @@ from remotemedia.core.multiprocess.plan import (
     MAX_LOANS,
     ConnectionPlan,
     Policy,
+    PolicyName,
     PortPlan,
     SpareTaps,
     service_name,
@@ -205,3 +206,7 @@ def test_policies_are_written_as_people_write_them() -> None:
     assert [str(policy) for policy in Policy] == ["block", "drop_oldest", "latest", "error"]
     pairs = itertools.product(Policy, ["block", "drop_oldest", "latest", "error"])
     assert sum(Policy(text) is policy for policy, text in pairs) == len(Policy)
+
+
+def test_the_names_of_the_policies_are_those_of_the_policies() -> None:
+    assert get_args(PolicyName) == tuple(Policy)

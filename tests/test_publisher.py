@@ -213,7 +213,7 @@ def test_a_sender_waits_for_the_slowest_of_its_lossless_readers(
     assert receive_now(slow) == receive_now(quick) == [2]
 
 
-@pytest.mark.parametrize("timeout_seconds", [0, -1, 1e-6, 0.02])
+@pytest.mark.parametrize("timeout_seconds", [0, 1e-6, 0.02])
 def test_a_send_that_runs_out_of_time_says_who_was_full_and_sends_to_nobody(
     registry: ChannelRegistry, timeout_seconds: float
 ) -> None:
@@ -556,7 +556,7 @@ def test_a_port_has_its_next_writer_once_all_of_the_last_has_been_taken(transpor
         for count in range(1, 4):
             publisher = registry.create_publisher(channel)
             publisher.send(number(count))
-            with pytest.raises(ChannelError, match="writer"):
+            with pytest.raises(ChannelError, match="has a publisher already"):
                 registry.create_publisher(channel)
             publisher.send(number(0))
             assert receive_now(reader) == [count, 0]

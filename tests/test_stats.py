@@ -207,3 +207,11 @@ def test_stats_travel_as_json() -> None:
         encoded = msgspec.json.encode(stats)
         assert msgspec.json.decode(encoded)["port"]["connections"][0]["queued"] == 3
         assert msgspec.json.decode(encoded, type=dict[str, PortStats]) == stats
+
+
+def test_what_is_printed_fits_a_line(ledger: Ledger) -> None:
+    one = Account(ledger)
+    assert repr(one.stats.latency) == "<no durations>"
+    assert len(repr(one.stats)) < 160
+    histogram = LatencyHistogram((0, 0, 0, 3, 1))
+    assert repr(histogram) == "<4 durations, half <= 0.0 us, 99% <= 0.0 us>"

@@ -6,11 +6,12 @@ import asyncio
 import os
 import signal
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.plan import SpareTaps
 from remotemedia.core.multiprocess.transport.ledger import LedgerWord, PortState, PortWord
 from remotemedia.data import Binary, Json, Tensor, Text
@@ -105,7 +106,7 @@ def renumber_next(publisher: Publisher, sequence: int) -> None:
 # Waiting
 
 
-@pytest.mark.parametrize("timeout_seconds", [0, -1, 0.001])
+@pytest.mark.parametrize("timeout_seconds", [0, 0.001])
 def test_a_receive_that_runs_out_of_time_is_none(
     registry: ChannelRegistry, timeout_seconds: float
 ) -> None:
@@ -113,6 +114,30 @@ def test_a_receive_that_runs_out_of_time_is_none(
     assert reader.receive(timeout_seconds) is None
     publisher.send(number(1))
     assert value_of(reader.receive(timeout_seconds)) == 1
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [(-1, ValueError), (float("nan"), ValueError), ("5", TypeError), ([1], TypeError)],
+)
+def test_a_timeout_that_is_none_is_refused(
+    registry: ChannelRegistry, timeout: Any, error: type[Exception]
+) -> None:
+    publisher, reader = pair(registry)
+    inbox = Inbox(reader._doorbell, [reader])
+    for call in (
+        reader.receive,
+        inbox.receive,
+        publisher.wait_connected,
+        publisher.loan(Binary, nbytes=1).send,
+        lambda seconds: publisher.send(number(1), timeout_seconds=seconds),
+        lambda seconds: asyncio.run(reader.receive_async(seconds)),
+        lambda seconds: asyncio.run(inbox.receive_async(seconds)),
+        lambda seconds: asyncio.run(publisher.send_async(number(1), timeout_seconds=seconds)),
+    ):
+        with pytest.raises(error, match=r"timeout_seconds is .* it must be"):
+            call(timeout)
+    assert reader.receive(0) is None
 
 
 def test_a_message_wakes_a_reader_that_waits(registry: ChannelRegistry) -> None:

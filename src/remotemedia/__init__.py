@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from remotemedia.core.executor import NodeContext as NodeContext
     from remotemedia.core.executor import NodeExecutor as NodeExecutor
     from remotemedia.core.executor import NodeHandle as NodeHandle
+    from remotemedia.core.multiprocess.channel.endpoint import Endpoint as Endpoint
+    from remotemedia.core.multiprocess.channel.endpoint import Ticket as Ticket
+    from remotemedia.core.multiprocess.channel.publisher import Publisher as Publisher
+    from remotemedia.core.multiprocess.channel.registry import Channel as Channel
     from remotemedia.core.multiprocess.channel.registry import ChannelRegistry as ChannelRegistry
+    from remotemedia.core.multiprocess.channel.subscriber import Subscriber as Subscriber
     from remotemedia.core.multiprocess.config import MultiprocessConfig as MultiprocessConfig
     from remotemedia.core.multiprocess.executor import (
         InlineExecutor as InlineExecutor,
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
         MultiprocessExecutor as MultiprocessExecutor,
     )
     from remotemedia.core.multiprocess.growing import MultiprocessHandle as MultiprocessHandle
+    from remotemedia.core.multiprocess.plan import Policy as Policy
+    from remotemedia.core.multiprocess.plan import SpareTaps as SpareTaps
     from remotemedia.core.multiprocess.session import Session as Session
     from remotemedia.core.multiprocess.transport.memory import MemoryTransport as MemoryTransport
     from remotemedia.core.node import Node as Node
@@ -161,7 +168,11 @@ _MODULE_OF = {
     **dict.fromkeys(("SyncRuntime", "SyncSession"), "sync"),
     **dict.fromkeys(("NodeContext", "NodeExecutor", "NodeHandle"), "core.executor"),
     "MultiprocessHandle": "core.multiprocess.growing",
-    "ChannelRegistry": "core.multiprocess.channel.registry",
+    **dict.fromkeys(("Channel", "ChannelRegistry"), "core.multiprocess.channel.registry"),
+    **dict.fromkeys(("Endpoint", "Ticket"), "core.multiprocess.channel.endpoint"),
+    "Publisher": "core.multiprocess.channel.publisher",
+    "Subscriber": "core.multiprocess.channel.subscriber",
+    **dict.fromkeys(("Policy", "SpareTaps"), "core.multiprocess.plan"),
     "MemoryTransport": "core.multiprocess.transport.memory",
     "MultiprocessConfig": "core.multiprocess.config",
     "Node": "core.node",
@@ -171,7 +182,7 @@ _MODULE_OF = {
     "validate": "core.validation",
 }
 
-__all__ = list(_MODULE_OF)
+__all__ = [name for name in _MODULE_OF if name != "input"]  # `import *` hides no builtin
 
 
 def __getattr__(name: str) -> object:

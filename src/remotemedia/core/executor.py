@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.describe import NodeTarget
     from remotemedia.core.multiprocess.config import MultiprocessConfig
-    from remotemedia.core.pipeline import Policy
+    from remotemedia.core.multiprocess.plan import PolicyName
 
 __all__ = ["NodeContext", "NodeExecutor", "NodeHandle"]
 
@@ -96,7 +96,7 @@ class NodeExecutor(Protocol):
         to_port: str,
         *,
         session_id: str | None = None,
-        policy: Policy | None = None,
+        policy: PolicyName | None = None,
         capacity: int | None = None,
     ) -> None:
         """Connect an output to an input, while both may be at work.

@@ -14,12 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from remotemedia.core.describe import NodeTarget
+    from remotemedia.core.multiprocess.plan import PolicyName
 
-__all__ = ["Connection", "NodeConfig", "OnError", "Pipeline", "Policy", "Restart"]
-
-Policy: TypeAlias = Literal["block", "drop_oldest", "latest", "error"]
-"""What a full connection does: the producer waits, the oldest message goes, only the newest
-stays, or sending raises."""
+__all__ = ["Connection", "NodeConfig", "OnError", "Pipeline", "Restart"]
 
 OnError: TypeAlias = Literal["fail", "skip"]
 """What an exception in a handler does: end the session, or cost that one message."""
@@ -102,7 +99,7 @@ class Connection:
     from_port: str | None
     to_node: str
     to_port: str | None
-    policy: Policy | None = None
+    policy: PolicyName | None = None
     capacity: int | None = None
 
     def __str__(self) -> str:
@@ -198,7 +195,7 @@ class Pipeline:
         target: str,
         /,
         *,
-        policy: Policy | None = None,
+        policy: PolicyName | None = None,
         capacity: int | None = None,
     ) -> Pipeline: ...
 
@@ -208,7 +205,7 @@ class Pipeline:
         target: str | None = None,
         /,
         *,
-        policy: Policy | None = None,
+        policy: PolicyName | None = None,
         capacity: int | None = None,
     ) -> Pipeline:
         """Connect "node" or "node.port" to "node" or "node.port"; both may be added later.

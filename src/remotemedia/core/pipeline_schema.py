@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from remotemedia.core.findings import wrong_choice
-from remotemedia.core.pipeline import OnError, Policy
+from remotemedia.core.multiprocess.plan import PolicyName
+from remotemedia.core.pipeline import OnError
 
 if TYPE_CHECKING:
     from remotemedia.core.pipeline import NodeConfig
@@ -70,7 +71,7 @@ class ConnectionEntry(Struct, forbid_unknown_fields=True):
 
     source: Annotated[str, Meta(description="node or node.port")] = msgspec.field(name="from")
     to: Annotated[str, Meta(description="node or node.port")]
-    policy: Policy | None = None
+    policy: PolicyName | None = None
     capacity: Annotated[int, Meta(ge=1)] | None = None
 
 

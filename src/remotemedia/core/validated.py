@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from remotemedia.core.describe import NodeType, Port
-    from remotemedia.core.pipeline import NodeConfig, Policy
+    from remotemedia.core.multiprocess.plan import PolicyName
+    from remotemedia.core.pipeline import NodeConfig
     from remotemedia.core.reference import NodeReference
 
 __all__ = ["Limits", "SessionPort", "ValidatedConnection", "ValidatedNode", "ValidatedPipeline"]
@@ -71,7 +72,7 @@ class ValidatedConnection:
     from_port: Port
     to_node: str
     to_port: Port
-    policy: Policy
+    policy: PolicyName
     capacity: int
     is_feedback: bool = False
 

@@ -10,9 +10,9 @@ from remotemedia.core.describe import NodeTarget, Port, describe, is_target
 from remotemedia.core.findings import listed, suggested
 from remotemedia.core.graph import feedback, find_cycles
 from remotemedia.core.multiprocess.config import MultiprocessConfig
-from remotemedia.core.multiprocess.plan import MAX_CAPACITY
+from remotemedia.core.multiprocess.plan import MAX_CAPACITY, PolicyName
 from remotemedia.core.parameters import bind_parameters, plain_parameters
-from remotemedia.core.pipeline import Connection, NodeConfig, Pipeline, Policy
+from remotemedia.core.pipeline import Connection, NodeConfig, Pipeline
 from remotemedia.core.pipeline_schema import option_problems
 from remotemedia.core.reference import reference_to
 from remotemedia.core.registry import NodeTypeNotFound, Registry, default_registry, module_key
@@ -229,8 +229,8 @@ class _Checker:
         where = f"connection {connection}"
         place = ("connections", index)
         policy = connection.policy
-        if policy is not None and policy not in get_args(Policy):
-            hint = suggested(str(policy), get_args(Policy))
+        if policy is not None and policy not in get_args(PolicyName):
+            hint = suggested(str(policy), get_args(PolicyName))
             self.find(where, f"unknown policy {policy!r}", hint, *place, "policy")
         capacity = connection.capacity
         if capacity is not None and not (

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from remotemedia.core.describe import NodeTarget
     from remotemedia.core.executor import NodeContext
+    from remotemedia.core.multiprocess.plan import PolicyName
     from remotemedia.core.multiprocess.transport.base import Transport
-    from remotemedia.core.pipeline import Pipeline, Policy
+    from remotemedia.core.pipeline import Pipeline
     from remotemedia.core.registry import Registry
 
 __all__ = ["InlineExecutor", "MultiprocessExecutor", "SessionExecutor", "new_session_id"]
@@ -116,7 +117,7 @@ class SessionExecutor:
         to_port: str,
         *,
         session_id: str | None = None,
-        policy: Policy | None = None,
+        policy: PolicyName | None = None,
         capacity: int | None = None,
     ) -> None:
         """See `NodeExecutor.connect_nodes`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -44,6 +45,10 @@ class Policy(StrEnum):
     def is_lossless(self) -> bool:
         """Whether a message that was accepted always arrives."""
         return self in (Policy.BLOCK, Policy.ERROR)
+
+
+PolicyName: TypeAlias = Literal["block", "drop_oldest", "latest", "error"]
+"""The values of `Policy` for type checkers: what pipelines are written with."""
 
 
 class ConnectionPlan(msgspec.Struct, frozen=True):

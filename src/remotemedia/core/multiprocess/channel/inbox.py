@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
+from remotemedia.core.multiprocess.channel.checked import check_timeout
 from remotemedia.errors import EndOfStream, PeerLost
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Inbox:
             self._optional.append(subscriber)
         self._doorbell.ring()  # what it has already did not ring for this inbox
 
+    @overload
+    def receive(self, timeout_seconds: None = None) -> tuple[Subscriber, Message]: ...
+    @overload
+    def receive(self, timeout_seconds: float | None) -> tuple[Subscriber, Message] | None: ...
+
     def receive(self, timeout_seconds: float | None = None) -> tuple[Subscriber, Message] | None:
         """Wait for the next message of any connection.
 
@@ -52,12 +58,23 @@ class Inbox:
             PeerLost: the writer of one died, once for each; the next call goes on with the others.
             DecodeError, ChannelClosed: as `Subscriber.receive`.
         """
+        if timeout_seconds:
+            check_timeout(timeout_seconds)
         return self._doorbell.wait_for(self.take, timeout_seconds)
+
+    @overload
+    async def receive_async(self, timeout_seconds: None = None) -> tuple[Subscriber, Message]: ...
+    @overload
+    async def receive_async(
+        self, timeout_seconds: float | None
+    ) -> tuple[Subscriber, Message] | None: ...
 
     async def receive_async(
         self, timeout_seconds: float | None = None
     ) -> tuple[Subscriber, Message] | None:
         """Await the next message of any connection; otherwise as `receive`."""
+        if timeout_seconds:
+            check_timeout(timeout_seconds)
         # Imported here: a synchronous node's process has no event loop.
         from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
+from remotemedia.core.multiprocess.channel.checked import check_timeout
 from remotemedia.core.multiprocess.channel.credit import Credit
 from remotemedia.core.multiprocess.channel.loan import Loan
 from remotemedia.core.multiprocess.plan import METADATA_ROOM_BYTES
@@ -162,6 +163,8 @@ class Publisher:
             PeerLost: the reader of a lossless connection died.
             ChannelClosed: the publisher is closed.
         """
+        if timeout_seconds:
+            check_timeout(timeout_seconds)
         parcel = (message, *self._dissect(message), pack_metadata(message), epoch)
         if self._try_send(*parcel) is None:
             self._wait(partial(self._try_send, *parcel), timeout_seconds)
@@ -183,6 +186,8 @@ class Publisher:
         epoch: int | None = None,
     ) -> None:
         """Send a message, awaiting credit; otherwise as `send`. Cancelled, it has sent nothing."""
+        if timeout_seconds:
+            check_timeout(timeout_seconds)
         parcel = (message, *self._dissect(message), pack_metadata(message), epoch)
         if self._try_send(*parcel) is None:
             await self._wait_async(partial(self._try_send, *parcel), timeout_seconds)
@@ -263,6 +268,8 @@ class Publisher:
 
     def send_loan(self, loan: Loan[Any], timeout_seconds: float | None = None) -> None:
         """Send what a loan holds. Called by `Loan`."""
+        if timeout_seconds:
+            check_timeout(timeout_seconds)
         if self.try_loan(loan) is None:
             self._wait(partial(self.try_loan, loan), timeout_seconds)
 
@@ -303,6 +310,8 @@ class Publisher:
 
     def wait_connected(self, timeout_seconds: float | None = None) -> bool:
         """Wait until every planned reader has opened; False when the time is over first."""
+        if timeout_seconds:
+            check_timeout(timeout_seconds)
         return bool(self._take_turn(lambda: self.try_connect() or None, timeout_seconds))
 
     def end_input(self, number: int) -> None:

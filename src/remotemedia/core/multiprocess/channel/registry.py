@@ -147,6 +147,7 @@ class ChannelRegistry:
         self.ledger = Ledger.create()
         self._parties: dict[int, _Party] = {}
         self._indices = itertools.count()
+        self._readers = itertools.count(1)
         self._bells: dict[int, Bell] = {}
         self._channels: dict[str, Channel] = {}
         self._has_dead = False
@@ -177,6 +178,10 @@ class ChannelRegistry:
             ChannelError: the name is taken, the endpoint is unknown or a number is out of range.
         """
         self._require_open()
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"the name of a channel is {name!r}; it must be a str, not empty")
+        if taps is not None and not isinstance(taps, SpareTaps):
+            raise TypeError(f"taps of channel {name} are {taps!r}; they must be SpareTaps or None")
         if name in self._channels:
             raise ChannelError(f"there is a channel {name!r} already")
         _check_range(capacity, f"capacity of channel {name}", MAX_CAPACITY)
@@ -233,6 +238,7 @@ class ChannelRegistry:
             ChannelError: the policy is unknown, a number is out of range, or the channel is open
                 and has no spare tap of that size.
         """
+        self._require_own(channel)
         plan, chosen = channel.plan, _policy(policy, channel.name)
         party = self._known(reader)
         is_late = channel.hold is not None
@@ -291,7 +297,12 @@ class ChannelRegistry:
         Raises:
             ChannelError, SharedMemoryExhausted: it cannot be opened.
         """
+        self._require_own(channel)
         party = self._parties[channel.plan.writer]
+        if channel.publisher is not None and not channel.publisher.is_closed:
+            raise ChannelError(
+                f"channel {channel.name} has a publisher already: use that, or close it first"
+            )
         if not party.is_private:
             raise ChannelError(
                 f"channel {channel.name} is written by endpoint {party.plan.name!r}: open that"
@@ -324,7 +335,8 @@ class ChannelRegistry:
         Raises:
             ChannelError, SharedMemoryExhausted: it cannot be opened.
         """
-        party = self._add(f"reader {next(self._indices)}", is_private=True)
+        self._require_own(channel)
+        party = self._add(f"reader {next(self._readers)}", is_private=True)
         connection = None
         try:
             connection = self.connect(
@@ -492,6 +504,7 @@ class ChannelRegistry:
         Its final counts are returned by `stats` no more. What was made for it alone is given back,
         so that channels may come and go for ever; what another process may still write is not.
         """
+        _require_channel(channel)
         if self._channels.get(channel.name) is not channel:
             return
         del self._channels[channel.name]
@@ -652,9 +665,24 @@ class ChannelRegistry:
             )
         return party.endpoint
 
+    def _require_own(self, channel: Channel) -> None:
+        _require_channel(channel)
+        self._require_open()
+        if self._channels.get(channel.name) is not channel:
+            raise ChannelError(
+                f"channel {channel.name!r} was destroyed, or is of another registry; create it here"
+            )
+
     def _require_open(self) -> None:
         if self._is_closed:
             raise ChannelClosed("the channel registry was cleaned up; make another")
+
+
+def _require_channel(channel: object) -> None:
+    if not isinstance(channel, Channel):
+        raise TypeError(
+            f"a Channel is expected, as create_channel returned it, and this is {channel!r}"
+        )
 
 
 def _policy(policy: Policy | str, channel: str) -> Policy:

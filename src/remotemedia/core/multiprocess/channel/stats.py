@@ -32,6 +32,12 @@ class LatencyHistogram(msgspec.Struct, frozen=True):
 
     counts: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        if not self.total:
+            return "<no durations>"
+        half, most = (self.percentile_ns(percent) / 1000 for percent in (50, 99))
+        return f"<{self.total:,} durations, half <= {half:,.1f} us, 99% <= {most:,.1f} us>"
+
     @property
     def total(self) -> int:
         """How many durations."""
@@ -72,6 +78,14 @@ class ConnectionStats(msgspec.Struct, frozen=True):
     dropped: dict[str, int]
     queued: int
     latency: LatencyHistogram
+
+    def __repr__(self) -> str:
+        drops = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
+        return (
+            f"<{self.name} ({self.policy}, {self.capacity}): {self.sent:,} sent, "
+            f"{self.received:,} received, {self.held:,} held, {self.queued:,} queued, "
+            f"{drops or 'nothing'} dropped, {self.latency!r}>"
+        )
 
     @property
     def held(self) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
+from remotemedia.core.multiprocess.channel.checked import check_timeout
 from remotemedia.core.multiprocess.channel.stats import connection_stats
 from remotemedia.core.multiprocess.channel.unmapped import why_unmapped
 from remotemedia.core.multiprocess.transport.ledger import (
@@ -130,6 +131,11 @@ class Subscriber:
         words[at + ConnectionWord.STATE] = ReaderState.OPEN
         self._wake_writer()
 
+    @overload
+    def receive(self, timeout_seconds: None = None) -> Message: ...
+    @overload
+    def receive(self, timeout_seconds: float | None) -> Message | None: ...
+
     def receive(self, timeout_seconds: float | None = None) -> Message | None:
         """Wait for the next message.
 
@@ -150,6 +156,8 @@ class Subscriber:
             DecodeError: the next message is damaged; it is counted, and the next call goes on.
             ChannelClosed: the subscriber is closed.
         """
+        if timeout_seconds:
+            check_timeout(timeout_seconds)
         try:
             while True:
                 if self._held:
@@ -189,8 +197,15 @@ class Subscriber:
         """Take the next message if there is one; errors as `receive`."""
         return self._take_or_end()
 
+    @overload
+    async def receive_async(self, timeout_seconds: None = None) -> Message: ...
+    @overload
+    async def receive_async(self, timeout_seconds: float | None) -> Message | None: ...
+
     async def receive_async(self, timeout_seconds: float | None = None) -> Message | None:
         """Await the next message; otherwise as `receive`. Cancelled, it has taken nothing."""
+        if timeout_seconds:
+            check_timeout(timeout_seconds)
         # Imported here: a synchronous node's process has no event loop.
         from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 
@@ -282,18 +297,14 @@ class Subscriber:
     def __iter__(self) -> Iterator[Message]:
         try:
             while True:
-                message = self.receive()
-                assert message is not None
-                yield message
+                yield self.receive()
         except EndOfStream:
             return
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         try:
             while True:
-                message = await self.receive_async()
-                assert message is not None
-                yield message
+                yield await self.receive_async()
         except EndOfStream:
             return
 
@@ -309,7 +320,7 @@ class Subscriber:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Subscriber {self.connection.name}: at {self._position}>"
+        return f"<Subscriber {self.connection.name}: at {self.position}>"
 
     def _take_or_end(self) -> Message | None:
         message = self.take()
