@@ -240,8 +240,10 @@ class MultiprocessExecutor(SessionExecutor):
         return self._domain, ProcessLauncher(self._manager, self.config)
 
     async def _shut_down(self) -> None:
-        self._domain.close_and_sweep()
-        await self._manager.close()
+        try:
+            self._domain.close_and_sweep()
+        finally:
+            await self._manager.close()
 
 
 class InlineExecutor(SessionExecutor):

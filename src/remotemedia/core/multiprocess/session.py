@@ -497,13 +497,15 @@ class Session:
                 node.close()
             if self._exchange is not None:
                 self._exchange.close()
-            self._final_stats = self._wiring.registry.stats()
-            self._wiring.registry.cleanup()
-            if self._has_dead:
-                self._transport.clean_up_dead()
-            self._advance(SessionEvent.ALL_GONE)
-            self._bus.close()
-            self._forget(self)
+            try:
+                self._final_stats = self._wiring.registry.stats()
+                self._wiring.registry.cleanup()
+                if self._has_dead:
+                    self._transport.clean_up_dead()
+            finally:
+                self._advance(SessionEvent.ALL_GONE)
+                self._bus.close()
+                self._forget(self)
 
     def _log_slow_drain(self) -> None:
         waits = listed(one.node_id for one in self._nodes.values() if not one.is_drained)
