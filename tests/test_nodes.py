@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,8 @@ from remotemedia.core.describe import TYPE_NAME_MARK, describe
 from remotemedia.core.registry import default_registry
 from remotemedia.nodes.extras import needs_extra
 
-PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DECLARED: dict[str, str] = PROJECT["entry-points"]["remotemedia.nodes"]
 HEAVY = (
     "numpy.random",
@@ -40,6 +42,13 @@ def test_a_node_says_what_each_of_its_parameters_is(name: str) -> None:
     doc = target.__doc__ or ""
     for parameter in describe(target).parameters:
         assert f"\n        {parameter.name}: " in doc
+
+
+def test_the_reference_lists_every_node_type_and_the_extras_there_are() -> None:
+    page = (ROOT / "docs" / "reference" / "node-types.md").read_text()
+    headings = re.findall(r"^## (\S+)(?: \[(\w+)\])?$", page, re.MULTILINE)
+    assert {name for name, _ in headings} == set(DECLARED)
+    assert {extra for _, extra in headings if extra} <= set(PROJECT["optional-dependencies"])
 
 
 def test_checking_a_pipeline_loads_no_library_that_only_nodes_need() -> None:
