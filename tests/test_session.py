@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from remotemedia.core.pipeline import Policy
+    from remotemedia.core.multiprocess.plan import PolicyName
 
 pytestmark = pytest.mark.anyio
 
@@ -297,7 +297,7 @@ async def test_a_node_that_waits_for_room_ends_at_once(executor: str) -> None:
 @pytest.mark.parametrize("policy", ["block", "latest"])
 @pytest.mark.parametrize("seconds", [0.0, 1.0], ids=["fast", "slow"])
 async def test_a_node_that_a_source_feeds_too_says_when_an_input_is_done(
-    executor: str, policy: Policy, seconds: float
+    executor: str, policy: PolicyName, seconds: float
 ) -> None:
     pipeline = rm.Pipeline().add_node("count", nodes.Count, seconds=seconds)
     pipeline.add_node("relay", nodes.Echo).add_node("mix", nodes.Mix).add_node("out", nodes.Echo)

@@ -140,7 +140,7 @@ class Publisher:
 
     def disown(self) -> None:
         """Leave it to the parent process: each send looks for credit, and is told."""
-        self._lock, self._turn, self._limit = threading.Lock(), threading.RLock(), 0
+        self._lock, self._turn, self._limit = threading.RLock(), threading.RLock(), 0
 
     def send(
         self,
