@@ -47,8 +47,9 @@ def remotemedia(
 
 def inside(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command in this process, which takes half the time and shows what it leaves open."""
-    done = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
-    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+    words = [*map(str, arguments)]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -68,7 +69,7 @@ def write_pipeline(folder: Path, *nodes: tuple[str, dict[str, object]]) -> Path:
         {"id": kind.lower(), "node_type": f"cli_nodes:{kind}", "params": params}
         for kind, params in nodes
     ]
-    ids = [entry["id"] for entry in entries]
+    ids = [kind.lower() for kind, _ in nodes]
     connections = [{"from": a, "to": b} for a, b in itertools.pairwise(ids)]
     path = folder / f"{'-'.join(ids)}.json"
     path.write_text(
