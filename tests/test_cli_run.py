@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
 import soundfile
 
-from tests.cli_helpers import OnTerminal, inside, remotemedia, start, write_pipeline
+from tests.cli_helpers import COMMAND, OnTerminal, inside, remotemedia, start, write_pipeline
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
 RATE = 16_000
@@ -342,6 +342,18 @@ def test_it_ends_when_who_reads_its_output_has_gone(tmp_path: Path) -> None:
         errors = process.stderr.read()
         assert process.wait(30) == 141
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("command", [["run", "PIPELINE", "--text", "x", "-q"], ["nodes"]], ids=str)
+def test_a_disk_that_is_full_is_a_clear_error(echo: Path, command: list[str]) -> None:
+    words = [str(echo) if word == "PIPELINE" else word for word in command]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 3
+    assert done.stderr.endswith("cannot be written: No space left on device\n")
+    assert "Traceback" not in done.stderr
 
 
 def test_many_lines_on_a_terminal_do_not_hold_the_pipeline_up(echo: Path, tmp_path: Path) -> None:

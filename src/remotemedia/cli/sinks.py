@@ -49,7 +49,11 @@ class Sink(Protocol):
         """
 
     def close(self) -> str:
-        """Finish it, and return what became of it, in words. Twice is harmless."""
+        """Finish it, and return what became of it, in words. Twice is harmless.
+
+        Raises:
+            Failure: it cannot be finished.
+        """
 
 
 def open_sinks(
@@ -211,7 +215,10 @@ class TextFileSink:
         """See `Sink.close`."""
         if self._file is None:
             return f"{self.name}: nothing came, so it was not written"
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise Failure(f"{self.name} cannot be written: {error.strerror}", UNREADABLE) from error
         return f"{self.name}: {plural(self.count, 'line')}"
 
 
@@ -257,7 +264,10 @@ class SoundFileSink:
             return f"{self.name}: no sound came, so it was not written"
         seconds = self._file.frames / self._file.samplerate
         about = f"{self._file.samplerate:,} Hz, {plural(self._file.channels, 'channel')}"
-        self._file.close()
+        try:
+            self._file.close()
+        except (self._library.LibsndfileError, OSError) as error:
+            raise Failure(f"{self.name} cannot be written: {error}", UNREADABLE) from error
         return f"{self.name}: {duration_text(seconds)} of sound, {about}"
 
 
@@ -302,5 +312,8 @@ class SpeakerSink:
 
     def close(self) -> str:
         """See `Sink.close`."""
-        self._stop()
+        try:
+            self._stop()
+        except self._devices.PortAudioError as error:
+            raise Failure(f"{self.name} cannot be used: {error}", UNREADABLE) from error
         return "" if self.count else f"{self.name}: no sound came"
