@@ -60,6 +60,22 @@ def test_lines_of_standard_input_and_of_a_file_are_messages(echo: Path, tmp_path
     assert "2 lines" in done.stderr
 
 
+def test_json_and_files_are_sent_as_what_the_input_takes(tmp_path: Path) -> None:
+    keys = write_pipeline(tmp_path, ("Keys", {}))
+    (tmp_path / "one.json").write_text('{\n  "a": 1,\n  "b": 2\n}')
+    (tmp_path / "two.jsonl").write_text('{"c": 1}\n\n{"d": 1}\n')
+    (tmp_path / "bad.jsonl").write_text('{"c": 1}\n{oops}\n')
+    assert inside("run", keys, "-i", tmp_path / "one.json", "-q").stdout == "a b\n"
+    assert inside("run", keys, "-i", tmp_path / "two.jsonl", "-q").stdout == "c\nd\n"
+    done = inside("run", keys, "-i", tmp_path / "bad.jsonl", "-q")
+    assert (done.returncode, done.stdout) == (3, "c\n")
+    assert "line 2 of" in done.stderr
+    sound = tmp_path / "in.wav"
+    write_sound(sound, 1)
+    paths = write_pipeline(tmp_path, ("Paths", {}))
+    assert inside("run", paths, "-i", sound, "-q").stdout == f"{sound}\n"
+
+
 def test_json_gives_a_line_per_output_and_a_summary(echo: Path) -> None:
     done = remotemedia("run", echo, "-i", "-", "--json", "-q", stdin="a\nb\n")
     *outputs, summary = json_lines(done)

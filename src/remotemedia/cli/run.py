@@ -30,8 +30,8 @@ __all__ = ["run"]
     "--input",
     "input_",
     metavar="INPUT",
-    help="A sound file (WAV, FLAC, OGG, MP3), a .txt, .md, .json or .jsonl file, whose lines are "
-    "sent one by one, - for the lines of standard input, or mic.",
+    help="A sound file (WAV, FLAC, OGG, MP3), a .txt, .md or .jsonl file, whose lines are sent one "
+    "by one, a .json file, - for the lines of standard input, or mic.",
 )
 @click.option("--text", help="Send this text, instead of --input.")
 @click.option("--to", metavar="NODE[.PORT]", help="The input it goes to, where several take it.")

@@ -28,7 +28,8 @@ CHUNK_SECONDS = 0.02
 """Length of a piece of sound: what WebRTC and telephony send at once (RFC 7587, section 4.2)."""
 MIC_RATE_HZ = 16_000
 TEXT_SUFFIXES = (".txt", ".text", ".md")
-JSON_SUFFIXES = (".json", ".jsonl")
+JSON_LINES_SUFFIX = ".jsonl"
+JSON_SUFFIX = ".json"
 _READ_BYTES = 64 * 1024
 
 
@@ -72,7 +73,10 @@ def open_source(given: str | None, text: str | None) -> Source | None:
         return MicSource()
     path = Path(given)
     _require_file(path)
-    if path.suffix.lower() in (*TEXT_SUFFIXES, *JSON_SUFFIXES):
+    suffix = path.suffix.lower()
+    if suffix == JSON_SUFFIX:
+        return TextSource(_whole_text(path), given, ("Json", "Text"))
+    if suffix in (*TEXT_SUFFIXES, JSON_LINES_SUFFIX):
         return LineSource(os.open(path, os.O_RDONLY | os.O_CLOEXEC), given)
     return SoundFileSource(path)
 
@@ -90,7 +94,7 @@ def _require_file(path: Path) -> None:
         raise Failure(f"{path} is a folder; name a file in it", UNREADABLE) from None
     except OSError as error:
         raise Failure(f"{path} cannot be read: {error.strerror}", UNREADABLE) from error
-    if is_empty and path.suffix.lower() not in (*TEXT_SUFFIXES, *JSON_SUFFIXES):
+    if is_empty and path.suffix.lower() not in (*TEXT_SUFFIXES, JSON_LINES_SUFFIX):
         raise Failure(f"{path} is empty: it holds no byte", UNREADABLE)
 
 
@@ -124,25 +128,34 @@ def _first_of(wanted: Sequence[str], there: Sequence[str]) -> str | None:
     return next((kind for kind in wanted if kind in there), None)
 
 
+def _whole_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Failure(f"{path} is no UTF-8 text: {error}", UNREADABLE) from error
+
+
 class TextSource:
-    """One text, given on the command line."""
+    """One text, given on the command line or a whole file."""
 
-    kinds: tuple[str, ...] = ("Text", "Json")
     warning = ""
-    name = "--text"
 
-    def __init__(self, text: str) -> None:
+    def __init__(
+        self, text: str, name: str = "--text", kinds: tuple[str, ...] = ("Text", "Json")
+    ) -> None:
+        self.name = name
+        self.kinds = kinds
         self._text = text
 
     async def messages(self, kind: str) -> AsyncIterator[RuntimeData]:
         """See `Source.messages`."""
-        yield _line_message(self._text, kind, self.name)
+        yield _text_message(self._text, kind, self.name)
 
     def close(self) -> None:
         """See `Source.close`."""
 
 
-def _line_message(line: str, kind: str, where: str) -> RuntimeData:
+def _text_message(line: str, kind: str, where: str) -> RuntimeData:
     from remotemedia.core.errors import DataError
 
     try:
@@ -181,7 +194,7 @@ class LineSource:
         async for line in self._lines():
             number += 1
             if line.strip():
-                yield _line_message(line, kind, f"line {number} of {self.name}")
+                yield _text_message(line, kind, f"line {number} of {self.name}")
 
     async def _lines(self) -> AsyncIterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
