@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 RUN    := $(VENV)/bin/
 
-.PHONY: help setup test faults faults-short bench format check types docs clean
+.PHONY: help setup test test-models faults faults-short bench format check types docs clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,7 +19,18 @@ $(VENV)/.stamp: pyproject.toml
 setup: $(VENV)/.stamp      ## create .venv with everything that the targets below need
 
 test: setup      ## the tests, a few minutes
-	$(RUN)python -m pytest -m 'not faults'
+	$(RUN)python -m pytest -m 'not faults and not models'
+
+# torch first and alone, so that it is this one. Of the last packages the files are wanted and not
+# what they need: a recording of speech, and a library that the tests load on any Python.
+$(VENV)/.stamp-models: $(VENV)/.stamp
+	$(RUN)python -m pip install --quiet torch==2.13.0
+	$(RUN)python -m pip install --quiet --editable '.[speech,llm,vibevoice]' accelerate einops librosa sentencepiece
+	$(RUN)python -m pip install --quiet --no-deps --ignore-requires-python moonshine-voice==0.1.5 liquid-audio==1.3.0
+	@touch $@
+
+test-models: $(VENV)/.stamp-models  ## real models on real speech; installs them, some GB
+	$(RUN)python -m pytest -m models
 
 faults-short: setup  ## kill, stall and starve processes at random moments, a few times each
 	$(RUN)python -m pytest -m faults

@@ -7,15 +7,17 @@ import dataclasses
 import sys
 from pathlib import Path
 
+README = Path(__file__).parent.parent / "README.md"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
     # Imported here: processes that `multiprocessing` starts import this module again.
     from rich.console import Console
 
-    from benchmarks import targets
+    from benchmarks import readme, targets
     from benchmarks.contenders import SYSTEMS
-    from benchmarks.records import RESULTS, Record, show, write
+    from benchmarks.records import RESULTS, Record, environment, show, write
     from benchmarks.scenarios import FULL, QUICK, SCENARIOS
 
     names = [system.name for system in SYSTEMS]
@@ -25,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--system", nargs="+", choices=names, default=names)
     parser.add_argument("--size", nargs="+", type=int, help="sizes of the hop, in bytes")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--readme", action="store_true", help="write the README's table, too")
     chosen = parser.parse_args(arguments)
     effort = QUICK if chosen.quick else FULL
     if chosen.size:
@@ -37,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         records += SCENARIOS[name](systems, effort)
     show(records, targets.table(targets.targets(records)))
     print(f"written to {write(records, chosen.results)}")
+    if chosen.readme:
+        readme.update(README, readme.render(records, environment()))
     return 0
 
 

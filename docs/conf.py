@@ -7,7 +7,10 @@ from remotemedia.core.multiprocess.states import PROCESS, SESSION
 project = "remotemedia"
 author = "The remotemedia authors"
 copyright = "The remotemedia authors"
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+myst_heading_anchors = 2
 html_theme = "furo"
 exclude_patterns = ["_build", "_states.md"]
 

@@ -12,12 +12,12 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from remotemedia.core.errors import BackpressureError, ChannelError, PeerLost
 from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
 from remotemedia.core.multiprocess.transport import doorbell as doorbell_module
 from remotemedia.core.multiprocess.transport.doorbell import Doorbell
 from remotemedia.core.multiprocess.transport.ledger import Ledger
 from remotemedia.data import Binary
+from remotemedia.errors import BackpressureError, ChannelError, PeerLost
 from tests.channel_helpers import number, open_seal, sealed, value_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -17,6 +17,29 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from remotemedia.core.describe import NodeTarget
+
+IS_LONG = os.environ.get("REMOTEMEDIA_FAULTS") == "long"
+F = TypeVar("F", bound="Callable[..., object]")
+
+
+def long_form(test: F) -> F:
+    """Mark a test as one of the faults where it runs in its long form."""
+    if not IS_LONG:
+        return test
+    marked: F = pytest.mark.faults(test)
+    return marked
+
+
+def repeated(times: int, *, short: int) -> Callable[[F], F]:
+    """Run a test so many times in the long form, which is one of the faults, and a few in CI."""
+
+    def decorate(test: F) -> F:
+        each = pytest.mark.parametrize("round_", range(times if IS_LONG else short))
+        every: F = each(test)
+        return long_form(every)
+
+    return decorate
+
 
 END_SECONDS = 5.0
 """Within this, nothing of a session is left, however it ended."""
@@ -75,11 +98,13 @@ def is_dead(pid: int) -> bool:
     return not os.path.exists(f"/proc/{pid}")
 
 
-async def wait_until(condition: Callable[[], bool], seconds: float = END_SECONDS) -> None:
+async def wait_until(
+    condition: Callable[[], bool], seconds: float = END_SECONDS, about: str = ""
+) -> None:
     """Wait for something that nobody announces."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, f"it did not happen in time\n{about}"
         await asyncio.sleep(0.005)
 
 

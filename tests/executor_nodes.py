@@ -108,6 +108,15 @@ class AsyncSlowWords(Node):
         self.interrupted += 1
 
 
+class Large(Node):
+    """May send messages of 16 MB, a hundred at a time."""
+
+    out = Output(Text, max_message_bytes=16_000_000)
+
+    def process(self, text: Text) -> Addressed:
+        return self.out(text)
+
+
 class Sink(Node):
     """Takes and gives nothing."""
 
@@ -170,6 +179,20 @@ class Join(Node):
     @input
     def on_b(self, text: Text) -> Addressed:
         return self.right(Text("b:" + text.text))
+
+
+class Mix(Node):
+    """Takes numbers by the way, and says of each text which was the newest."""
+
+    newest = -1
+
+    @input
+    def on_text(self, text: Text) -> Text:
+        return Text(f"{text.text} {self.newest >= 0}")
+
+    @input(capacity=1)
+    def on_number(self, value: Json) -> None:
+        self.newest = int(str(value.value))
 
 
 class Loop(Node):

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from remotemedia.core.errors import SharedMemoryExhausted
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.plan import SpareTaps
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER, free_bytes
 from remotemedia.data import Binary
+from remotemedia.errors import SharedMemoryExhausted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,6 +7,7 @@ from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING
 
 import pytest
+from benchmarks import readme
 from benchmarks.__main__ import main
 from benchmarks.contenders import SYSTEMS
 from benchmarks.records import Record, percentile, table
@@ -77,3 +78,22 @@ def test_the_command_writes_records_of_the_published_form(tmp_path: Path) -> Non
 
 def test_all_scenarios_of_the_data_plane_are_there() -> None:
     assert {"hop", "hop_paced", "chain", "throughput"} <= set(SCENARIOS)
+
+
+def test_the_table_of_the_readme_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    records = [
+        Record("hop", "remotemedia", 1280, "adaptive", "us", 5.25, 9, 10),
+        Record("hop", "pyzmq", 24_883_200, "block", "us", 6500.0, 9, 10),
+        Record("throughput", "raw-iceoryx2", 1024, "adaptive", "msg/s", 828_000.0, 1, 10),
+    ]
+    text = readme.render(records, {"cores": 2, "machine": "x86_64", "python": "3.11.7"})
+    assert "| 1,280 B, one way | 5.2 µs |  |  |  |" in text
+    assert "| 24.9 MB, one way |  |  | 6.5 ms |  |" in text
+    assert "| 1,024 B, a second |  | 828,000 |  |  |" in text
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    readme.update(page, text)
+    assert page.read_text() == f"before\n{readme.BEGIN}\n{text}\n{readme.END}\nafter\n"
+    page.write_text("no place")
+    with pytest.raises(ValueError, match="has no lines"):
+        readme.update(page, text)

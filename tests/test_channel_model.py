@@ -18,10 +18,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from remotemedia.core.errors import BackpressureError, ChannelClosed, EndOfStream
 from remotemedia.core.multiprocess.plan import MAX_LOANS, Policy, SpareTaps
 from remotemedia.core.multiprocess.transport.ledger import LedgerWord
 from remotemedia.data import Binary
+from remotemedia.errors import BackpressureError, ChannelClosed, EndOfStream
 from tests.channel_helpers import IS_LONG, both_transports, new_registry, number, value_of
 
 if TYPE_CHECKING:

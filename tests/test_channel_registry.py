@@ -8,13 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia.core.errors import (
-    ChannelClosed,
-    ChannelError,
-    EndOfStream,
-    PeerLost,
-    SharedMemoryExhausted,
-)
 from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.plan import MAX_CAPACITY, Policy, SpareTaps
@@ -23,6 +16,13 @@ from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
 from remotemedia.core.multiprocess.transport.ledger import LedgerWord
 from remotemedia.core.multiprocess.transport.memory import MemoryReader, MemoryTransport
 from remotemedia.data import Binary
+from remotemedia.errors import (
+    ChannelClosed,
+    ChannelError,
+    EndOfStream,
+    PeerLost,
+    SharedMemoryExhausted,
+)
 from tests.channel_helpers import (
     IS_LONG,
     Background,

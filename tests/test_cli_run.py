@@ -287,7 +287,8 @@ def test_a_node_that_fails_is_one_clear_error_and_a_traceback_on_demand(echo: Pa
 def test_a_node_that_is_killed_is_named(echo: Path) -> None:
     done = remotemedia("run", echo, "-i", "-", stdin="one\nkill\n")
     assert (done.returncode, done.stdout) == (1, "one\n")
-    assert "node 'boom' of session 'tested': killed by SIGKILL" in done.stderr
+    assert "error: node 'boom'" in done.stderr
+    assert "killed by SIGKILL" in done.stderr
 
 
 def test_what_nodes_print_and_how_far_they_are_is_shown_in_lines(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remotemedia.core.errors import ExecutorError
 from remotemedia.core.multiprocess import control
+from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
     import socket

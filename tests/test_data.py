@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
+import pickle
 import time
 from collections import OrderedDict
 from enum import IntEnum
@@ -12,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from remotemedia.core.errors import DataError, ReleasedError
 from remotemedia.data import (
     DTYPES,
     PIXEL_FORMATS,
@@ -26,11 +27,12 @@ from remotemedia.data import (
     Text,
     Video,
 )
+from remotemedia.data.message import ArrayMessage
+from remotemedia.errors import DataError, ReleasedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from remotemedia.data.message import ArrayMessage
 
 HUGE = 10**5000  # more digits than Python shows
 LONE_SURROGATE = "\ud800"
@@ -196,6 +198,11 @@ def _endless() -> list[Any]:
     value: list[Any] = []
     value.append(value)
     return value
+
+
+def by_pickle(message: Message) -> Message:
+    copied: Message = pickle.loads(pickle.dumps(message))
+    return copied
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -451,3 +458,52 @@ def test_a_tensor_that_numpy_cannot_view_is_refused_with_advice() -> None:
 def test_the_base_class_is_no_message_type() -> None:
     with pytest.raises(TypeError, match="not a message type"):
         assert Message() == Message()
+
+
+EVERY_TYPE = [
+    Audio(np.arange(4, dtype=np.float32), 8000, metadata={"a": [1]}),
+    Video(np.zeros((2, 2, 1), np.uint8), "gray"),
+    Tensor(np.arange(6).reshape(2, 3)),
+    Text("x", correlation_id=3),
+    Json({"a": [1]}),
+    Binary(b"abc"),
+    File("/a"),
+    Control("flush", [1]),
+]
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, by_pickle])
+@pytest.mark.parametrize("message", EVERY_TYPE)
+def test_a_copy_is_equal_and_owns_its_memory(
+    message: Message, duplicate: Callable[[Message], Message]
+) -> None:
+    other = duplicate(message)
+    assert other == message
+    assert (other.timestamp_ns, other.correlation_id) == (
+        message.timestamp_ns,
+        message.correlation_id,
+    )
+    with pytest.raises(TypeError):
+        other.metadata["b"] = 1  # type: ignore[index]
+    if isinstance(message, ArrayMessage):
+        assert not np.shares_memory(np.asarray(other), np.asarray(message))
+        message = duplicate(message)
+        message.release()
+        with pytest.raises(ReleasedError):
+            duplicate(message)
+
+
+@pytest.mark.parametrize("message", EVERY_TYPE[:3])
+def test_an_array_message_is_an_array_for_numpy(message: ArrayMessage) -> None:
+    array = np.asarray(message)
+    assert array.dtype in (np.float32, np.uint8, np.int64)
+    assert np.shares_memory(array, np.asarray(message))
+    assert not np.shares_memory(array, np.array(message))
+    assert np.asarray(message, np.float64).dtype == np.float64
+    assert np.array_equal(message + np.zeros(1), array)  # type: ignore[operator]
+    # As numpy 1.26 asks, and as numpy 2 does.
+    assert np.shares_memory(message.__array__(), array)
+    assert message.__array__(np.dtype("f8")).dtype == np.float64
+    assert not np.shares_memory(message.__array__(copy=True), array)
+    with pytest.raises(ValueError, match="without a copy"):
+        message.__array__(np.dtype("f8"), copy=False)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from remotemedia.core.document import Syntax, parse_json, parse_yaml
 
 if TYPE_CHECKING:
-    from remotemedia.core.errors import Finding
+    from remotemedia.errors import Finding
 
 
 def yaml_value(text: str) -> object:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia.core.errors import ChannelClosed, ChannelError
 from remotemedia.core.multiprocess.transport import doorbell as doorbell_module
 from remotemedia.core.multiprocess.transport.doorbell import Doorbell, _Membarrier
 from remotemedia.core.multiprocess.transport.ledger import ALWAYS_ASLEEP, ENDPOINT_WORDS, Ledger
 from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.errors import ChannelClosed, ChannelError
 from tests.channel_helpers import IS_LONG, Background, Peer, eventually, open_fds
+from tests.strikes import strikes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -271,6 +272,40 @@ def test_ctrl_c_ends_a_wait_and_leaves_the_doorbell_usable(ledger: Ledger, spin_
     side.bring(3)
     assert waiter.result() == 3
     side.bell.close()
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_signal_handler_that_raises_leaves_the_doorbell_usable(
+    ledger: Ledger, is_last: bool
+) -> None:
+    side = Side(ledger, BLOCK)
+
+    def wait() -> None:
+        if is_last:
+            side.bell.wait_last(lambda: None, 0.001)
+        else:
+            side.bell.wait_for(lambda: None, 0.001)
+
+    for place in strikes(wait, "doorbell.py"):
+        assert not side.bell.is_waited_on, place
+        waiter = Background(lambda: side.bell.wait_for(side.news, None), 10)
+        eventually(is_armed(side))
+        side.bring(place + 1)
+        assert waiter.result() == place + 1
+        side.words[side.news_at] = 0
+    Background(side.bell.close, 10).result()
+
+
+def test_closing_may_be_repeated_after_a_signal_handler_raised(ledger: Ledger) -> None:
+    fds = open_fds()
+    bells = [Side(ledger, BLOCK).bell for _ in range(50)]
+    next_bell = iter(bells)
+    for place in strikes(lambda: next(next_bell).close(), "doorbell.py"):
+        Background(bells[place].close, 10).result()
+        assert bells[place].fd < 0
+    for bell in next_bell:
+        bell.close()
+    assert open_fds() == fds
 
 
 def test_an_error_of_the_attempt_leaves_the_doorbell_usable(side: Side) -> None:

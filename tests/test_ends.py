@@ -23,14 +23,23 @@ import remotemedia as rm
 from remotemedia.core.multiprocess.transport import folder
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from tests import executor_nodes as nodes
-from tests.executor_helpers import END_SECONDS, cause_of, chain, is_dead, texts, wait_until
+from tests.executor_helpers import (
+    END_SECONDS,
+    IS_LONG,
+    cause_of,
+    chain,
+    is_dead,
+    repeated,
+    texts,
+    wait_until,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 pytestmark = pytest.mark.anyio
 
-ROUNDS = 50 if os.environ.get("REMOTEMEDIA_FAULTS") == "long" else 3
+ROUNDS = 50 if IS_LONG else 3
 
 
 @pytest.fixture
@@ -74,9 +83,10 @@ def expected(how: str) -> tuple[int, str]:
     }[how]
 
 
+@repeated(50, short=1)
 @pytest.mark.parametrize(("when", "how"), BREAKDOWNS)
 async def test_a_node_that_breaks_ends_the_session_and_is_named(
-    runtime: rm.Runtime, how: str, when: str
+    runtime: rm.Runtime, how: str, when: str, round_: int
 ) -> None:
     broken = rm.NodeConfig(nodes.Fragile, "broken", config={"how": how, "when": when})
     pipeline = chain(nodes.Echo, broken, nodes.Echo)
@@ -116,7 +126,12 @@ CALLERS: dict[str, Callable[[rm.Session], object]] = {
     "terminate": lambda session: session.terminate(),
     "close twice": lambda session: asyncio.gather(session.close(), session.close()),
     "terminate twice": lambda session: asyncio.gather(session.terminate(), session.terminate()),
-    "terminate during close": lambda session: asyncio.gather(session.close(), session.terminate()),
+    "terminate during close": lambda session: _one_after_the_other(
+        session.close(), session.terminate()
+    ),
+    "close during terminate": lambda session: _one_after_the_other(
+        session.terminate(), session.close()
+    ),
     "SIGKILL of a node": lambda session: _kill_one(session),
     "SIGKILL of a node during close": lambda session: asyncio.gather(
         session.close(), _kill_one(session), return_exceptions=True
@@ -124,6 +139,12 @@ CALLERS: dict[str, Callable[[rm.Session], object]] = {
     "SIGKILL of all nodes": lambda session: _kill_all(session),
     "terminate, cancelled": lambda session: _cancelled(session),
 }
+
+
+async def _one_after_the_other(first: Awaitable[None], second: Awaitable[None]) -> None:
+    begun = asyncio.ensure_future(first)
+    await asyncio.sleep(random.choice([0.0, random.uniform(0.0, 0.05)]))
+    await asyncio.gather(begun, second)
 
 
 async def _kill_one(session: rm.Session) -> None:
@@ -167,10 +188,11 @@ async def _receive_for_ever(session: rm.Session) -> None:
         return
 
 
+@repeated(50, short=1)
 @pytest.mark.parametrize("end", CALLERS)
 @pytest.mark.parametrize("load", LOADS)
 async def test_however_it_is_ended_nothing_is_left(
-    runtime: rm.Runtime, end: str, load: str
+    runtime: rm.Runtime, end: str, load: str, round_: int
 ) -> None:
     other = await runtime.create_session("other", chain(nodes.Echo))  # the executor goes on
     assert await texts(other, "warm") == ["warm"]
@@ -191,7 +213,7 @@ async def test_however_it_is_ended_nothing_is_left(
             asyncio.create_task(_send_for_ever(session)),
             asyncio.create_task(_receive_for_ever(session)),
         ]
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(random.uniform(0, 0.2))
     processes = list(session.pids.values())
     start = time.monotonic()
     async with asyncio.timeout(END_SECONDS):
@@ -226,13 +248,14 @@ async def test_nodes_killed_at_random_moments_leave_nothing(runtime: rm.Runtime)
         assert files() == before
 
 
-async def test_the_spawner_killed_ends_every_session(runtime: rm.Runtime) -> None:
+@repeated(50, short=2)
+async def test_the_spawner_killed_ends_every_session(runtime: rm.Runtime, round_: int) -> None:
     first = await runtime.create_session("a", chain(nodes.Echo, nodes.Busy))
     second = await runtime.create_session("b", chain(nodes.Echo))
     executor = runtime._executors["python"]
     assert isinstance(executor, rm.MultiprocessExecutor)
     waiting = [asyncio.create_task(cause_of(one.recv())) for one in (first, second)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(random.choice([0.0, random.uniform(0, 0.05)]))
     os.kill(executor._manager.spawner_pid, signal.SIGKILL)
     async with asyncio.timeout(END_SECONDS):
         for cause in await asyncio.gather(*waiting):
@@ -257,7 +280,7 @@ async def test_a_runtime_that_is_shut_down_ends_a_session_that_starts() -> None:
 # Ends of the host: a program of its own.
 
 HOST = """
-import asyncio, os, signal, sys, time
+import asyncio, os, random, signal, sys, time
 import remotemedia as rm
 from remotemedia.core.multiprocess.transport import folder
 from tests import executor_nodes as nodes
@@ -279,7 +302,7 @@ async def main(stage, how):
     async with runtime:
         kinds = [nodes.Echo, nodes.NeverReady if stage == "start" else nodes.Parent, nodes.Echo]
         if stage != "start":
-            kinds = [nodes.Echo, nodes.Busy, nodes.Echo]
+            kinds = [nodes.Echo, rm.NodeConfig(nodes.Busy, "n2", config={"seconds": 0.02})]
         pipeline = chain(*kinds)
         creating = asyncio.create_task(runtime.create_session("s", pipeline))
         creating.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -291,6 +314,11 @@ async def main(stage, how):
             session = await creating
         spawner = runtime._executors["python"]._manager.spawner_pid
         print(*session.pids.values(), spawner, flush=True)
+        if stage == "end":
+            for _ in range(90):
+                await session.send(rm.Text("x"))
+            ending = asyncio.create_task(session.close())
+            await asyncio.sleep(random.uniform(0, 0.05))
         if how == "exit":
             os._exit(0)
         if how == "sys.exit":
@@ -356,10 +384,11 @@ SIGNALS_TO_HOST = {
 ENDS_OF_HOST = [*SIGNALS_TO_HOST, "SIGKILL of the spawner", "exit", "sys.exit"]
 
 
-@pytest.mark.parametrize("stage", ["start", "idle", "load"])
+@repeated(50, short=1)
+@pytest.mark.parametrize("stage", ["start", "idle", "load", "end"])
 @pytest.mark.parametrize("how", ENDS_OF_HOST)
 async def test_however_the_host_ends_nothing_is_left(
-    how: str, stage: str, hosts: list[Host]
+    how: str, stage: str, hosts: list[Host], round_: int
 ) -> None:
     host = Host(stage, how)
     hosts.append(host)
@@ -373,7 +402,7 @@ async def test_however_the_host_ends_nothing_is_left(
         # Nobody is left to sweep: the next executor of this user does.
         async with rm.MultiprocessExecutor():
             pass
-    await wait_until(lambda: not files())
+    await wait_until(lambda: not files(), about=errors)
     if how == "Ctrl-C":
         assert "KeyboardInterrupt" in errors
         assert "never retrieved" not in errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,11 +14,10 @@ import remotemedia as rm
 from remotemedia.core.multiprocess.transport import folder
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from tests import executor_nodes as nodes
-from tests.executor_helpers import cause_of, chain, running, texts, value_of
+from tests.executor_helpers import IS_LONG, cause_of, chain, long_form, running, texts, value_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -43,12 +43,18 @@ async def surroundings(**options: Any) -> dict[str, Any]:
     raise AssertionError
 
 
-async def test_ten_sessions_at_once_never_cross(executor: rm.MultiprocessExecutor) -> None:
+async def test_ten_sessions_of_three_nodes_at_once_never_cross(
+    executor: rm.MultiprocessExecutor,
+) -> None:
     sessions = await asyncio.gather(
         *(
             executor.create_session(
                 f"s{number}",
-                chain(rm.NodeConfig(nodes.Suffix, "n1", config={"end": f"-{number}"}), nodes.Echo),
+                chain(
+                    nodes.Echo,
+                    rm.NodeConfig(nodes.Suffix, "n2", config={"end": f"-{number}"}),
+                    nodes.Echo,
+                ),
             )
             for number in range(10)
         )
@@ -155,28 +161,38 @@ async def test_an_interpreter_that_is_not_there_is_a_spawn_error(
     assert not executor.sessions
 
 
-def _footprint() -> tuple[int, int, int]:
-    """Descriptors, files in shared memory, resident memory in MiB."""
+def _footprint(executor: rm.MultiprocessExecutor) -> dict[str, int]:
+    """What a session may leave behind: counts, and resident memory in MiB."""
+    spawner = executor._manager.spawner_pid
+    children = Path(f"/proc/{spawner}/task/{spawner}/children").read_text().split()
     files = [name for name in os.listdir(SHM_FOLDER) if name.startswith(folder.PREFIX)]
-    with open("/proc/self/statm") as file:
-        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
-    return len(os.listdir("/proc/self/fd")), len(files), resident
+    resident = int(Path("/proc/self/statm").read_text().split()[1])
+    return {
+        "processes": len(children),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "files": len(files),
+        "threads": len(os.listdir("/proc/self/task")),
+        "tasks": len(asyncio.all_tasks()),
+        "MiB": resident * os.sysconf("SC_PAGE_SIZE") // 2**20,
+    }
 
 
-@pytest.mark.faults
+@long_form
 async def test_sessions_of_five_nodes_come_and_go_and_leave_nothing(
     executor: rm.MultiprocessExecutor,
 ) -> None:
-    rounds = 100 if os.environ.get("REMOTEMEDIA_FAULTS") == "long" else 20
-    before = _footprint()
+    rounds = 100 if IS_LONG else 10
+    before: dict[str, int] = {}
     for number in range(rounds):
         async with asyncio.timeout(30):
             session = await executor.create_session("s", chain(*[nodes.Echo] * 5))
             assert await texts(session, str(number)) == [str(number)]
             await session.close()
+        del session
         if number == 2:
-            before = _footprint()  # what is made once is made by now
-        assert not executor._manager.processes
-    after = _footprint()
-    assert after[:2] == before[:2]
-    assert after[2] - before[2] < 8 + rounds // 10
+            before = _footprint(executor)  # what is made once is made by now
+    after = _footprint(executor)
+    grown = after.pop("MiB") - before.pop("MiB")
+    assert after == before
+    assert after["processes"] == 0
+    assert grown < 8

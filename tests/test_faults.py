@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia.core.errors import PeerLost
+from remotemedia.errors import PeerLost
 from tests.channel_helpers import (
     IS_LONG,
     Background,

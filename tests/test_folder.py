@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia.core.errors import ExecutorError, SharedMemoryExhausted
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.transport import iceoryx
 from remotemedia.core.multiprocess.transport.folder import (
@@ -24,6 +23,7 @@ from remotemedia.core.multiprocess.transport.folder import (
 from remotemedia.core.multiprocess.transport.iceoryx import new_domain
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from remotemedia.data import Text
+from remotemedia.errors import ExecutorError, SharedMemoryExhausted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,7 +167,7 @@ def test_a_domain_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPat
 def test_a_folder_that_was_removed_meanwhile_is_an_error_not_a_crash(base: Path) -> None:
     code = """
 import shutil, sys
-from remotemedia.core.errors import ChannelError
+from remotemedia.errors import ChannelError
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.data import Text
 with ChannelRegistry() as registry:

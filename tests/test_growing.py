@@ -21,12 +21,14 @@ from remotemedia import (
     PipelineTerminated,
     ResourceLimit,
     Text,
+    input,  # noqa: A004
 )
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.nodes.text import Suffix, Upper
 
 if TYPE_CHECKING:
     from remotemedia.core.multiprocess.executor import SessionExecutor
+    from remotemedia.core.multiprocess.session import Session
 
 pytestmark = pytest.mark.anyio
 FIRST = NodeContext(session_id="one", inputs=("in",))
@@ -229,6 +231,52 @@ async def test_what_no_input_reaches_does_not_hold_up_a_stream(executor: Session
     async with asyncio.timeout(10):
         assert [out async for out in session.stream(Text("a"))] == [Text("A")]
         await session.terminate()
+
+
+async def test_inputs_that_come_to_a_part_that_a_source_fed_are_waited_for(
+    executor: SessionExecutor,
+) -> None:
+    alone = NodeContext(session_id="one", inputs=("b",), outputs=("out",))
+    await executor.execute_node(ticks, "ticks", MIDDLE)
+    await executor.execute_node(Both, "relay", MIDDLE)
+    last = await executor.execute_node(Both, "last", alone)
+    await executor.connect_nodes("ticks", "out", "relay", "a", policy="latest")
+    await executor.connect_nodes("relay", "out", "last", "a")
+    session = last.session
+    reading = asyncio.create_task(read_all(session))  # what comes of no input
+    async with asyncio.timeout(10):
+        assert "x" in [text async for text in streamed(session, "x", "last.b")]
+        await executor.execute_node(Late, "first", FIRST)
+        await executor.connect_nodes("first", "out", "relay", "b")
+        for index in range(20):
+            text = f"x{index}"
+            assert [one async for one in streamed(session, text, "first")] == [text]
+            assert [one async for one in streamed(session, text, "last.b")] == [text]
+        await session.terminate()
+    await reading
+
+
+async def read_all(session: Session) -> None:
+    async for _ in session.outputs():
+        continue
+
+
+async def streamed(session: Session, text: str, to: str) -> AsyncIterator[str]:
+    async for out in session.stream(Text(text), to):
+        assert isinstance(out, Text)
+        yield out.text
+
+
+class Both(Node):
+    """Two inputs that leave as they came."""
+
+    @input
+    def on_a(self, text: Text) -> Text:
+        return text
+
+    @input
+    def on_b(self, text: Text) -> Text:
+        return text
 
 
 async def test_an_id_is_taken_once(executor: SessionExecutor) -> None:

@@ -30,6 +30,7 @@ why it cannot matter.
 | reads configuration from the working directory        | below                                    |
 | makes socket paths of at most 108 bytes               | no sockets; paths are short: test_folder |
 | lets all processes of a user write to its queues      | others cannot: below                     |
+| believes the size that a writer claims                | it is held against the segment: below    |
 | may not survive a fork after a node was made          | a fork before is fine: below             |
 | drops a service with its creator                      | the maker holds it: test_transport       |
 | tells errors by name only                             | one module knows the names: below        |
@@ -38,6 +39,7 @@ why it cannot matter.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -52,16 +54,21 @@ import numpy as np
 import pytest
 
 import remotemedia
-from remotemedia.core.errors import BackpressureError, PeerLost
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.plan import SpareTaps
 from remotemedia.core.multiprocess.transport import iceoryx
 from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport, new_domain
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from remotemedia.data import Binary, Tensor, Text
+from remotemedia.data.layout import tensor_layout
+from remotemedia.data.wire import HEADER
+from remotemedia.errors import BackpressureError, DecodeError, PeerLost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from remotemedia.core.multiprocess.channel.publisher import Publisher
+    from remotemedia.core.multiprocess.transport.base import Chunk
 
 SOURCE = Path(remotemedia.__file__).parent
 FEW_TAPS = SpareTaps(2, 2, 1)
@@ -280,6 +287,44 @@ with ChannelRegistry() as registry:
 assert [message.array[3] for message in hoard] == list(range(150))
 """
     run(code)
+
+
+def test_a_writers_word_for_the_size_of_a_message_is_not_believed(
+    registry: ChannelRegistry,
+) -> None:
+    channel = registry.create_channel("out", 4)
+    reader, writer = registry.create_subscriber(channel), registry.create_publisher(channel)
+    writer.send(Text("before"))
+    assert reader.receive(1) == Text("before")
+    layout = tensor_layout((1 << 27,), np.dtype(np.uint8))
+    for elements in (1 << 21, (1 << 58) - 1):
+        chunk, token = forge(writer, elements)
+        HEADER.pack_into(chunk.header, 0, layout.block, 0, 0, *next_envelope(writer))
+        writer._writer.send(token)
+        with pytest.raises(DecodeError, match="its header describes 134,217,728 of payload"):
+            reader.receive(1)
+        writer._sent += 1
+    writer.send(Binary(bytes(1_000_000)))  # and what is larger than all before, is
+    assert reader.receive(1) == Binary(bytes(1_000_000))
+    (stats,) = registry.stats()["out"].connections
+    assert stats.dropped["unreadable"] == 2
+    assert stats.is_balanced
+
+
+def forge(writer: Publisher, elements: int) -> tuple[Chunk, Any]:
+    """Lend a small chunk whose header of the library says that it is large."""
+    chunk, token = writer._writer.loan(64)
+    sample: Any = token
+    elements_at = ctypes.c_uint64.from_address(sample.user_header_ptr - 16)
+    assert elements_at.value == sample.header.number_of_elements == 1
+    elements_at.value = elements
+    return chunk, token
+
+
+def next_envelope(writer: Publisher) -> tuple[int, bytes, int, int, int]:
+    """The rest of the header of the next message, which is counted as sent."""
+    writer._words[writer._sent_at] = writer._sent + 1
+    return writer._sent + 1, writer._context, 0, 0, 0
 
 
 def test_a_channel_of_capacity_100_holds_100(registry: ChannelRegistry) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia.core.errors import ChannelClosed, EndOfStream, PeerLost
+from remotemedia.errors import ChannelClosed, EndOfStream, PeerLost
 from tests.channel_helpers import (
     Background,
     eventually,

@@ -22,6 +22,7 @@ TOP = 9
 # The longest prefix of a module's name decides. Whatever lies in `core/multiprocess/` must be here.
 LAYERS = {
     "": TOP,  # the package, whose names are loaded when they are used, and its command line
+    "errors": 0,
     "data": 0,
     "core": 0,
     "core.runtime": TOP,
@@ -35,7 +36,15 @@ LAYERS = {
     f"{MULTIPROCESS}.channel": 2,
     **{
         f"{MULTIPROCESS}.{name}": 3
-        for name in ("wiring", "launch", "node_process", "exchange", "session", "runner")
+        for name in (
+            "wiring",
+            "launch",
+            "watchdog",
+            "node_process",
+            "exchange",
+            "session",
+            "runner",
+        )
     },
     f"{MULTIPROCESS}.growing": 4,
     f"{MULTIPROCESS}.executor": 4,
@@ -111,10 +120,10 @@ def test_imports_point_down_only(name: str) -> None:
     assert above == []
 
 
-def test_the_data_types_know_nothing_of_processes() -> None:
+def test_the_data_types_know_nothing_but_each_other_and_the_errors() -> None:
     for name in MODULES:
         if name.startswith("data"):
-            assert not [of for of in own_imports(name) if of.startswith("core.multiprocess")]
+            assert not [of for of in own_imports(name) if not of.startswith(("data", "errors"))]
 
 
 def test_runner_and_executor_share_only_what_lies_below_both() -> None:

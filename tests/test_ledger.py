@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from remotemedia.core.errors import ChannelError, ResourceLimit
 from remotemedia.core.multiprocess.transport.ledger import (
     CONNECTION_WORDS,
     ENDPOINT_WORDS,
@@ -25,6 +24,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     PortWord,
     drop_unread,
 )
+from remotemedia.errors import ChannelError, ResourceLimit
 from tests.channel_helpers import open_fds, shared_mappings
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia.core.errors import SpawnError
 from remotemedia.core.multiprocess.process import ProcessManager
+from remotemedia.errors import SpawnError
 from tests.process_helpers import (
     FAMILY,
     FAMILY_SIZE,

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import gc
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from remotemedia.core.errors import (
+from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
+from remotemedia.data import Audio, Binary, Json, Tensor, Text, Video
+from remotemedia.data import memory as memory_module
+from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,
     ChannelError,
     DataError,
     LoanError,
 )
-from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
-from remotemedia.data import Audio, Binary, Json, Tensor, Text, Video
-from remotemedia.data import memory as memory_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +93,7 @@ def test_every_array_type_can_be_lent(ends: Ends) -> None:
     [
         (Text, {}, "a Text cannot be lent; Audio, Video, Tensor, Binary can"),
         (Json, {"value": 1}, "a Json cannot be lent"),
-        (Audio, {"frames": 1, "channels": 1}, "loan of Audio.*sample_rate"),
+        (Audio, {"frames": 1, "channels": 1}, "an Audio takes.*sample_rate"),
         (Audio, {"frames": -1, "channels": 1, "sample_rate": 1}, "frames is -1"),
         (Audio, {"frames": 1, "channels": 0, "sample_rate": 1}, "number of channels is 0"),
         (Audio, {"frames": 1, "channels": 1, "sample_rate": True}, "sample_rate is True"),
@@ -105,7 +107,16 @@ def test_every_array_type_can_be_lent(ends: Ends) -> None:
         (Tensor, {"shape": (1,) * 9, "dtype": "int8"}, "more than 8 dimensions"),
         (Binary, {"nbytes": (1 << 28) + 1}, "268,435,457 bytes.*at most 268,435,456"),
         (Binary, {"nbytes": 1.5}, "nbytes is 1.5"),
-        (Binary, {"size": 3}, "loan of Binary"),
+        (Binary, {"size": 3}, "loan of a Binary takes nbytes; it got size"),
+        (Audio, {}, "loan of an Audio takes frames, channels, sample_rate; it got nothing"),
+        (Video, {"width": 3}, r"takes height, width, format \(optional\); it got width"),
+        (Tensor, {"shape": 5, "dtype": "int8"}, "shape is 5; it must be a tuple of lengths"),
+        (Tensor, {"shape": "ab", "dtype": "int8"}, "shape is 'ab'; it must be a tuple"),
+        (Tensor, {"shape": [2, "b"], "dtype": "int8"}, "length of the shape is 'b'"),
+        (Tensor, {"shape": [2, []], "dtype": "int8"}, r"lent with shape=\(2, \[\]\)"),
+        (Tensor, {"shape": (2,), "dtype": []}, r"lent with .*dtype=\[\]"),
+        (Video, {"height": 2, "width": 2, "format": []}, r"format is \[\]"),
+        (Audio, {"frames": [], "channels": 1, "sample_rate": 1}, r"lent with frames=\[\]"),
     ],
 )
 def test_what_cannot_be_lent_is_refused_with_what_can(
@@ -113,6 +124,20 @@ def test_what_cannot_be_lent_is_refused_with_what_can(
 ) -> None:
     with pytest.raises(DataError, match=words):
         ends.writer.loan(type_, **arguments)
+
+
+def test_a_picture_is_rgb24_unless_it_says_otherwise(ends: Ends) -> None:
+    with ends.writer.loan(Video, height=2, width=4) as picture:
+        assert (picture.format, picture.pixels.shape) == ("rgb24", (2, 4, 3))
+    assert ends.received().format == "rgb24"
+
+
+def test_a_shape_may_be_a_list_that_changes_later(ends: Ends) -> None:
+    shape = [2, 3]
+    for _ in range(2):
+        with ends.writer.loan(Tensor, shape=shape, dtype="int8") as tensor:
+            assert tensor.shape == tuple(shape)
+        shape.append(4)
 
 
 def test_a_port_lends_no_more_than_it_declares(registry: ChannelRegistry) -> None:
@@ -273,6 +298,15 @@ def test_a_loan_is_sent_once(ends: Ends) -> None:
     loan.discard()
     with pytest.raises(LoanError, match="given back before"):
         loan.send()
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_loan_cannot_be_duplicated(ends: Ends, duplicate: Callable[[object], object]) -> None:
+    loan = ends.writer.loan(Binary, nbytes=4)
+    with pytest.raises(TypeError, match="a loan cannot be copied or pickled"):
+        duplicate(loan)
+    loan.send()
+    assert isinstance(ends.received(), Binary)
 
 
 def test_a_loan_sent_inside_its_block_is_not_sent_again_at_its_end(ends: Ends) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from remotemedia.core.describe import NodeType, describe
-from remotemedia.core.errors import NodeDefinitionError
 from remotemedia.core.node import Node
 from remotemedia.core.ports import Addressed, Output, input  # noqa: A004
 from remotemedia.data import Audio, Control, Json, Message, RuntimeData, Text, Video
+from remotemedia.errors import NodeDefinitionError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator

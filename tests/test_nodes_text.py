@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from remotemedia import Text
-from remotemedia.core.registry import default_registry
 from remotemedia.nodes import text as nodes
 from remotemedia.testing import run_node
 
@@ -48,9 +45,10 @@ def test_join_refuses_to_collect_nothing() -> None:
         run_node(nodes.Join, texts("a"), count=0)
 
 
-def test_every_node_is_registered_by_the_name_that_its_entry_point_has() -> None:
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
-    declared = project["project"]["entry-points"]["remotemedia.nodes"]
-    assert {name.partition(":")[2] for name in declared.values()} == set(nodes.__all__)
-    for name, value in declared.items():
-        assert default_registry.find(name) is getattr(nodes, value.partition(":")[2])
+def test_answer_says_that_it_is_no_model_and_what_it_was_told() -> None:
+    (out,) = run_node(nodes.Answer, Text("Is {text} it?", metadata={"language": "en"}))
+    assert isinstance(out, Text)
+    assert "no language model" in out.text
+    assert out.text.endswith("Is {text} it?")
+    assert out.metadata == {"language": "en"}
+    assert run_node(nodes.Answer, Text("hm"), words="You said {text}.") == texts("You said hm.")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import remotemedia as rm
 from remotemedia.core.multiprocess.output import (
     LOG_BURST_BYTES,
     MAX_LINE_BYTES,
@@ -21,14 +24,22 @@ from remotemedia.core.multiprocess.output import (
     render,
 )
 from remotemedia.core.multiprocess.process import ProcessManager
+from tests.executor_helpers import running, texts, wait_until
 from tests.process_helpers import Reports, python
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
 LOGGER = logging.getLogger("remotemedia.node.node")
+
+
+class Prints(rm.Node):
+    def process(self, text: rm.Text) -> rm.Text:
+        print("printed", text.text)  # noqa: T201
+        return text
 
 
 @pytest.fixture
@@ -224,3 +235,62 @@ async def test_a_log_handler_that_raises_does_not_hide_an_exit(
         LOGGER.removeFilter(fail)
         loop.set_exception_handler(None)
     assert seen == ["text"]
+
+
+# What is seen of it without a logging configuration: in a program of its own, as pytest has one.
+
+PRINTS = """
+import asyncio, logging, sys
+import remotemedia as rm
+
+class Talker(rm.Node):
+    def process(self, text: rm.Text) -> rm.Text:
+        print("said", text.text)
+        print("warned", file=sys.stderr)
+        return text
+
+async def main():
+    async with rm.Runtime() as runtime, runtime.session(rm.Pipeline().add_node("t", Talker)) as s:
+        assert [out.text async for out in s.stream(rm.Text("a"))] == ["a"]
+
+if __name__ == "__main__":
+    SETUP
+    asyncio.run(main())
+"""
+NODE = "logging.getLogger('remotemedia.node')"
+
+
+@pytest.mark.parametrize(
+    ("setup", "lines"),
+    [
+        ("pass", ["t | said a", "t | warned"]),
+        (
+            "logging.basicConfig(level='INFO', format='%(name)s: %(message)s')",
+            ["T: said a", "T: warned"],
+        ),
+        ("logging.basicConfig(format='%(name)s: %(message)s')", ["T: warned"]),
+        ("logging.getLogger().addHandler(logging.NullHandler())", []),
+        (NODE + ".setLevel('WARNING')", ["t | warned"]),
+        (NODE + ".disabled = True", ["t | said a", "t | warned"]),  # as in logging: not inherited
+        ("logging.getLogger('remotemedia.node.t').disabled = True", []),
+        ("logging.disable(logging.INFO)", ["t | warned"]),
+        ("logging.lastResort = None", []),
+    ],
+)
+def test_what_a_node_prints_is_seen_once_and_a_logging_configuration_decides(
+    setup: str, lines: list[str], tmp_path: Path
+) -> None:
+    script = tmp_path / "prints.py"
+    script.write_text(PRINTS.replace("SETUP", setup))
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == ""
+    seen = done.stderr.replace("remotemedia.node.t:", "T:").splitlines()
+    assert sorted(seen) == sorted(lines)
+
+
+async def test_what_a_node_prints_leaves_when_it_is_printed(log: Records) -> None:
+    async with running(rm.NodeConfig(Prints, "node")) as session:
+        assert await texts(session, "now") == ["now"]
+        await wait_until(lambda: "printed now" in log.lines)

@@ -1,35 +1,29 @@
-"""Pages of shared memory are there before they are touched; the lock around taking them."""
+"""Pages of shared memory are there before they are touched."""
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import mmap
 import os
-import subprocess
-import sys
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia.core.errors import ChannelError, SharedMemoryExhausted
 from remotemedia.core.multiprocess.transport.pages import (
     MARGIN_BYTES,
     PAGE_BYTES,
     SHM_FOLDER,
     WHOLE_SEGMENT_BYTES,
-    MemoryLock,
+    Maps,
     PageReserver,
     free_bytes,
-    mapping_at,
     require_free,
 )
 from remotemedia.core.multiprocess.transport.segments import CHUNK_HEADER_BYTES
+from remotemedia.errors import ChannelError, SharedMemoryExhausted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MIB = 1 << 20
 
@@ -74,14 +68,14 @@ def large(new_path: str) -> Iterator[Segment]:
 
 def test_a_mapping_is_found_by_any_address_in_it(large: Segment) -> None:
     for offset in (0, 1, 3 * WHOLE_SEGMENT_BYTES - 1):
-        found = mapping_at(large.address + offset)
+        found = Maps().at(large.address + offset)
         assert (found.start, found.offset, found.path) == (large.address, 0, large.path)
     with pytest.raises(ChannelError, match="no shared memory is mapped at 0x1"):
-        mapping_at(1)
+        Maps().at(1)
 
 
 def test_what_is_reserved_is_there_and_the_rest_is_not(large: Segment) -> None:
-    reserver, stride = PageReserver("port a"), MIB
+    reserver, stride = PageReserver("port a", Maps()), MIB
     reserver.reserve(large.address + 192 + 2 * stride, 100_000, stride)
     chunks = range(192, 3 * WHOLE_SEGMENT_BYTES, stride)
     assert large.reserved_bytes <= 100_000 + (len(chunks) + 2) * PAGE_BYTES
@@ -97,7 +91,7 @@ def test_what_is_reserved_is_there_and_the_rest_is_not(large: Segment) -> None:
 
 def test_a_header_across_two_pages_has_both(large: Segment) -> None:
     stride = MIB + PAGE_BYTES - 100 - 192
-    PageReserver("port a").reserve(large.address + 192, 10, stride)
+    PageReserver("port a", Maps()).reserve(large.address + 192, 10, stride)
     assert (192 + stride) // PAGE_BYTES < (192 + stride + 191) // PAGE_BYTES
     assert large.is_reserved(192 + stride)
     assert large.is_reserved(192 + stride + 191)
@@ -105,24 +99,24 @@ def test_a_header_across_two_pages_has_both(large: Segment) -> None:
 
 def test_the_end_of_a_segment_is_no_error(large: Segment) -> None:
     size = 3 * WHOLE_SEGMENT_BYTES
-    PageReserver("port a").reserve(large.address + size - 100, 100_000, MIB)
+    PageReserver("port a", Maps()).reserve(large.address + size - 100, 100_000, MIB)
     assert large.is_reserved(size - 1)
 
 
 def test_a_declared_segment_is_reserved_whole(large: Segment) -> None:
-    PageReserver("port a").reserve(large.address + 192, 10, MIB, whole=True)
+    PageReserver("port a", Maps()).reserve(large.address + 192, 10, MIB, whole=True)
     assert large.reserved_bytes == 3 * WHOLE_SEGMENT_BYTES
 
 
 def test_a_small_segment_is_reserved_whole(new_path: str) -> None:
     small = Segment(new_path, WHOLE_SEGMENT_BYTES)
-    PageReserver("port a").reserve(small.address + 192, 10, MIB)
+    PageReserver("port a", Maps()).reserve(small.address + 192, 10, MIB)
     assert small.reserved_bytes == WHOLE_SEGMENT_BYTES
     small.close()
 
 
 def test_another_segment_is_met_by_its_address(large: Segment, new_path: str) -> None:
-    reserver = PageReserver("port a")
+    reserver = PageReserver("port a", Maps())
     reserver.reserve(large.address + 192, 10, MIB)
     other = Segment(new_path + "-2", WHOLE_SEGMENT_BYTES)
     reserver.reserve(other.address + 192, 10, MIB)
@@ -131,7 +125,7 @@ def test_another_segment_is_met_by_its_address(large: Segment, new_path: str) ->
 
 
 def test_a_segment_at_the_same_address_is_met_after_forgetting(new_path: str) -> None:
-    reserver = PageReserver("port a")
+    reserver = PageReserver("port a", Maps())
     for size in (WHOLE_SEGMENT_BYTES, WHOLE_SEGMENT_BYTES // 2):
         segment = Segment(new_path, size)
         reserver.reserve(segment.address + 192, 10, MIB)
@@ -145,7 +139,7 @@ def test_a_segment_that_was_removed_is_an_error(new_path: str) -> None:
     os.rename(new_path, new_path + "-moved")
     os.unlink(new_path + "-moved")
     with pytest.raises(ChannelError, match="shared memory of port a was removed"):
-        PageReserver("port a").reserve(segment.address, 10, MIB)
+        PageReserver("port a", Maps()).reserve(segment.address, 10, MIB)
     with open(new_path, "x"):
         pass
     segment.close()
@@ -159,38 +153,3 @@ def test_asking_for_more_than_there_is_says_what_is_missing() -> None:
     assert caught.value.needed_bytes == wanted + MARGIN_BYTES
     assert 0 < caught.value.free_bytes < wanted
     assert (caught.value.what, caught.value.path) == ("everything", SHM_FOLDER)
-
-
-def test_the_lock_keeps_other_threads_and_processes_out(tmp_path: Path) -> None:
-    one, two = MemoryLock(tmp_path), MemoryLock(tmp_path)
-    inside = threading.Event()
-
-    def enter() -> None:
-        with two:
-            inside.set()
-
-    thread = threading.Thread(target=enter)
-    with one:
-        with one:  # its own holder may enter again
-            thread.start()
-        code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 6)"
-        other = subprocess.run([sys.executable, "-S", "-c", code, tmp_path], capture_output=True)
-        assert b"BlockingIOError" in other.stderr
-        assert not inside.is_set()
-    thread.join()
-    assert inside.is_set()
-    fd = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(fd)
-
-
-def test_the_lock_ends_with_an_exception_and_needs_its_folder(tmp_path: Path) -> None:
-    lock = MemoryLock(tmp_path / "gone")
-    for _ in range(2):
-        with pytest.raises(ChannelError, match="runtime folder is gone"), lock:
-            pass
-    lock = MemoryLock(tmp_path)
-    with pytest.raises(KeyError), lock:
-        raise KeyError
-    with MemoryLock(tmp_path):  # it is free again
-        pass

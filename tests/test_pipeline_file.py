@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia.core.errors import PipelineError
 from remotemedia.core.pipeline import Connection, NodeConfig, Restart
 from remotemedia.core.pipeline_file import load_pipeline, parse_pipeline
 from remotemedia.core.pipeline_schema import json_schema
+from remotemedia.errors import PipelineError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remotemedia.core.errors import SpawnError
 from remotemedia.core.multiprocess.leftovers import MARK
 from remotemedia.core.multiprocess.process import (
     ExitReason,
@@ -21,6 +20,7 @@ from remotemedia.core.multiprocess.process import (
     ProcessStatus,
     SpawnSpec,
 )
+from remotemedia.errors import SpawnError
 from tests.process_helpers import (
     FAMILY,
     FAMILY_SIZE,
@@ -101,7 +101,7 @@ async def test_a_command_that_cannot_run_is_an_error_at_once_that_names_the_node
     assert (caught.value.node_id, caught.value.session_id) == ("asr", "s1")
     assert str(caught.value) == (
         "node 'asr' of session 's1' could not be started: cannot execute /no/python: "
-        "No such file or directory; check python_executable and the working directory"
+        "No such file or directory; check python_executable and working_directory"
     )
     assert manager.processes == {}
 

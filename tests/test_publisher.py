@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from remotemedia.core.errors import (
+from remotemedia.core.multiprocess.plan import SpareTaps
+from remotemedia.core.multiprocess.transport.ledger import (
+    ConnectionWord,
+    PortState,
+    PortWord,
+)
+from remotemedia.data import Audio, Binary, Text
+from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,
     ChannelError,
@@ -21,13 +28,6 @@ from remotemedia.core.errors import (
     LoanError,
     PeerLost,
 )
-from remotemedia.core.multiprocess.plan import SpareTaps
-from remotemedia.core.multiprocess.transport.ledger import (
-    ConnectionWord,
-    PortState,
-    PortWord,
-)
-from remotemedia.data import Audio, Binary, Text
 from tests.channel_helpers import (
     Background,
     both_transports,

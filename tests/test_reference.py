@@ -14,7 +14,6 @@ import msgspec
 import pytest
 
 from remotemedia.core import describe
-from remotemedia.core.errors import NodeDefinitionError
 from remotemedia.core.node import Node
 from remotemedia.core.reference import (
     FileReference,
@@ -27,6 +26,7 @@ from remotemedia.core.reference import (
 )
 from remotemedia.core.source import source_of
 from remotemedia.data import Text
+from remotemedia.errors import NodeDefinitionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,6 +8,7 @@ import os
 import pytest
 
 import remotemedia as rm
+from remotemedia.core.pipeline import Restart
 from tests import executor_nodes as nodes
 from tests.cli_nodes import Count, Swallow
 from tests.executor_helpers import chain, texts
@@ -75,10 +76,9 @@ async def test_a_block_that_raises_terminates_its_session() -> None:
         assert not runtime.sessions
 
 
-@pytest.mark.parametrize("options", [{"stall_timeout_seconds": 1.0}], ids=str)
-async def test_options_that_do_nothing_yet_are_refused(options: dict[str, float]) -> None:
+async def test_options_that_do_nothing_yet_are_refused() -> None:
     async with rm.Runtime() as runtime:
-        node = rm.NodeConfig(nodes.Echo, "n1", **options)  # type: ignore[arg-type]
+        node = rm.NodeConfig(nodes.Echo, "n1", restart=Restart("on_failure"))
         with pytest.raises(rm.ExecutorError, match="not supported yet"):
             await runtime.create_session("s", chain(node))
 

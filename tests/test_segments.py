@@ -23,7 +23,7 @@ from remotemedia.core.multiprocess.transport.iceoryx import (
     IceoryxWriter,
     new_domain,
 )
-from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER, mapping_at
+from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER, Maps
 from remotemedia.data.message import MAX_METADATA_BYTES
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def data_segments(domain: IceoryxTransport) -> list[Path]:
 
 def place(sample: Any) -> tuple[int, int, str]:
     """Where a chunk begins in its segment, where its payload does, and which segment it is."""
-    mapping = mapping_at(sample.user_header_ptr)
+    mapping = Maps().at(sample.user_header_ptr)
     begin = sample.user_header_ptr - segments.USER_HEADER_OFFSET - mapping.start
     return begin, sample.payload_ptr - mapping.start, mapping.path
 

@@ -11,6 +11,7 @@ import pytest
 import remotemedia as rm
 from remotemedia.core.multiprocess import events
 from remotemedia.core.multiprocess.states import SessionState
+from remotemedia.core.multiprocess.transport import pages
 from tests import executor_nodes as nodes
 from tests.executor_helpers import (
     cause_of,
@@ -25,6 +26,8 @@ from tests.executor_helpers import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from remotemedia.core.pipeline import Policy
 
 pytestmark = pytest.mark.anyio
 
@@ -291,6 +294,36 @@ async def test_a_node_that_waits_for_room_ends_at_once(executor: str) -> None:
         assert time.monotonic() - start < 1.5
 
 
+@pytest.mark.parametrize("policy", ["block", "latest"])
+@pytest.mark.parametrize("seconds", [0.0, 1.0], ids=["fast", "slow"])
+async def test_a_node_that_a_source_feeds_too_says_when_an_input_is_done(
+    executor: str, policy: Policy, seconds: float
+) -> None:
+    pipeline = rm.Pipeline().add_node("count", nodes.Count, seconds=seconds)
+    pipeline.add_node("relay", nodes.Echo).add_node("mix", nodes.Mix).add_node("out", nodes.Echo)
+    pipeline.connect("count", "relay").connect("relay", "mix.number", policy=policy)
+    pipeline.connect("mix", "out")
+    async with asyncio.timeout(10), rm.Runtime() as runtime:
+        session = await runtime.create_session("s", pipeline, executor=executor)
+        for text in "abc":
+            (got,) = await texts(session, text)
+            assert got.split()[0] == text
+        await session.terminate()
+
+
+@pytest.mark.parametrize("how", ["terminate", "close"])
+async def test_a_node_that_waits_for_room_in_its_handler_ends_at_once(
+    executor: str, how: str
+) -> None:
+    async with running(nodes.Words, nodes.Echo, executor=executor, channel_capacity=1) as session:
+        await session.send(rm.Text("word " * 100))
+        await wait_until(lambda: session.nodes["n1"].value == "processing")
+        await asyncio.sleep(0.1)  # all is full
+        start = time.monotonic()
+        await getattr(session, how)()
+        assert time.monotonic() - start < 1.0
+
+
 async def test_a_cycle_with_feedback_runs_and_ends(executor: str) -> None:
     pipeline = rm.Pipeline().add_node("loop", nodes.Loop, enough=20)
     pipeline.connect("loop.again", "loop.back", policy="drop_oldest")
@@ -376,6 +409,42 @@ async def test_a_failure_that_was_raised_is_not_raised_again_by_close(executor: 
         assert isinstance(await cause_of(session.recv()), rm.ProcessCrashed)
 
 
+@pytest.mark.parametrize("how", ["close", "terminate"])
+async def test_an_end_that_takes_long_says_what_it_waits_for(
+    runtime: rm.Runtime, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = await runtime.create_session("s", chain(nodes.Echo, nodes.Deaf))
+    await session.send(rm.Text(""))
+    await wait_until(lambda: session.nodes["n2"].value == "processing")
+    ending = asyncio.create_task(getattr(session, how)())
+    await asyncio.sleep(1.3)
+    await session.terminate()
+    await ending
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == (2 if how == "close" else 1)  # closing, and then ending
+    assert all("session 's' is" in text for text in told)
+    assert all("for 'n2' to" in text for text in told)
+
+
+async def test_a_thread_that_does_not_come_back_is_an_error_and_no_hang() -> None:
+    settings = rm.MultiprocessConfig(grace_period_seconds=0.2)
+    async with asyncio.timeout(10), rm.Runtime(settings) as runtime:
+        node = rm.NodeConfig(nodes.Busy, "n1", config={"seconds": 1.5})
+        session = await runtime.create_session("s", chain(node), executor="inline")
+        await session.send(rm.Text(""))
+        await wait_until(lambda: session.nodes["n1"].value == "processing")
+        with pytest.raises(rm.ExecutorError, match="did not come back"):
+            await session.terminate()
+        assert not runtime.sessions
+        await asyncio.sleep(1.5)  # it does, and finds everything closed
+
+
+async def test_an_end_that_is_quick_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(nodes.Echo) as session:
+        assert await texts(session, "a") == ["a"]
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 async def test_a_failure_is_told_before_the_node_has_cleaned_up(runtime: rm.Runtime) -> None:
     session = await runtime.create_session("s", chain(nodes.SlowCleanup))
     await session.send(rm.Text("a"))
@@ -404,6 +473,20 @@ async def test_a_start_that_takes_too_long_says_where_the_node_is() -> None:
             await runtime.create_session("s", chain(nodes.Echo, nodes.NeverReady))
     assert (caught.value.node_id, caught.value.phase) == ("n2", "loading")
     assert "in initialize" in caught.value.stack
+
+
+async def test_a_pipeline_that_shared_memory_cannot_hold_is_refused_before_it_starts(
+    runtime: rm.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "free_bytes", lambda: 64_000_000)
+    with pytest.raises(rm.SharedMemoryExhausted) as caught:
+        await runtime.create_session("s", chain(nodes.Large, nodes.Echo))
+    assert caught.value.free_bytes == 64_000_000
+    assert 100 * 16_000_000 < caught.value.needed_bytes < 200 * 16_000_000
+    assert "session 's' (bytes by port: n1.out " in str(caught.value)
+    assert not runtime.sessions
+    session = await runtime.create_session("s", chain(nodes.Echo))
+    assert await texts(session, "a") == ["a"]
 
 
 # Events and statistics.

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from remotemedia.core.errors import (
+from remotemedia.core.multiprocess.plan import SpareTaps
+from remotemedia.core.multiprocess.transport.ledger import LedgerWord, PortState, PortWord
+from remotemedia.data import Binary, Json, Tensor, Text
+from remotemedia.data.wire import HEADER
+from remotemedia.errors import (
     ChannelClosed,
     DecodeError,
     EndOfStream,
     PeerLost,
     ReleasedError,
 )
-from remotemedia.core.multiprocess.plan import SpareTaps
-from remotemedia.core.multiprocess.transport.ledger import LedgerWord, PortState, PortWord
-from remotemedia.data import Binary, Json, Tensor, Text
-from remotemedia.data.wire import HEADER, Flag
 from tests.channel_helpers import (
     Background,
     connection_stats_of,
@@ -77,6 +77,25 @@ def damage_next(publisher: Publisher) -> None:
 
         def send(self, token: object) -> None:
             self.chunk.header[0] ^= 0xFF
+            publisher._writer = writer
+            writer.send(token)
+
+    publisher._writer = Damaging()
+
+
+def renumber_next(publisher: Publisher, sequence: int) -> None:
+    """Have the next message leave with another sequence number."""
+    writer = publisher._writer
+
+    class Damaging:
+        connect, close = writer.connect, writer.close
+
+        def loan(self, nbytes: int) -> tuple[Chunk, object]:
+            self.chunk, token = writer.loan(nbytes)
+            return self.chunk, token
+
+        def send(self, token: object) -> None:
+            self.chunk.header[64:72] = sequence.to_bytes(8, "little")
             publisher._writer = writer
             writer.send(token)
 
@@ -495,12 +514,12 @@ def test_what_it_knows_of_the_last_message(registry: ChannelRegistry) -> None:
     publisher, reader = pair(registry)
     with pytest.raises(LookupError, match="nothing has been taken from port -> reader"):
         reader.header  # noqa: B018
-    assert (reader.flags, reader.position) == (0, 0)
-    publisher.send(number(0), flags=Flag.END_OF_INPUT)
+    assert reader.position == 0
+    publisher.send(number(0))
     reader.receive()
-    assert (reader.flags, reader.position) == (Flag.END_OF_INPUT, 1)
+    assert reader.position == 1
     header = reader.header
-    assert (header.sequence, header.flags, header.context.epoch) == (1, 1, 0)
+    assert (header.sequence, header.zero, header.context.epoch) == (1, 0, 0)
     assert len(header) == len(HEADER.unpack(bytes(HEADER.size)))
     assert repr(reader).startswith("<Subscriber port -> reader")
 
@@ -528,6 +547,24 @@ def test_an_input_has_ended_for_a_reader_once_it_has_had_all_of_it(
     reader.ended_input()
     reader.take()
     assert reader.ended_input() == 1
+
+
+@pytest.mark.parametrize("policy", ["block", "drop_oldest"])
+@pytest.mark.parametrize("sequence", [3, 1 << 40, (1 << 64) - 1])
+def test_a_number_that_was_never_sent_is_damage_and_silences_nobody(
+    registry: ChannelRegistry, policy: str, sequence: int
+) -> None:
+    publisher, reader = pair(registry, policy, capacity=1)
+    publisher.send(number(0))
+    assert receive_now(reader) == [0]
+    renumber_next(publisher, sequence)
+    publisher.send(number(1))
+    with pytest.raises(DecodeError, match=f"message {sequence:,} of port port, which has sent 2"):
+        reader.receive(0)
+    publisher.send(number(2), timeout_seconds=30)
+    assert receive_now(reader) == [2]
+    stats = connection_stats_of(registry, reader)
+    assert (stats.received, stats.dropped["unreadable"]) == (2, 1)
 
 
 # The account

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from remotemedia.core.errors import ReleasedError
 from remotemedia.data import Audio, Binary, Tensor, Text, Video
 from remotemedia.data.memory import OWN_REFERENCES, array_at, count_references
+from remotemedia.errors import ReleasedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -493,6 +493,18 @@ def pickled(array: Any) -> Any:
     stream = io.BytesIO()
     np.save(stream, array)
     return np.load(io.BytesIO(stream.getvalue()))
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_copy_of_a_received_message_keeps_no_shared_memory(
+    ends: Ends, duplicate: Callable[[object], object]
+) -> None:
+    ends.writer.send(Tensor(np.arange(3)))
+    copied = duplicate(ends.reader.receive(0))
+    assert ends.reader.held == 0
+    if isinstance(copied, bytes):
+        copied = pickle.loads(copied)
+    assert copied == Tensor(np.arange(3))
 
 
 def test_references_are_counted_as_this_interpreter_counts_them() -> None:

@@ -12,69 +12,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from remotemedia.core.errors import (
-        BackpressureError as BackpressureError,
-    )
-    from remotemedia.core.errors import (
-        ChannelClosed as ChannelClosed,
-    )
-    from remotemedia.core.errors import (
-        ChannelError as ChannelError,
-    )
-    from remotemedia.core.errors import (
-        DataError as DataError,
-    )
-    from remotemedia.core.errors import (
-        DecodeError as DecodeError,
-    )
-    from remotemedia.core.errors import (
-        EndOfStream as EndOfStream,
-    )
-    from remotemedia.core.errors import (
-        ExecutorError as ExecutorError,
-    )
-    from remotemedia.core.errors import (
-        InitTimeout as InitTimeout,
-    )
-    from remotemedia.core.errors import (
-        LoanError as LoanError,
-    )
-    from remotemedia.core.errors import (
-        NodeDefinitionError as NodeDefinitionError,
-    )
-    from remotemedia.core.errors import (
-        NodeFailed as NodeFailed,
-    )
-    from remotemedia.core.errors import (
-        PeerLost as PeerLost,
-    )
-    from remotemedia.core.errors import (
-        PipelineError as PipelineError,
-    )
-    from remotemedia.core.errors import (
-        PipelineTerminated as PipelineTerminated,
-    )
-    from remotemedia.core.errors import (
-        ProcessCrashed as ProcessCrashed,
-    )
-    from remotemedia.core.errors import (
-        ReleasedError as ReleasedError,
-    )
-    from remotemedia.core.errors import (
-        RemoteMediaError as RemoteMediaError,
-    )
-    from remotemedia.core.errors import (
-        ResourceLimit as ResourceLimit,
-    )
-    from remotemedia.core.errors import (
-        SessionNotFound as SessionNotFound,
-    )
-    from remotemedia.core.errors import (
-        SharedMemoryExhausted as SharedMemoryExhausted,
-    )
-    from remotemedia.core.errors import (
-        SpawnError as SpawnError,
-    )
     from remotemedia.core.executor import NodeContext as NodeContext
     from remotemedia.core.executor import NodeExecutor as NodeExecutor
     from remotemedia.core.executor import NodeHandle as NodeHandle
@@ -137,19 +74,85 @@ if TYPE_CHECKING:
     from remotemedia.data import (
         Video as Video,
     )
+    from remotemedia.errors import (
+        BackpressureError as BackpressureError,
+    )
+    from remotemedia.errors import (
+        ChannelClosed as ChannelClosed,
+    )
+    from remotemedia.errors import (
+        ChannelError as ChannelError,
+    )
+    from remotemedia.errors import (
+        DataError as DataError,
+    )
+    from remotemedia.errors import (
+        DecodeError as DecodeError,
+    )
+    from remotemedia.errors import (
+        EndOfStream as EndOfStream,
+    )
+    from remotemedia.errors import (
+        ExecutorError as ExecutorError,
+    )
+    from remotemedia.errors import (
+        InitTimeout as InitTimeout,
+    )
+    from remotemedia.errors import (
+        LoanError as LoanError,
+    )
+    from remotemedia.errors import (
+        MessageLost as MessageLost,
+    )
+    from remotemedia.errors import (
+        NodeDefinitionError as NodeDefinitionError,
+    )
+    from remotemedia.errors import (
+        NodeFailed as NodeFailed,
+    )
+    from remotemedia.errors import (
+        PeerLost as PeerLost,
+    )
+    from remotemedia.errors import (
+        PipelineError as PipelineError,
+    )
+    from remotemedia.errors import (
+        PipelineTerminated as PipelineTerminated,
+    )
+    from remotemedia.errors import (
+        ProcessCrashed as ProcessCrashed,
+    )
+    from remotemedia.errors import (
+        ReleasedError as ReleasedError,
+    )
+    from remotemedia.errors import (
+        RemoteMediaError as RemoteMediaError,
+    )
+    from remotemedia.errors import (
+        ResourceLimit as ResourceLimit,
+    )
+    from remotemedia.errors import (
+        SessionNotFound as SessionNotFound,
+    )
+    from remotemedia.errors import (
+        SharedMemoryExhausted as SharedMemoryExhausted,
+    )
+    from remotemedia.errors import (
+        SpawnError as SpawnError,
+    )
     from remotemedia.sync import SyncRuntime as SyncRuntime
     from remotemedia.sync import SyncSession as SyncSession
 
 _ERRORS = (
     *("BackpressureError", "ChannelClosed", "ChannelError", "DataError", "DecodeError"),
-    *("EndOfStream", "ExecutorError", "InitTimeout", "LoanError", "NodeDefinitionError"),
-    *("NodeFailed", "PeerLost", "PipelineError", "PipelineTerminated", "ProcessCrashed"),
-    *("ReleasedError", "RemoteMediaError", "ResourceLimit", "SessionNotFound"),
+    *("EndOfStream", "ExecutorError", "InitTimeout", "LoanError", "MessageLost"),
+    *("NodeDefinitionError", "NodeFailed", "PeerLost", "PipelineError", "PipelineTerminated"),
+    *("ProcessCrashed", "ReleasedError", "RemoteMediaError", "ResourceLimit", "SessionNotFound"),
     *("SharedMemoryExhausted", "SpawnError"),
 )
 _DATA = ("Audio", "Binary", "Control", "File", "Json", "Message", "RuntimeData", "Tensor", "Text")
 _MODULE_OF = {
-    **dict.fromkeys(_ERRORS, "core.errors"),
+    **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys((*_DATA, "Video"), "data"),
     **dict.fromkeys(("Addressed", "Output", "input"), "core.ports"),
     **dict.fromkeys(("Connection", "NodeConfig", "Pipeline"), "core.pipeline"),

@@ -20,8 +20,9 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from remotemedia.core.errors import ExecutorError
+from remotemedia.core.arguments import check_pipeline, check_seconds
 from remotemedia.core.runtime import Runtime
+from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -88,6 +89,7 @@ class SyncRuntime:
         # Imported here: its module starts the machinery of processes.
         from remotemedia.core.multiprocess.executor import new_session_id
 
+        check_pipeline(pipeline, session_id)
         name = session_id or new_session_id()
         with self.create_session(name, pipeline, executor=executor) as session:
             yield session
@@ -172,6 +174,7 @@ class SyncSession:
         Raises:
             TimeoutError: nothing came in time; nothing is lost by it.
         """
+        check_seconds("timeout_seconds", timeout_seconds)
         return self._loop.run(asyncio.wait_for(self._session.recv(), timeout_seconds))
 
     def outputs(self) -> Iterator[RuntimeData]:

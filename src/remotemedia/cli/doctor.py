@@ -165,8 +165,8 @@ def _processes() -> Check:
 
 def _runtime_folder(*, clean: bool) -> list[Check]:
     from remotemedia.cli import remains
-    from remotemedia.core.errors import ExecutorError
     from remotemedia.core.multiprocess.transport.folder import private_folder
+    from remotemedia.errors import ExecutorError
 
     try:
         here = private_folder()

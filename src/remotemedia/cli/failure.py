@@ -48,7 +48,7 @@ def explained(error: BaseException, *, with_traceback: bool) -> str:
         error: what its session raised.
         with_traceback: give the whole traceback of the node, not only where it ends.
     """
-    from remotemedia.core.errors import PipelineTerminated
+    from remotemedia.errors import PipelineTerminated
 
     if isinstance(error, PipelineTerminated) and error.__cause__ is not None:
         error = error.__cause__

@@ -10,9 +10,9 @@ from remotemedia.cli.failure import INVALID, Failure
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from remotemedia.core.errors import Finding
     from remotemedia.core.pipeline import Pipeline
     from remotemedia.core.validation import ValidatedPipeline
+    from remotemedia.errors import Finding
 
 __all__ = ["checked", "load", "with_settings"]
 
@@ -25,8 +25,8 @@ def load(file: str, settings: Iterable[str] = ()) -> ValidatedPipeline:
     Raises:
         Failure: it cannot run as written, with everything that is wrong.
     """
-    from remotemedia.core.errors import PipelineError
     from remotemedia.core.pipeline_file import load_pipeline
+    from remotemedia.errors import PipelineError
 
     try:
         return checked(with_settings(load_pipeline(file), settings))

@@ -56,8 +56,8 @@ def _find(registry: Registry, name: str) -> tuple[NodeTarget, NodeType]:
     from dataclasses import replace
 
     from remotemedia.core.describe import describe
-    from remotemedia.core.errors import NodeDefinitionError
     from remotemedia.core.registry import NodeTypeNotFound
+    from remotemedia.errors import NodeDefinitionError
 
     try:
         target = registry.find(name)

@@ -7,7 +7,6 @@ when all processes of a runtime were killed at once and none was started since.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import signal
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess.leftovers import MARK
 from remotemedia.core.multiprocess.transport import folder
-from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER, MemoryLock
+from remotemedia.core.multiprocess.transport.locks import FolderLock, MemoryLock
+from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
+from remotemedia.errors import ChannelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,8 +58,8 @@ def find_remains() -> Remains:
         ExecutorError: the runtime folder is not usable.
     """
     here = folder.private_folder()
-    with MemoryLock(here):
-        folders = tuple(root for root, is_alive in _domains(here) if not is_alive)
+    domains = MemoryLock(here).run(lambda: list(_domains(here)))
+    folders = tuple(root for root, is_alive in domains if not is_alive)
     return Remains(folders, tuple(_orphaned_files(here)), dict(_orphaned_processes()))
 
 
@@ -69,8 +70,7 @@ def living_domains() -> int:
         ExecutorError: the runtime folder is not usable.
     """
     here = folder.private_folder()
-    with MemoryLock(here):
-        return sum(is_alive for _, is_alive in _domains(here))
+    return sum(is_alive for _, is_alive in MemoryLock(here).run(lambda: list(_domains(here))))
 
 
 def clean(remains: Remains) -> None:
@@ -78,8 +78,7 @@ def clean(remains: Remains) -> None:
     for pid in remains.processes:
         _kill(pid)
     here = folder.private_folder()
-    with MemoryLock(here):
-        folder.sweep_dead(here)
+    MemoryLock(here).run(lambda: folder.sweep_dead(here))
     for path in remains.files:
         path.unlink(missing_ok=True)
 
@@ -87,17 +86,12 @@ def clean(remains: Remains) -> None:
 def _domains(here: Path) -> Iterator[tuple[Path, bool]]:
     """Yield the folder of each runtime, and whether its process lives: then it is locked."""
     for root in here.iterdir():
-        try:
-            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield root, False
-        except BlockingIOError:
-            yield root, True
-        finally:
-            os.close(fd)
+        with suppress(FileNotFoundError, NotADirectoryError, ChannelError):
+            lock = FolderLock(root)
+            try:
+                yield root, not lock.try_take()
+            finally:
+                lock.close()
 
 
 def _orphaned_files(here: Path) -> Iterator[Path]:

@@ -126,7 +126,7 @@ def _run(
     import asyncio
 
     from remotemedia.cli.screen import NodeLog
-    from remotemedia.core.errors import RemoteMediaError
+    from remotemedia.errors import RemoteMediaError
 
     failure: Failure | None = None
     try:

@@ -154,7 +154,7 @@ class TextSource:
 
 
 def _text_message(line: str, kind: str, where: str) -> RuntimeData:
-    from remotemedia.core.errors import DataError
+    from remotemedia.errors import DataError
 
     try:
         return Text(line) if kind == "Text" else Json(_json_value(line))

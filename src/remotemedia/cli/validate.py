@@ -23,8 +23,8 @@ def validate(file: str, settings: tuple[str, ...], as_json: bool) -> int:
 
     Modules that it names are imported, as `run` would. Exit codes: 0 it can run, 2 it cannot.
     """
-    from remotemedia.core.errors import Finding, PipelineError
     from remotemedia.core.pipeline_file import load_pipeline
+    from remotemedia.errors import Finding, PipelineError
 
     findings: tuple[Finding, ...] = ()
     summary = ""

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from types import CodeType, FrameType, FunctionType, NoneType, SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Annotated, Union, get_args, get_origin, get_type_hints
 
-from remotemedia.core.errors import NodeDefinitionError
 from remotemedia.core.findings import did_you_mean
 from remotemedia.core.ports import DATA_TYPES, NOT_A_MESSAGE_TYPE, Addressed, kinds_of_type
 from remotemedia.data import Message, RuntimeData
+from remotemedia.errors import NodeDefinitionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,10 +10,10 @@ from types import FunctionType
 from typing import TypeAlias, TypeGuard
 
 from remotemedia.core.annotations import emitted, input_kinds, remember_local_names, type_name
-from remotemedia.core.errors import NodeDefinitionError
 from remotemedia.core.node import Node
 from remotemedia.core.parameters import takes_any_parameter, typed_parameters
 from remotemedia.core.ports import INPUT_MARK, Input, Output
+from remotemedia.errors import NodeDefinitionError
 
 __all__ = ["TYPE_NAME_MARK", "NodeTarget", "NodeType", "Parameter", "Port", "describe", "is_target"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import yaml
 
-from remotemedia.core.errors import Finding
+from remotemedia.errors import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Edge", "count_paths", "feedback", "find_cycles", "reachable"]
+__all__ = ["Edge", "feedback", "find_cycles", "reachable"]
 
 Edge: TypeAlias = tuple[str, str]
 
@@ -77,28 +77,3 @@ def reachable(edges: Iterable[Edge], starts: Iterable[str]) -> set[str]:
     for source, target in edges:
         following[source].append(target)
     return {node for start in starts for node in _reachable(following, start)}
-
-
-def count_paths(edges: Iterable[Edge], start: str) -> dict[str, int]:
-    """Return the number of paths from `start` to each node that it reaches, itself by one.
-
-    Parallel edges are paths of their own. The graph must have no cycle.
-    """
-    following: dict[str, list[str]] = defaultdict(list)
-    for source, target in edges:
-        following[source].append(target)
-    reached = _reachable(following, start)
-    waiting: dict[str, int] = defaultdict(int)
-    for source in reached:
-        for target in following[source]:
-            waiting[target] += 1
-    counts: dict[str, int] = defaultdict(int, {start: 1})
-    ready = deque([start])
-    while ready:
-        node = ready.popleft()
-        for target in following[node]:
-            counts[target] += counts[node]
-            waiting[target] -= 1
-            if not waiting[target]:
-                ready.append(target)
-    return dict(counts)

@@ -7,6 +7,7 @@ the signature asks for (an enum, a dataclass, a path) where the node is made.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePath
@@ -16,12 +17,12 @@ from typing import TYPE_CHECKING, Union, get_args, get_origin
 import msgspec
 
 from remotemedia.core.annotations import resolved, type_name
-from remotemedia.core.errors import Finding, NodeDefinitionError
 from remotemedia.core.findings import shortened, suggested, wrong_choice
 from remotemedia.core.node import Node
+from remotemedia.errors import Finding, NodeDefinitionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 __all__ = [
     "FunctionNode",
@@ -127,6 +128,8 @@ def plain_parameters(config: Mapping[str, object]) -> dict[str, object]:
         TypeError: a value is no plain data, nests too deeply, or all are larger than 1 MiB; the
             text says which and what to do.
     """
+    if not isinstance(config, Mapping):
+        raise TypeError(f"its parameters are {config!r}; they must be a dict")
     plain: dict[str, object] = {}
     size = 0
     for name, value in config.items():

@@ -60,7 +60,9 @@ class NodeConfig:
         cuda_visible_devices: value of CUDA_VISIBLE_DEVICES, such as "0"; None: unchanged.
         restart: whether it is started again after a crash.
         on_error: what an exception in a handler does.
-        stall_timeout_seconds: how long one message may take it; None: for ever.
+        stall_timeout_seconds: how long one message may take it, without the time that it waits for
+            room downstream; then its process is killed, and the error says where it was. None: for
+            ever. Not for sources, and not where nodes run in threads.
     """
 
     node_type: str | NodeTarget
@@ -77,6 +79,9 @@ class NodeConfig:
     restart: Restart = field(default_factory=Restart)
     on_error: OnError = "fail"
     stall_timeout_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_id(self.node_id, self.node_type, "NodeConfig(node_type=..., node_id=...)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,14 @@ class Connection:
         return f"{source} -> {target}"
 
 
+def _check_id(node_id: object, node_type: object, form: str) -> None:
+    """Raise `TypeError` where the id of a node is none, perhaps its type."""
+    if not isinstance(node_id, str):
+        is_swapped = callable(node_id) and isinstance(node_type, str)
+        hint = "id and type are swapped" if is_swapped else "it must be a str"
+        raise TypeError(f"the id of a node is {node_id!r}; {hint}: {form}")
+
+
 class Pipeline:
     """Nodes and connections in the order they were added. Nothing is checked before `validate`.
 
@@ -122,6 +135,10 @@ class Pipeline:
         modules: tuple[str, ...] = (),
         folder: Path | None = None,
     ) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a pipeline is {name!r}; it must be a str")
+        if isinstance(modules, str):
+            raise TypeError(f"modules is {modules!r}; it must be a tuple: modules=({modules!r},)")
         self.name = name
         self.modules = modules
         self.folder = folder
@@ -167,6 +184,7 @@ class Pipeline:
         elif node_type is None:
             raise TypeError(f"add_node({node!r}) needs a node type: add_node({node!r}, NodeType)")
         else:
+            _check_id(node, node_type, "add_node(node_id, node_type)")
             self._nodes.append(NodeConfig(node_type, node, config=config))
         return self
 
@@ -205,10 +223,15 @@ class Pipeline:
             This pipeline, to go on with.
 
         Raises:
-            TypeError: there is no target.
+            TypeError: there is no target, or an end is not the id of a node.
         """
         if isinstance(source, Connection):
             self._connections.append(source)
+        elif not isinstance(source, str) or not isinstance(target, str | None):
+            raise TypeError(
+                f"connect({source!r}, {target!r}) takes the ids of nodes, with a port if need be: "
+                f'connect("a.out", "b")'
+            )
         elif target is None:
             raise TypeError(f'connect({source!r}) needs a target: connect({source!r}, "node")')
         else:

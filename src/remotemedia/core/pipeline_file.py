@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from remotemedia.core.document import Located, Syntax, parse_json, parse_yaml
-from remotemedia.core.errors import Finding, PipelineError
 from remotemedia.core.findings import suggested
 from remotemedia.core.pipeline import Connection, NodeConfig, Pipeline, Restart
 from remotemedia.core.pipeline_schema import (
@@ -30,6 +29,7 @@ from remotemedia.core.pipeline_schema import (
     RestartEntry,
     value_problem,
 )
+from remotemedia.errors import Finding, PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

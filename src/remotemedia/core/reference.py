@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from remotemedia.core.describe import is_target
-from remotemedia.core.errors import NodeDefinitionError
 from remotemedia.core.source import functions_of, source_of
+from remotemedia.errors import NodeDefinitionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from remotemedia.core.describe import TYPE_NAME_MARK, NodeTarget, is_target
-from remotemedia.core.errors import RemoteMediaError
 from remotemedia.core.findings import suggested
 from remotemedia.core.reference import load_file
+from remotemedia.errors import RemoteMediaError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -160,7 +160,11 @@ class Registry:
                 f"add it to them: modules: [{module}.py] for a file beside the pipeline's, or "
                 f"its dotted name",
             )
-        raise NodeTypeNotFound(f"unknown node type {name!r}", suggested(name, self.names()))
+        hint = suggested(name, self.names())
+        if not hint.endswith("?"):
+            how = f"register it by @remotemedia.node({name!r}), or give the class itself"
+            hint = f"{hint}; {how}" if hint else how
+        raise NodeTypeNotFound(f"unknown node type {name!r}", hint)
 
     def names(self) -> tuple[str, ...]:
         """Return every name that can be found, sorted; nothing is imported for it."""

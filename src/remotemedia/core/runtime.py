@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ExecutorError, SessionNotFound
+from remotemedia.core.arguments import check_config, check_pipeline, require_asyncio
 from remotemedia.core.findings import suggested
 from remotemedia.core.multiprocess.executor import (
     InlineExecutor,
@@ -15,6 +15,7 @@ from remotemedia.core.multiprocess.executor import (
     new_session_id,
 )
 from remotemedia.core.validation import ValidatedPipeline, validate
+from remotemedia.errors import ExecutorError, SessionNotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,6 +50,7 @@ class Runtime:
     def __init__(
         self, config: MultiprocessConfig | None = None, *, registry: Registry | None = None
     ) -> None:
+        check_config(config)
         self._registry = registry
         self._executors: dict[str, SessionExecutor] = {
             DEFAULT_EXECUTOR: MultiprocessExecutor(config, registry=registry),
@@ -90,6 +92,7 @@ class Runtime:
             SpawnError, ProcessCrashed, InitTimeout: a node did not start; all is rolled back.
             ResourceLimit: a limit would be passed.
         """
+        check_pipeline(pipeline, session_id)
         chosen = self._executor_for(pipeline, executor)
         if not isinstance(pipeline, ValidatedPipeline):
             pipeline = validate(
@@ -112,6 +115,7 @@ class Runtime:
             session_id: its name; None makes one.
             executor: as for `create_session`.
         """
+        check_pipeline(pipeline, session_id)
         name = session_id or new_session_id()
         async with await self.create_session(name, pipeline, executor=executor) as session:
             yield session
@@ -139,9 +143,14 @@ class Runtime:
 
     async def shutdown(self) -> None:
         """End every session and leave nothing behind. Twice is harmless."""
-        await asyncio.gather(*(one.shutdown() for one in self._executors.values()))
+        ends = [one.shutdown() for one in self._executors.values()]
+        # All of them come to their end, also when this is cancelled or one of them fails.
+        for result in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def __aenter__(self) -> Runtime:
+        require_asyncio()
         return self
 
     async def __aexit__(
@@ -172,6 +181,6 @@ class Runtime:
             executor = next(iter(known), DEFAULT_EXECUTOR)
         try:
             return self._executors[executor]
-        except KeyError:
-            hint = suggested(executor, self._executors)
+        except (KeyError, TypeError):
+            hint = suggested(str(executor), self._executors)
             raise ExecutorError(f"there is no executor {executor!r} ({hint})") from None

@@ -16,7 +16,7 @@ import textwrap
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import NodeDefinitionError
+from remotemedia.errors import NodeDefinitionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from remotemedia.core.describe import NodeType, Port
     from remotemedia.core.pipeline import NodeConfig, Policy
     from remotemedia.core.reference import NodeReference
@@ -100,9 +98,6 @@ class ValidatedPipeline:
         name: for people.
         nodes, connections: in the order they were written.
         inputs, outputs: the ports that nothing is connected to.
-        paths_to_outputs: for each input and each output, both as "node.port", the number of paths
-            between them: so many ends of an input arrive at that output. Feedback is on no path,
-            so the count is finite; 0 means that what is sent there never comes out here.
     """
 
     name: str
@@ -110,4 +105,3 @@ class ValidatedPipeline:
     connections: tuple[ValidatedConnection, ...]
     inputs: tuple[SessionPort, ...]
     outputs: tuple[SessionPort, ...]
-    paths_to_outputs: Mapping[str, Mapping[str, int]]

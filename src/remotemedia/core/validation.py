@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from remotemedia.core.describe import NodeTarget, Port, describe, is_target
-from remotemedia.core.errors import Finding, NodeDefinitionError, PipelineError
 from remotemedia.core.findings import listed, suggested
-from remotemedia.core.graph import count_paths, feedback, find_cycles
+from remotemedia.core.graph import feedback, find_cycles
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.plan import MAX_CAPACITY
 from remotemedia.core.parameters import bind_parameters, plain_parameters
@@ -24,6 +23,7 @@ from remotemedia.core.validated import (
     ValidatedNode,
     ValidatedPipeline,
 )
+from remotemedia.errors import Finding, NodeDefinitionError, PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -170,7 +170,10 @@ class _Checker:
         except NodeTypeNotFound as error:
             module = str(config.node_type).partition(":")[0]
             if module not in self.failed_modules:  # else that is the finding
-                self.find(where, error.problem, error.suggestion, *place, "node_type")
+                hint = error.suggestion
+                if config.node_id in self.registry.names():
+                    hint = f"id and type are swapped: the id is {config.node_id!r}, a node type"
+                self.find(where, error.problem, hint, *place, "node_type")
             return
         except NodeDefinitionError as error:
             self.find(where, str(error), "", *place, "node_type")
@@ -362,22 +365,12 @@ class _Checker:
         )
         sent = {(c.from_node, c.from_port.name) for c in connections}
         taken = {(c.to_node, c.to_port.name) for c in connections}
-        inputs = self.unconnected("input", taken)
-        outputs = self.unconnected("output", sent)
-        forward = [edge for edge, is_feedback in zip(edges, closes, strict=True) if not is_feedback]
-        paths = {port.node_id: count_paths(forward, port.node_id) for port in inputs}
         return ValidatedPipeline(
             self.pipeline.name,
             tuple(self.nodes.values()),
             connections,
-            inputs,
-            outputs,
-            {
-                str(source): {
-                    str(sink): paths[source.node_id].get(sink.node_id, 0) for sink in outputs
-                }
-                for source in inputs
-            },
+            self.unconnected("input", taken),
+            self.unconnected("output", sent),
         )
 
     def unconnected(

@@ -25,7 +25,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from remotemedia.core.errors import DataError, DecodeError
 from remotemedia.data.media import (
     PACKED_FORMATS,
     PIXEL_FORMATS,
@@ -37,9 +36,10 @@ from remotemedia.data.media import (
     check_pixel_format,
     check_sample_rate,
 )
-from remotemedia.data.message import ArrayMessage, Message, checked_int
+from remotemedia.data.message import ArrayMessage, Message, checked_int, shown
 from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary, Control, File, Json, Text
 from remotemedia.data.tensor import DTYPES, MAX_DIMENSIONS, Tensor, check_dtype
+from remotemedia.errors import DataError, DecodeError
 
 VERSION = 1
 MAGIC = int.from_bytes(b"RMD", "little") | VERSION << 24
@@ -47,22 +47,8 @@ LAYOUT_BYTES = 56
 _BLOCK = struct.Struct("<I4BIIQ8I")
 
 
-class Marker(Message):
-    """A message without content, carried for the flags in its header alone."""
-
-    __slots__ = ()
-
-    def _content(self) -> object:
-        return None
-
-    def __repr__(self) -> str:
-        return "<Marker>"
-
-
 # The position of a type is its kind on the wire: append only.
-KINDS: tuple[type[Message], ...] = (
-    *(Marker, Audio, Video, Tensor, Text, Json, Binary, File, Control),
-)
+KINDS: tuple[type[Message], ...] = (Audio, Video, Tensor, Text, Json, Binary, File, Control)
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 _FLOAT32 = np.dtype("<f4")
 _UINT8 = np.dtype("uint8")
@@ -145,7 +131,7 @@ def picture_layout(shape: tuple[int, ...], format: str) -> Layout:  # noqa: A002
     return Layout(Video, math.prod(shape), shape=shape, parameter=format)
 
 
-def video_layout(height: int, width: int, format: str) -> Layout:  # noqa: A002
+def video_layout(height: int, width: int, format: str = "rgb24") -> Layout:  # noqa: A002
     """Lay out a picture of `height` x `width` pixels.
 
     Raises:
@@ -167,6 +153,8 @@ def tensor_layout(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Layout
     Raises:
         DataError: the dtype or the shape cannot travel.
     """
+    if not isinstance(shape, tuple):
+        raise DataError(f"shape is {shown(shape)}; it must be a tuple of lengths")
     if len(shape) > MAX_DIMENSIONS:
         raise DataError(f"shape {shape} has more than {MAX_DIMENSIONS} dimensions")
     dtype = check_dtype(dtype)
@@ -190,7 +178,7 @@ def binary_layout(nbytes: int) -> Layout:
 
 @lru_cache(maxsize=256)
 def plain_layout(type_: type[Message], payload_bytes: int) -> Layout:
-    """Lay out an encoded Text, Json, File, Control or Marker.
+    """Lay out an encoded Text, Json, File or Control.
 
     Raises:
         DataError: it is larger than a message may be.
@@ -257,7 +245,6 @@ __all__ = [
     "KINDS",
     "LAYOUT_BYTES",
     "Layout",
-    "Marker",
     "audio_layout",
     "binary_layout",
     "parse_layout",

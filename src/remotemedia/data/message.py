@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
 
-from remotemedia.core.errors import DataError, LoanError, ReleasedError
+from remotemedia.errors import DataError, LoanError, ReleasedError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from typing import SupportsIndex
+
+    from numpy.typing import DTypeLike, NDArray
 
 MetadataValue: TypeAlias = (
     bool | int | float | str | bytes | list["MetadataValue"] | dict[str, "MetadataValue"] | None
@@ -26,6 +28,7 @@ _CORRELATION_LIMIT = 1 << 64
 _TIMESTAMP_LIMIT = 1 << 63
 SCALARS = (str, int, float, type(None))
 _MAX_DEPTH = 64
+_NOT_COPIED = {"__weakref__", "_array", "_gone"}
 
 
 class Message:
@@ -39,6 +42,7 @@ class Message:
 
     A message made by you owns ordinary memory. A received one is a read-only view into shared
     memory, valid while it or any array taken from it lives; `release()` gives it back early.
+    Copied, deep-copied or pickled, it becomes one that owns ordinary memory.
     Two messages are equal when type, content and metadata are; times and ids do not count.
     """
 
@@ -69,6 +73,12 @@ class Message:
 
     def release(self) -> None:
         """Let go of what the message holds; messages that are no arrays hold nothing."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Copies, deep copies and pickles own their memory, whatever the message holds."""
+        slots = {name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())}
+        fields = {name: getattr(self, name) for name in slots - _NOT_COPIED}
+        return _restore, (type(self), {**fields, "metadata": dict(self.metadata)})
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
@@ -105,6 +115,23 @@ class ArrayMessage(Message):
             self._array = None
             self._gone = "released"
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Copies, deep copies and pickles own their memory, whatever the message holds."""
+        restore, (type_, fields) = super().__reduce_ex__(protocol)
+        return restore, (type_, {**fields, "_array": self._live_array().copy()})
+
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[np.generic]:
+        """Be an array for numpy, which copies only if it is asked to, or for another dtype."""
+        # Through a view of its own, so that a loan can see that it is still in use.
+        view = self._live_array()[...]
+        if dtype is not None and np.dtype(dtype) != view.dtype:
+            if copy is False:
+                raise ValueError(f"{view.dtype} is no {np.dtype(dtype)} without a copy")
+            return view.astype(dtype)
+        return view.copy() if copy else view
+
     def detach(self) -> None:
         """Copy the array out of shared memory, and give that memory back."""
         array = self._live_array().copy()
@@ -134,6 +161,17 @@ class ArrayMessage(Message):
                 f"need before release()"
             )
         return array
+
+
+def _restore(type_: type[Message], fields: dict[str, object]) -> Message:
+    """Make a message of the fields of one that was checked."""
+    message = object.__new__(type_)
+    metadata = fields["metadata"]
+    assert isinstance(metadata, dict)
+    for name, value in fields.items():
+        setattr(message, name, value)
+    message.metadata = MappingProxyType(metadata) if metadata else NO_METADATA
+    return message
 
 
 class _WholeArray:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from remotemedia.core.errors import DataError
 from remotemedia.data.message import (
     SCALARS,
     ArrayMessage,
@@ -18,6 +17,7 @@ from remotemedia.data.message import (
     not_plain,
     shown,
 )
+from remotemedia.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]  # Python 3.12
@@ -72,7 +72,10 @@ class Json(Message):
         DataError: the value holds something else.
     """
 
-    __slots__ = ("value",)
+    __slots__ = ("_checked", "value")
+
+    _checked: int
+    """Hash of the encoding that was checked: a value that still has it needs no second look."""
 
     def __init__(
         self,
@@ -82,9 +85,20 @@ class Json(Message):
         correlation_id: int = 0,
         metadata: Metadata | None = None,
     ) -> None:
-        check_json(value, "value")
+        self._checked = hash(check_json(value, "value"))
         self.value = value
         self._set_envelope(timestamp_ns, correlation_id, metadata)
+
+    def encoded(self) -> bytes:
+        """Encode the value, which is looked through again if it has changed.
+
+        Raises:
+            DataError: it was changed into something that is no JSON.
+        """
+        encoded = encode_plain(self.value, "Json", MAX_MESSAGE_BYTES)
+        if hash(encoded) != self._checked:
+            require_json(self.value, "value")
+        return encoded
 
     def _content(self) -> object:
         return self.value
@@ -222,8 +236,7 @@ class Control(Message):
         correlation_id: int = 0,
         metadata: Metadata | None = None,
     ) -> None:
-        if not 0 < len(_checked_text(name, "name")) <= 64:
-            raise DataError(f"name is {shown(name)}; it must have 1 to 64 characters")
+        _check_name(name)
         check_json(value, "value")
         self.name = name
         self.value = value
@@ -235,15 +248,30 @@ class Control(Message):
     def __repr__(self) -> str:
         return f"<Control {self.name!r}{'' if self.value is None else f' {self.value!r}'}>"
 
+    def check(self) -> None:
+        """Raise `DataError` unless name and value are what the constructor takes."""
+        _check_name(self.name)
+        require_json(self.value, "value")
 
-def check_json(value: object, what: str) -> None:
-    """Raise `DataError` unless `value` is a JSON value of at most 256 MiB."""
+
+def _check_name(name: str) -> None:
+    if not 0 < len(_checked_text(name, "name")) <= 64:
+        raise DataError(f"name is {shown(name)}; it must have 1 to 64 characters")
+
+
+def check_json(value: object, what: str) -> bytes:
+    """Encode a JSON value; raise `DataError` unless it is one, of at most 256 MiB."""
+    require_json(value, what)
+    return encode_plain(value, what, MAX_MESSAGE_BYTES)
+
+
+def require_json(value: object, what: str) -> None:
+    """Raise `DataError` unless `value` is made of what JSON has; its size is not looked at."""
     wrong = not_plain(value, what, SCALARS)
     if wrong is not None:
         raise DataError(
             f"{wrong}; JSON has None, bool, int, float, str, and lists and str-keyed dicts of those"
         )
-    encode_plain(value, what, MAX_MESSAGE_BYTES)
 
 
 def _checked_text(text: object, what: str) -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from remotemedia.core.errors import DataError
 from remotemedia.data.message import ArrayMessage, Metadata, as_array, shown
+from remotemedia.errors import DataError
 
 if TYPE_CHECKING:
     from types import CapsuleType  # type: ignore[attr-defined]  # Python 3.13

@@ -2,10 +2,10 @@
 
 The header is the layout block (see `layout.py`), then, little-endian:
 
-    56  u32  flags (`Flag`)
+    56  u32  reserved, 0
     60  u32  metadata bytes, MessagePack, behind the payload
     64  u64  sequence number on the output port, from 1
-    72  u32  incarnation of the sender: raised when its node is restarted
+    72  u32  reserved, 0
     76  u32  epoch: raised by an interrupt
     80  u32  index of the session
     84  u32  reserved, 0
@@ -21,18 +21,15 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from enum import IntFlag
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import msgspec
 import numpy as np
 
-from remotemedia.core.errors import DataError, DecodeError
 from remotemedia.data.layout import (
     LAYOUT_BYTES,
     Layout,
-    Marker,
     audio_layout,
     binary_layout,
     parse_layout,
@@ -53,8 +50,17 @@ from remotemedia.data.message import (
     plain_metadata,
     shown,
 )
-from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary, Control, File, Json, Text
+from remotemedia.data.plain import (
+    MAX_MESSAGE_BYTES,
+    Binary,
+    Control,
+    File,
+    Json,
+    Text,
+    require_json,
+)
 from remotemedia.data.tensor import Tensor
+from remotemedia.errors import DataError, DecodeError
 
 if TYPE_CHECKING:
     from collections.abc import Buffer, Callable  # type: ignore[attr-defined]  # Python 3.12
@@ -65,17 +71,6 @@ RuntimeData: TypeAlias = Audio | Video | Tensor | Text | Json | Binary | File | 
 Payload: TypeAlias = "NDArray[np.generic] | bytes"
 
 
-class Flag(IntFlag):
-    """What a header says besides its content."""
-
-    NONE = 0
-    END_OF_INPUT = 1
-    """The node has finished with the input of this correlation id."""
-    ERROR = 2
-    """The payload describes an error of the input of this correlation id."""
-
-
-_ALL_FLAGS = int(Flag.END_OF_INPUT | Flag.ERROR)
 HEADER = struct.Struct(f"<{LAYOUT_BYTES}sIIQ16sQqQ")
 CONTEXT = struct.Struct("<IIII")
 NO_CONTEXT = bytes(CONTEXT.size)
@@ -88,17 +83,17 @@ _unpackb = msgspec.msgpack.Decoder().decode
 class Context(NamedTuple):
     """The fields that hardly ever change from message to message."""
 
-    incarnation: int
+    zero: int
     epoch: int
     session: int
-    reserved: int
+    zeros: int
 
 
 class Header(NamedTuple):
     """A header as it was read; field by field as in the module's table."""
 
     layout: bytes
-    flags: int
+    zero: int
     metadata_bytes: int
     sequence: int
     context_bytes: bytes
@@ -108,7 +103,7 @@ class Header(NamedTuple):
 
     @property
     def context(self) -> Context:
-        """Incarnation of the sender, epoch and session."""
+        """Epoch and session."""
         return Context._make(CONTEXT.unpack(self.context_bytes))
 
 
@@ -128,7 +123,7 @@ def dissect(message: Message) -> tuple[Layout, Payload]:
     except KeyError:
         raise DataError(
             f"a {type(message).__name__} cannot be sent; send one of "
-            f"{', '.join(type_.__name__ for type_ in _DISSECTORS if type_ is not Marker)}"
+            f"{', '.join(type_.__name__ for type_ in _DISSECTORS)}"
         ) from None
     return dissector(message)
 
@@ -159,7 +154,9 @@ def _dissect_text(message: Text) -> tuple[Layout, Payload]:
 
 
 def _dissect_json(message: Json) -> tuple[Layout, Payload]:
-    return _plain(Json, message.value)
+    encoded = message.encoded()
+    layout = plain_layout(Json, len(encoded))
+    return layout, encoded
 
 
 def _dissect_file(message: File) -> tuple[Layout, Payload]:
@@ -168,11 +165,8 @@ def _dissect_file(message: File) -> tuple[Layout, Payload]:
 
 
 def _dissect_control(message: Control) -> tuple[Layout, Payload]:
+    message.check()
     return _plain(Control, [message.name, message.value])
-
-
-def _dissect_marker(_: Marker) -> tuple[Layout, Payload]:
-    return plain_layout(Marker, 0), b""
 
 
 def _plain(type_: type[Message], value: object) -> tuple[Layout, Payload]:
@@ -190,7 +184,6 @@ _DISSECTORS: dict[type[Message], Callable[[Any], tuple[Layout, Payload]]] = {
     Binary: _dissect_binary,
     File: _dissect_file,
     Control: _dissect_control,
-    Marker: _dissect_marker,
 }
 
 
@@ -210,15 +203,15 @@ def check_header(raw: RawHeader, layout: Layout, room: int) -> None:
     Raises:
         DecodeError: it claims more, or sets what it must not.
     """
-    _, flags, metadata_bytes, *_ = raw
+    _, zero, metadata_bytes, *_ = raw
     if layout.payload_bytes + metadata_bytes > room:
         raise DecodeError(
             f"the message has {room:,} bytes and its header describes {layout.payload_bytes:,} of "
             f"payload and {metadata_bytes:,} of metadata"
         )
-    if metadata_bytes > MAX_METADATA_BYTES or flags & ~_ALL_FLAGS:
+    if metadata_bytes > MAX_METADATA_BYTES or zero:
         raise DecodeError(
-            f"the header is damaged (flags {flags:#x}, {metadata_bytes:,} bytes of metadata)"
+            f"the header is damaged ({metadata_bytes:,} bytes of metadata, {zero:#x} in place of 0)"
         )
 
 
@@ -276,7 +269,12 @@ def _text(payload: bytes) -> Text:
 
 
 def _json(payload: bytes) -> Json:
-    return Json(_unpackb(payload), timestamp_ns=0)
+    value = _unpackb(payload)
+    require_json(value, "value")
+    message = Json.__new__(Json)
+    message.value = value
+    message._checked = hash(payload)
+    return message
 
 
 def _file(payload: bytes) -> File:
@@ -285,14 +283,10 @@ def _file(payload: bytes) -> File:
 
 
 def _control(payload: bytes) -> Control:
-    name, value = _parts(payload, 2)
-    return Control(name, value, timestamp_ns=0)
-
-
-def _marker(payload: bytes) -> Marker:
-    if payload:
-        raise DecodeError("a marker has no payload")
-    return Marker.__new__(Marker)
+    message = Control.__new__(Control)
+    message.name, message.value = _parts(payload, 2)
+    message.check()
+    return message
 
 
 def _parts(payload: bytes, count: int) -> list[Any]:
@@ -307,7 +301,6 @@ _PLAIN: dict[type[Message], Callable[[bytes], Message]] = {
     Json: _json,
     File: _file,
     Control: _control,
-    Marker: _marker,
 }
 
 
@@ -340,7 +333,7 @@ def bad_envelope(message: Message) -> DataError:
     )
 
 
-def decode(header: Buffer, body: Buffer) -> RuntimeData | Marker:
+def decode(header: Buffer, body: Buffer) -> RuntimeData:
     """Decode any bytes whatever into a message or an error, in bounded time and memory.
 
     Args:
@@ -371,4 +364,4 @@ def decode(header: Buffer, body: Buffer) -> RuntimeData | Marker:
     message.metadata = (
         unpack_metadata(view[split:].tobytes()) if fields.metadata_bytes else NO_METADATA
     )
-    return cast("RuntimeData | Marker", message)
+    return cast("RuntimeData", message)

@@ -8,7 +8,29 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Text
 
-__all__ = ["Join", "Split", "Suffix", "Upper"]
+__all__ = ["Answer", "Join", "Split", "Suffix", "Upper"]
+
+
+@node("text.answer")
+class Answer(Node):
+    """Answers every text with the same words, which hold it; it is no language model, and says so.
+
+    It stands where a pipeline has a language model and none is installed. The metadata of what is
+    sent is that of the text.
+
+    Args:
+        words: what is answered; {text} in it becomes the text that came in.
+    """
+
+    def __init__(
+        self,
+        words: str = "I have no language model, so I can only repeat what I heard. {text}",
+    ) -> None:
+        self.words = words
+
+    def process(self, text: Text) -> Text:
+        """Send the answer."""
+        return Text(self.words.replace("{text}", text.text), metadata=text.metadata)
 
 
 @node("text.upper")

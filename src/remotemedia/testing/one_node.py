@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 
 from remotemedia.core.describe import NodeTarget, describe
-from remotemedia.core.errors import DataError, PipelineError
 from remotemedia.core.findings import suggested
 from remotemedia.core.multiprocess.runner.context import (
     RunnerContext,
@@ -30,6 +29,7 @@ from remotemedia.data.message import NO_METADATA, ArrayMessage
 from remotemedia.data.plain import Binary
 from remotemedia.data.tensor import Tensor
 from remotemedia.data.wire import array_message, decode, encode
+from remotemedia.errors import DataError, PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,7 +140,7 @@ class _Run:
                 )
             received = decode(*encode(message))
             received.correlation_id = number
-            yield getattr(self.node, port.handler), cast("RuntimeData", received)
+            yield getattr(self.node, port.handler), received
 
     def live(self, inputs: Iterable[tuple[Callable[..., object], RuntimeData]]) -> None:
         node = self.node
@@ -217,7 +217,7 @@ class _Collector:
 
     def send(self, message: RuntimeData) -> None:
         """Keep a message as a reader would get it; DataError if it could not be sent."""
-        self._outputs.append(cast("RuntimeData", decode(*encode(message))))
+        self._outputs.append(decode(*encode(message)))
         self._outputs.ports.append(self._port)
 
     def loan(self, kind: type[Message], /, **shape: Any) -> _Loan:

@@ -49,10 +49,23 @@ class MultiprocessConfig:
         _check("drain_timeout_seconds", self.drain_timeout_seconds, 0, 86_400)
         _check("spin_microseconds", self.spin_microseconds, 0, 1_000_000)
         _check("max_held_messages", self.max_held_messages, 1, MAX_CAPACITY)
-        if not self.python_executable or not isinstance(self.python_executable, str):
-            raise ValueError("python_executable is empty; leave it out for this interpreter")
+        if not isinstance(self.enable_backpressure, bool):
+            raise ValueError(
+                f"enable_backpressure is {self.enable_backpressure!r}; it must be True or False"
+            )
+        if not isinstance(self.python_executable, str) or not self.python_executable:
+            raise ValueError(
+                f"python_executable is {self.python_executable!r}; it must be a path as a str, or "
+                f"left out for this interpreter"
+            )
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}")
+    is_whole = name not in _SECONDS
+    kinds = int if is_whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        what = "a whole number" if is_whole else "a number"
+        raise ValueError(f"{name} is {value!r}; it must be {what} from {low:g} to {high:g}")
+
+
+_SECONDS = ("init_timeout_secs", "grace_period_seconds", "drain_timeout_seconds")

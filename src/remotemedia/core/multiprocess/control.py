@@ -8,9 +8,11 @@
        |  Interrupt ->             |     drop what was being made
        |  Join + descriptor ->     |     one more connection of an input port
        |  Attach + descriptor ->   |     one more connection of an output port
-       |  <- Connected             |     either is done
+       |  Count ->                 |     the session's inputs now come by a connection too
+       |  <- Connected             |     any of these is done
        |  Drain ->                 |     sources: make no more
-       |  <- NodeError ...         |     a message failed, and the node lives on
+       |  <- NodeFailure ...       |     a message failed, and the node lives on
+       |  <- Busy ...              |     a message was begun, said now and then where one may stall
        |  <- Drained               |     everything that came has been worked off
        |  Stop ->                  |     clean up and exit
 
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 
-from remotemedia.core.errors import ExecutorError
+from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,8 +36,11 @@ __all__ = [
     "MAX_FRAME_BYTES",
     "PROTOCOL_VERSION",
     "Attach",
+    "Busy",
+    "Change",
     "Configure",
     "Connected",
+    "Count",
     "Drain",
     "Drained",
     "Failed",
@@ -73,11 +78,14 @@ class InputBinding(msgspec.Struct, frozen=True):
     Attributes:
         connection: name of the connection in the ticket.
         port: name of the node's input port.
-        is_feedback: it closes a cycle: the end of an input does not wait for it.
+        is_counted: the session's inputs come by it, so the end of an input waits for it; not where
+            it closes a cycle, nor where all that comes is made by sources.
+        is_feedback: it closes a cycle: the end of the stream does not wait for it.
     """
 
     connection: str
     port: str
+    is_counted: bool
     is_feedback: bool = False
 
 
@@ -106,6 +114,8 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
             worked off an input.
         on_error: "fail" or "skip".
         spin_ns: how long it looks for news before it sleeps.
+        busy_every_ns: it says `Busy` with a message that begins so long after the last `Busy`; 0 is
+            never.
     """
 
     session_id: str
@@ -119,6 +129,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     host: int
     on_error: str
     spin_ns: int
+    busy_every_ns: int
 
 
 class Attach(msgspec.Struct, frozen=True, tag=True):
@@ -142,15 +153,22 @@ class Join(msgspec.Struct, frozen=True, tag=True):
         channel: plan of the channel.
         connection: its plan.
         handler: method of the node that takes what arrives.
-        is_feedback: see `InputBinding`.
+        is_counted, is_feedback: see `InputBinding`.
         asleep: ledger word that says whether the writer sleeps.
     """
 
     channel: msgspec.Raw
     connection: msgspec.Raw
     handler: str
+    is_counted: bool
     is_feedback: bool
     asleep: int
+
+
+class Count(msgspec.Struct, frozen=True, tag=True):
+    """The session's inputs come by this connection from now on; see `InputBinding.is_counted`."""
+
+    connection: str
 
 
 class Interrupt(msgspec.Struct, frozen=True, tag=True):
@@ -209,7 +227,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     """The runner gives up.
 
     Attributes:
-        phase: what it was doing: a phase of `Progress`, or "processing", "finishing", "cleanup".
+        phase: what it was doing: "import", "__init__", "initialize", "connect", "process",
+            "finish", "cleanup".
         error: the error in one line.
         traceback: the Python traceback.
         working_on: the message it was working on.
@@ -237,8 +256,14 @@ class NodeFailure(msgspec.Struct, frozen=True, tag=True):
     working_on: str
 
 
+class Busy(msgspec.Struct, frozen=True, tag=True):
+    """A message was begun at this time of `time.monotonic_ns()`; see `Watchdog`."""
+
+    at_ns: int
+
+
 class Connected(msgspec.Struct, frozen=True, tag=True):
-    """A connection was added at this end: the answer to `Join` and `Attach`."""
+    """A connection is as was asked: the answer to `Join`, `Attach` and `Count`."""
 
     connection: str
 
@@ -247,9 +272,11 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
     """Every input has ended and everything has been worked off."""
 
 
-ToRunner: TypeAlias = Configure | Join | Attach | Interrupt | Drain | ShowStack | Stop
+Change: TypeAlias = Join | Attach | Count
+"""What changes the connections of a node that is at work."""
+ToRunner: TypeAlias = Configure | Change | Interrupt | Drain | ShowStack | Stop
 FromRunner: TypeAlias = (
-    Hello | Progress | Ready | Stack | Failed | NodeFailure | Connected | Drained
+    Hello | Progress | Ready | Stack | Failed | NodeFailure | Busy | Connected | Drained
 )
 
 _encode = msgspec.msgpack.Encoder().encode

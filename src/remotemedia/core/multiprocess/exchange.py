@@ -12,7 +12,12 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from remotemedia.core.errors import (
+from remotemedia.core.graph import reachable
+from remotemedia.core.multiprocess.channel.inbox import Inbox
+from remotemedia.core.multiprocess.transport.ledger import EndpointWord
+from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.core.ports import DATA_TYPES
+from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,
     DataError,
@@ -20,11 +25,6 @@ from remotemedia.core.errors import (
     ExecutorError,
     NodeFailed,
 )
-from remotemedia.core.graph import reachable
-from remotemedia.core.multiprocess.channel.inbox import Inbox
-from remotemedia.core.multiprocess.transport.ledger import EndpointWord
-from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
-from remotemedia.core.ports import DATA_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -116,9 +116,8 @@ class Exchange:
         self._error_words = {
             node_id: wiring.slot(node_id) + EndpointWord.ERRORS for node_id in self._nodes
         }
-        # What no input reaches never says that it has finished with one.
         edges = [(c.from_node, c.to_node) for c in pipeline.connections if not c.is_feedback]
-        reached = reachable(edges, {node_id for node_id, _ in self._inputs})
+        reached = wiring.reached()
         backward = [(reader, writer) for writer, reader in edges]
         self._makers = reachable(backward, {node_id for node_id, _ in wiring.host_outputs.values()})
         self._ends = [

@@ -7,7 +7,7 @@ import resource
 import secrets
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ExecutorError, SessionNotFound
+from remotemedia.core.arguments import check_config, check_pipeline, require_asyncio
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.growing import (
     MultiprocessHandle,
@@ -22,6 +22,7 @@ from remotemedia.core.multiprocess.session import Session
 from remotemedia.core.pipeline import Connection
 from remotemedia.core.reference import script_being_loaded
 from remotemedia.core.validation import ValidatedPipeline, validate
+from remotemedia.errors import ExecutorError, SessionNotFound
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,6 +42,7 @@ class SessionExecutor:
     def __init__(
         self, config: MultiprocessConfig | None = None, *, registry: Registry | None = None
     ) -> None:
+        check_config(config)
         self.config = config or MultiprocessConfig()
         self._registry = registry
         self._sessions: dict[str, Session] = {}
@@ -68,6 +70,7 @@ class SessionExecutor:
             SpawnError, ProcessCrashed, InitTimeout: a node did not start; all is rolled back.
             ResourceLimit: a limit would be passed.
         """
+        check_pipeline(pipeline, session_id)
         if not isinstance(pipeline, ValidatedPipeline):
             pipeline = validate(pipeline, self._registry, self.config)
         return await self._start_session(session_id, pipeline)
@@ -122,6 +125,8 @@ class SessionExecutor:
 
     async def initialize(self, config: MultiprocessConfig | None = None) -> None:
         """See `NodeExecutor.initialize`. Done by the first session if not before."""
+        require_asyncio()
+        check_config(config)
         async with self._lock:
             if config is not None and config != self.config:
                 if self._is_initialized:
@@ -166,7 +171,7 @@ class SessionExecutor:
             except asyncio.CancelledError as error:
                 cancelled = error
         if cancelled is not None:
-            raise cancelled
+            raise cancelled from (None if work.cancelled() else work.exception())
         work.result()
 
     async def _end_all(self) -> None:
@@ -266,8 +271,6 @@ def refuse_what_is_not_there(pipeline: ValidatedPipeline) -> None:
     for node in pipeline.nodes:
         if node.config.restart.policy != "never":
             option = "restart"
-        elif node.config.stall_timeout_seconds is not None:
-            option = "stall_timeout_seconds"
         else:
             continue
         raise ExecutorError(

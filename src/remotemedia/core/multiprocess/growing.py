@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ExecutorError, Finding, PipelineError, ResourceLimit
 from remotemedia.core.findings import suggested
 from remotemedia.core.pipeline import NodeConfig, Pipeline
 from remotemedia.core.validation import SessionPort, ValidatedNode, ValidatedPipeline, validate
+from remotemedia.errors import ExecutorError, Finding, PipelineError, ResourceLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,7 +52,7 @@ class PlannedNode:
 
 def empty_pipeline(name: str) -> ValidatedPipeline:
     """Return a pipeline without nodes: the beginning of a graph that is built by hand."""
-    return ValidatedPipeline(name, (), (), (), (), {})
+    return ValidatedPipeline(name, (), (), (), ())
 
 
 def plan_node(

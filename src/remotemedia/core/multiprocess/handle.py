@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ExecutorError
+from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
     from remotemedia.core.multiprocess.exits import ProcessExit

@@ -6,11 +6,13 @@ import asyncio
 import os
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from remotemedia.core.multiprocess.exits import ProcessExit
 from remotemedia.core.multiprocess.spec import SpawnSpec
+from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
     import socket
@@ -30,6 +32,8 @@ __all__ = [
     "ThreadLauncher",
 ]
 
+SWITCH_SECONDS = 0.1
+"""How long a thread that is about to end has for it, however short the grace period."""
 CONTROL_FD = 3
 CONTROL_VARIABLE = "REMOTEMEDIA_CONTROL_FD"
 
@@ -45,11 +49,11 @@ class Launched(Protocol):
     def stderr_tail(self) -> str:
         """Last lines of its standard error."""
 
+    def signal(self, number: int) -> None:
+        """Send a signal to its process group, if it has one of its own."""
+
     async def wait(self) -> ProcessExit:
         """Wait for its end. Cancelling changes nothing."""
-
-    async def wait_gone(self) -> None:
-        """Wait until nothing that it started is left either."""
 
 
 class Launcher(Protocol):
@@ -130,13 +134,22 @@ class ThreadLauncher:
         return _NodeThread(node.node_id, wiring, end)
 
     async def end(self, launched: Iterable[Launched], grace_seconds: float) -> None:
-        """See `Launcher.end`: there is nothing to do but wait."""
-        for one in launched:
-            try:
-                async with asyncio.timeout(grace_seconds):
-                    await one.wait()
-            except TimeoutError:
-                continue
+        """See `Launcher.end`: there is nothing to do but wait.
+
+        Raises:
+            ExecutorError: a node did not come back.
+        """
+        waits = [asyncio.ensure_future(one.wait()) for one in launched]
+        if not waits:
+            return
+        _, late = await asyncio.wait(waits, timeout=max(grace_seconds, SWITCH_SECONDS))
+        for one in late:
+            one.cancel()
+        if late:
+            raise ExecutorError(
+                f"{len(late)} of the session's nodes did not come back from what they do; a thread "
+                f"cannot be killed and goes on until it has (run such nodes in processes)"
+            )
 
 
 class _NodeThread:
@@ -163,15 +176,15 @@ class _NodeThread:
             code = error.code if isinstance(error.code, int) else 1
         finally:
             self._end.close()
-            self._loop.call_soon_threadsafe(self._set_exit, ProcessExit(code, time.monotonic()))
+            with suppress(RuntimeError):  # it came back after the loop was closed
+                self._loop.call_soon_threadsafe(self._set_exit, ProcessExit(code, time.monotonic()))
 
     def _set_exit(self, end: ProcessExit) -> None:
         self._exited.set_result(end)
 
+    def signal(self, number: int) -> None:
+        """See `Launched.signal`: a thread cannot be told from the program that it belongs to."""
+
     async def wait(self) -> ProcessExit:
         """See `Launched.wait`."""
         return await asyncio.shield(self._exited)
-
-    async def wait_gone(self) -> None:
-        """See `Launched.wait_gone`."""
-        await self.wait()

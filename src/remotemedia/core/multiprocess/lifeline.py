@@ -20,9 +20,9 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, TypedDict
 
-from remotemedia.core.errors import SpawnError
 from remotemedia.core.multiprocess import spawner
 from remotemedia.core.multiprocess.output import PipeReader
+from remotemedia.errors import SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from remotemedia.core.errors import ExecutorError, InitTimeout, ProcessCrashed
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.states import PROCESS, ProcessEvent, ProcessState
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
+from remotemedia.core.multiprocess.watchdog import Look, Watchdog
+from remotemedia.errors import ExecutorError, InitTimeout, ProcessCrashed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +88,13 @@ class NodeProcess:
         self._stack: asyncio.Future[str] | None = None
         self._connecting: dict[str, asyncio.Future[None]] = {}
         self._watch: asyncio.Task[None] | None = None
+        # A thread cannot be killed, and stands in a debugger perhaps.
+        self._stall_seconds = (
+            node.config.stall_timeout_seconds if wiring.registry.crosses_processes else None
+        )
+        self._watchdog: Watchdog | None = None
+        self._stalling: asyncio.Task[None] | None = None
+        self._stall = ""  # what is to be said of its exit, if it has stalled
 
     async def start(self) -> None:
         """Start it and tell it what to run; return when its process runs.
@@ -96,7 +105,9 @@ class NodeProcess:
         """
         self._loop.add_reader(self._end, self._listen)
         self._is_listening = True
-        configuration, fds = self._wiring.configure(self.node)
+        if self._stall_seconds is not None:
+            self._watchdog = Watchdog(self._stall_seconds, self._look, self._note_stall)
+        configuration, fds = self._wiring.configure(self.node, self._stall_seconds)
         self._end.setblocking(True)
         control.send(self._end, configuration, fds)  # waits in the socket until it is read
         self._end.setblocking(False)
@@ -115,9 +126,9 @@ class NodeProcess:
             return
 
     async def connect(
-        self, connection: str, command: control.Attach | control.Join, fds: Sequence[int]
+        self, connection: str, command: control.Change, fds: Sequence[int] = ()
     ) -> None:
-        """Have it add a connection at its end; return when it has.
+        """Have it change a connection at its end; return when it has.
 
         Raises:
             ExecutorError: it has finished, or ended meanwhile.
@@ -143,6 +154,7 @@ class NodeProcess:
     def stop(self) -> None:
         """Ask it to clean up and exit. Twice is harmless."""
         self._advance(ProcessEvent.STOP)
+        self._end_watch()  # from here on the grace period bounds what it does
         self.tell(control.Stop())
 
     async def wait_exit(self) -> None:
@@ -152,23 +164,33 @@ class NodeProcess:
 
     async def timeout_error(self, seconds: float) -> InitTimeout:
         """Make the error of a node that is late, with its stack if it can say."""
+        stack = await self._ask_stack()
+        return InitTimeout(self.node_id, self._wiring.session_id, seconds, self.phase, stack)
+
+    async def _ask_stack(self) -> str:
+        """Return the stack of its main thread; empty if it cannot say."""
         self._stack = self._loop.create_future()
         self.tell(control.ShowStack())
         try:
             async with asyncio.timeout(STACK_SECONDS):
-                stack = await self._stack
+                return await self._stack
         except TimeoutError:
-            stack = ""
-        return InitTimeout(self.node_id, self._wiring.session_id, seconds, self.phase, stack)
+            return ""
 
     def close(self) -> None:
         """Let go of the control connection. Twice is harmless."""
+        self._end_watch()
         if self._is_listening:
             self._is_listening = False
             self._loop.remove_reader(self._end)
         self._refuse_connections()
         self._end.close()
         self._runner_end.close()
+
+    @property
+    def has_exited(self) -> bool:
+        """Whether no process of it runs: it has ended, or was never started."""
+        return self._watch is None or self._watch.done()
 
     @property
     def is_busy(self) -> bool:
@@ -181,6 +203,48 @@ class NodeProcess:
         if self.state is ProcessState.READY and self.is_busy:
             return ProcessState.PROCESSING
         return self.state
+
+    def _look(self) -> Look:
+        assert self.launched is not None
+        began = self._words[self._slot + EndpointWord.BEGAN_NS]
+        return Look(began, *self._wiring.room(self.node_id), _is_traced(self.launched.pid))
+
+    def _note_stall(self) -> None:
+        self._stalling = self._loop.create_task(self._end_stall())
+
+    async def _end_stall(self) -> None:
+        """Say where it is stuck, and kill it: it hears nothing else."""
+        assert self.launched is not None
+        self._stall = (
+            f"stalled: it works on one message for longer than stall_timeout_seconds, "
+            f"{self._stall_seconds:g} s"
+        )
+        working_on = self._working_on()
+        stack = await self._ask_stack()
+        if not stack:
+            # No Python runs in it. What `faulthandler` prints on SIGABRT is among its last lines.
+            self.launched.signal(signal.SIGABRT)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STACK_SECONDS):
+                    await self.launched.wait()
+        self._fail(
+            ProcessCrashed(
+                self.node_id,
+                self._wiring.session_id,
+                -signal.SIGKILL,
+                self._stall,
+                traceback=stack,
+                stderr_tail=self.launched.stderr_tail,
+                working_on=working_on,
+            )
+        )
+        self.launched.signal(signal.SIGKILL)
+
+    def _end_watch(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.close()
+        if self._stalling is not None:
+            self._stalling.cancel()
 
     def _advance(self, event: ProcessEvent) -> None:
         self.state = PROCESS.next(self.state, event)
@@ -214,6 +278,8 @@ class NodeProcess:
             case control.NodeFailure():
                 self.failures += 1
                 self._owner.node_skipped(self, message)
+            case control.Busy() if self._watchdog is not None:
+                self._watchdog.note_busy(message.at_ns)
             case control.Failed():
                 self._fail(self._failure(message))
             case control.Connected() if message.connection in self._connecting:
@@ -249,7 +315,7 @@ class NodeProcess:
             self.node_id,
             self._wiring.session_id,
             1,
-            f"{message.phase} failed: {message.error}",
+            f"failed in {message.phase}: {message.error}" + self._limit_hint(message.error),
             traceback=message.traceback,
             working_on=message.working_on,
         )
@@ -282,24 +348,40 @@ class NodeProcess:
         self._owner.node_exited(self, end, is_expected=is_expected)
 
     def _crash(self, launched: Launched, end: ProcessExit) -> ProcessCrashed:
-        cause = end.describe()
+        cause = self._stall or end.describe()
         if end.code == 0:
             cause = "it exited with code 0 before its work was done"
         if self.state is ProcessState.INITIALIZING:
-            cause = f"{cause}, while {self.phase}"
-        words, slot = self._words, self._slot
-        working_on = ""
-        if words[slot + EndpointWord.BEGAN_NS]:
-            seconds = (time.monotonic_ns() - words[slot + EndpointWord.BEGAN_NS]) / 1e9
-            working_on = (
-                f"message {words[slot + EndpointWord.SEQUENCE]} of input "
-                f"{words[slot + EndpointWord.CORRELATION]}, begun {seconds:.3f} s ago"
-            )
+            cause = f"{cause}, while {self.phase}{self._limit_hint()}"
         return ProcessCrashed(
             self.node_id,
             self._wiring.session_id,
             end.code,
             cause,
             stderr_tail=launched.stderr_tail,
-            working_on=working_on,
+            working_on=self._working_on(),
         )
+
+    def _limit_hint(self, error: str = "MemoryError") -> str:
+        """Say the limit of its memory where that may be why it failed."""
+        limit = self.node.config.memory_limit_bytes
+        if limit is None or not error.startswith("MemoryError"):
+            return ""
+        return f" (its memory_limit_bytes is {limit:,})"
+
+    def _working_on(self) -> str:
+        words, slot = self._words, self._slot
+        if not words[slot + EndpointWord.BEGAN_NS]:
+            return ""
+        seconds = (time.monotonic_ns() - words[slot + EndpointWord.BEGAN_NS]) / 1e9
+        return (
+            f"message {words[slot + EndpointWord.SEQUENCE]} of input "
+            f"{words[slot + EndpointWord.CORRELATION]}, begun {seconds:.3f} s ago"
+        )
+
+
+def _is_traced(pid: int) -> bool:
+    """Whether a debugger (gdb, strace) holds a process."""
+    with suppress(OSError), open(f"/proc/{pid}/status") as file:  # it may be gone
+        return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in file)
+    return False

@@ -13,10 +13,12 @@ import fcntl
 import logging
 import os
 import re
+import sys
 import termios
 import time
+from contextlib import suppress
 
-__all__ = ["LineSplitter", "NodeOutput", "PipeReader", "render"]
+__all__ = ["LineSplitter", "NodeOutput", "PipeReader", "log_or_show", "render"]
 
 MAX_LINE_BYTES = 8 * 1024
 TAIL_BYTES = 64 * 1024
@@ -39,6 +41,44 @@ def render(line: bytes) -> str:
     text = line[:MAX_LINE_BYTES].decode("utf-8", "backslashreplace")
     mark = " [truncated]" if len(line) > MAX_LINE_BYTES else ""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text) + mark
+
+
+def log_or_show(
+    logger: logging.Logger, level: int, text: str, about: dict[str, str] | None = None
+) -> None:
+    """Log a line; show it on standard error where the program has configured no logging.
+
+    As with `logging.lastResort`: whatever handler there is on the way up from the logger, it gets
+    the line and nothing is shown, and where `logging.lastResort` is None nothing is either. A line
+    is shown whatever the level of the root logger, which is WARNING if nobody said so; levels of
+    loggers below it, `logging.disable` and filters count as always.
+
+    Args:
+        logger: of the node.
+        level: of the line.
+        text: the line.
+        about: attributes of the record; `node_id` is put before a line that is shown.
+    """
+    if logger.hasHandlers():
+        logger.log(level, "%s", text, extra=about)
+    elif logging.lastResort is not None and _is_wanted(logger, level):
+        record = logger.makeRecord(logger.name, level, "", 0, text, (), None, extra=about)
+        if logger.filter(record) and sys.stderr is not None:
+            node_id = about["node_id"] if about else logger.name
+            with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+                sys.stderr.write(f"{node_id} | {text}\n")
+
+
+def _is_wanted(logger: logging.Logger, level: int) -> bool:
+    """Whether a logger lets a level pass, were the root's level not set."""
+    if logger.disabled or logger.manager.disable >= level:
+        return False
+    above: logging.Logger | None = logger
+    while above is not None and above is not logger.root:
+        if above.level:
+            return level >= above.level
+        above = above.parent
+    return True
 
 
 class LineSplitter:
@@ -163,7 +203,7 @@ class PipeReader:
 
     def _emit(self, level: int, text: str) -> None:
         try:
-            self._logger.log(level, "%s", text, extra=self._about)
+            log_or_show(self._logger, level, text, self._about)
         except Exception as error:  # a filter of the user's must not hide the exit of a node
             context = {"message": "logging the output of a node failed", "exception": error}
             self._loop.call_exception_handler(context)
@@ -172,7 +212,8 @@ class PipeReader:
 class NodeOutput:
     """The pipes behind a node's standard output and standard error.
 
-    They go to the logger `remotemedia.node.<node_id>`: output as INFO, errors as WARNING.
+    They go to the logger `remotemedia.node.<node_id>`: output as INFO, errors as WARNING. Where the
+    program has configured no logging they are shown on standard error, as "node_id | line".
 
     Args:
         node_id: the node.

@@ -49,13 +49,13 @@ __all__ = [
 GRACE_SECONDS = 5.0  # the contract's, between asking a process to end and killing it
 
 _HINTS = {
-    errno.ENOENT: "check python_executable and the working directory",
-    errno.EACCES: "check the permissions of the interpreter and of the working directory",
+    errno.ENOENT: "check python_executable and working_directory",
+    errno.EACCES: "check the permissions of python_executable and of working_directory",
     errno.E2BIG: "give it a smaller environment, or fewer descriptors",
     errno.EAGAIN: "raise the limit of processes (ulimit -u, or the container's pids limit)",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.EINVAL: "check cpus against the CPUs of this machine, and the numbers of fds",
-    errno.ENOMEM: "free memory, or raise max_memory_bytes",
+    errno.EINVAL: "check cpu_affinity against the CPUs of this machine",
+    errno.ENOMEM: "free memory, or raise memory_limit_bytes",
 }
 
 

@@ -8,7 +8,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ChannelError, ExecutorError, PipelineTerminated
+from remotemedia.core.arguments import check_seconds
+from remotemedia.core.findings import listed
 from remotemedia.core.multiprocess import control, events
 from remotemedia.core.multiprocess.exchange import Exchange
 from remotemedia.core.multiprocess.node_process import NodeProcess
@@ -21,6 +22,7 @@ from remotemedia.core.multiprocess.states import (
 from remotemedia.core.multiprocess.transport.ledger import LedgerWord
 from remotemedia.core.multiprocess.wiring import Wiring
 from remotemedia.core.validation import validate_connection
+from remotemedia.errors import ChannelError, ExecutorError, PipelineTerminated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -39,6 +41,8 @@ __all__ = ["Session"]
 
 START_SECONDS = 1.0
 """How long an end waits for processes that are just being started: it takes milliseconds."""
+SLOW_SECONDS = 1.0
+"""An end that takes longer says what it waits for, lest somebody thinks that Ctrl-C did nothing."""
 _log = logging.getLogger("remotemedia.session")
 
 
@@ -64,7 +68,6 @@ class Session:
     ) -> None:
         self.session_id = session_id
         self.created_at = time.monotonic()
-        self._pipeline = pipeline
         self._config = config
         self._launcher = launcher
         self._forget = forget
@@ -125,6 +128,7 @@ class Session:
             DataError: the message or the input is not one that the pipeline takes.
             ChannelClosed: the session is closing or has ended.
         """
+        check_seconds("timeout_seconds", timeout_seconds)
         return await self._open_exchange().send(message, to, timeout_seconds)
 
     async def send_nowait(self, message: RuntimeData, to: str | None = None) -> int:
@@ -217,9 +221,11 @@ class Session:
         writer.require_at_work()
         # Fails it from here on, a connection stays planned that carries nothing; cancelled, it is
         # made all the same.
-        name, join, attach = self._wiring.connect(one, connection.capacity)
-        await reader.connect(name, join, [self._wiring.bell(one.from_node).fd])
-        await writer.connect(name, attach, [self._wiring.bell(one.to_node).fd])
+        new = self._wiring.connect(one, connection.capacity)
+        for node_id, count in new.counts:
+            await self._nodes[node_id].connect(count.connection, count)
+        await reader.connect(new.name, new.join, [self._wiring.bell(one.from_node).fd])
+        await writer.connect(new.name, new.attach, [self._wiring.bell(one.to_node).fd])
         exchange.extend()
 
     def channels_of(self, node_id: str) -> dict[str, str]:
@@ -321,6 +327,7 @@ class Session:
         """
         seconds = self._config.init_timeout_secs
         try:
+            self._wiring.require_memory()
             host = self._wiring.open_host()
             async with asyncio.timeout(seconds):
                 self._starts = [asyncio.create_task(one.start()) for one in self._nodes.values()]
@@ -447,9 +454,11 @@ class Session:
         for node in self._nodes.values():
             if not self._wiring.is_fed(node.node_id) and node.state is ProcessState.READY:
                 node.drain()
+        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._log_slow_drain)
         self._draining = asyncio.create_task(self._exchange.drain())
         # What is not out by then is dropped, and counted as such.
         await asyncio.wait([self._draining], timeout=self._config.drain_timeout_seconds)
+        slow.cancel()
         self._draining.cancel()
         with suppress(asyncio.CancelledError, ChannelError):
             await self._draining
@@ -464,6 +473,9 @@ class Session:
         shared memory is freed.
         """
         nodes = list(self._nodes.values())
+        slow = asyncio.get_running_loop().call_later(
+            SLOW_SECONDS, self._log_slow_end, grace_seconds
+        )
         if self._exchange is not None:
             self._exchange.close_inputs()  # a node that has gone would take messages without end
         if self._starts:
@@ -480,6 +492,7 @@ class Session:
             await self._launcher.end(launched, grace_seconds * 0.1)
             await asyncio.gather(*exits)
         finally:
+            slow.cancel()
             for node in nodes:
                 node.close()
             if self._exchange is not None:
@@ -491,6 +504,23 @@ class Session:
             self._advance(SessionEvent.ALL_GONE)
             self._bus.close()
             self._forget(self)
+
+    def _log_slow_drain(self) -> None:
+        waits = listed(one.node_id for one in self._nodes.values() if not one.is_drained)
+        what = f"for {waits} to work off what was sent" if waits else "for its outputs to be taken"
+        _log.warning(
+            "session %r is closing and waits %s; what is not done after drain_timeout_seconds "
+            "(%g s) is dropped, and terminate() ends it now",
+            *(self.session_id, what, self._config.drain_timeout_seconds),
+        )
+
+    def _log_slow_end(self, grace_seconds: float) -> None:
+        waits = listed(one.node_id for one in self._nodes.values() if not one.has_exited)
+        _log.warning(
+            "session %r is ending and waits for %s to exit; who has not after grace_period_seconds "
+            "(%g s) is killed",
+            *(self.session_id, waits, grace_seconds),
+        )
 
     def _advance(self, event: SessionEvent) -> None:
         before, self._state = self._state, SESSION.next(self._state, event)

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import SpawnError
+from remotemedia.errors import SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,9 +64,9 @@ class SpawnSpec:
         if any(number < 3 for number in self.fds):
             raise self.error("descriptors 0 to 2 are not for use", "choose numbers from 3 up")
         if self.cpus is not None and not self.cpus:
-            raise self.error("its set of CPUs is empty", "leave cpus out to allow all")
+            raise self.error("cpu_affinity is empty", "leave it out to allow all CPUs")
         if self.max_memory_bytes is not None and self.max_memory_bytes <= 0:
-            raise self.error("max_memory_bytes is not positive", "leave it out for no limit")
+            raise self.error("memory_limit_bytes is not positive", "leave it out for no limit")
 
     @property
     def command(self) -> tuple[str, ...]:

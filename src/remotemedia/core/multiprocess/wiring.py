@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from remotemedia.core.graph import reachable
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.registry import Channel, ChannelRegistry
 from remotemedia.core.multiprocess.plan import Policy, SpareTaps
+from remotemedia.core.multiprocess.transport import segments
+from remotemedia.core.multiprocess.transport.ledger import ConnectionWord, PortWord
+from remotemedia.core.multiprocess.transport.pages import require_free
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
         ValidatedPipeline,
     )
 
-__all__ = ["HOST", "Wiring"]
+__all__ = ["HOST", "NewConnection", "Wiring"]
 
 HOST = "session"
 """Name of the endpoint that is the session itself; those of nodes begin with "node "."""
@@ -35,6 +39,23 @@ HOST = "session"
 GROWN_TAPS = 4
 GROWN_CAPACITY = 32
 """How many connections an output of a node that was added later takes, and of what capacity."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewConnection:
+    """What nodes are to be told of a connection that comes while the session runs, in this order.
+
+    Attributes:
+        name: of the connection.
+        counts: by whom inputs of the session come now that did not before: reader and connection.
+        join: for the node that reads.
+        attach: for the node that writes.
+    """
+
+    name: str
+    counts: tuple[tuple[str, control.Count], ...]
+    join: control.Join
+    attach: control.Attach
 
 
 class Wiring:
@@ -74,6 +95,7 @@ class Wiring:
         """Channels that the session writes, by node and input port."""
         self.host_outputs: dict[str, tuple[str, str]] = {}
         """Node and output port, by the connection that the session reads."""
+        self._input_channels: list[Channel] = []
         self._plan()
 
     def _plan(self) -> None:
@@ -81,9 +103,12 @@ class Wiring:
         registry.add_endpoint(HOST)
         for node in self.pipeline.nodes:
             self._add_ends(node, SpareTaps())
+        reached = self.reached()
         for one in self.pipeline.connections:
             channel = self._channels[one.from_node, one.from_port.name]
-            self._join(channel, one.to_node, one.to_port, one.policy, one.capacity, one.is_feedback)
+            connection = self._join(channel, one.to_node, one.to_port, one.policy, one.capacity)
+            is_counted = _is_counted(one, reached)
+            self._bind(one.to_node, one.to_port, connection, is_counted, one.is_feedback)
         for one_end in self.pipeline.inputs:
             self._add_host_input(one_end)
         for one_end in self.pipeline.outputs:
@@ -114,17 +139,20 @@ class Wiring:
             outputs=(*before.outputs, *outputs),
         )
 
-    def connect(
-        self, one: ValidatedConnection, capacity: int | None
-    ) -> tuple[str, control.Join, control.Attach]:
+    def reached(self) -> set[str]:
+        """Return the nodes that inputs of the session reach; the others are fed by sources alone.
+
+        Those never say that they have finished with an input.
+        """
+        edges = [(c.from_node, c.to_node) for c in self.pipeline.connections if not c.is_feedback]
+        return reachable(edges, {one.node_id for one in self.pipeline.inputs})
+
+    def connect(self, one: ValidatedConnection, capacity: int | None) -> NewConnection:
         """Plan a connection that comes while the session runs.
 
         Args:
             one: as it was validated.
             capacity: what was asked for; None is what the output port has room for.
-
-        Returns:
-            Its name, what the node that reads is to be told, and then the one that writes.
 
         Raises:
             ChannelError: the output port has no room for it.
@@ -139,18 +167,26 @@ class Wiring:
             capacity=1 if policy is Policy.LATEST else capacity,
             is_told=True,
         )
-        self.pipeline = replace(self.pipeline, connections=(*self.pipeline.connections, one))
+        before, reached_before = self.pipeline.connections, self.reached()
+        self.pipeline = replace(self.pipeline, connections=(*before, one))
+        reached = self.reached()
+        counts = tuple(
+            (other.to_node, control.Count(str(other)))
+            for other in before
+            if _is_counted(other, reached) and not _is_counted(other, reached_before)
+        )
         encode = msgspec.msgpack.encode
         raw = msgspec.Raw(encode(plan))
         join = control.Join(
             msgspec.Raw(encode(channel.plan)),
             raw,
             one.to_port.handler,
+            _is_counted(one, reached),
             one.is_feedback,
             self.bell(one.from_node).asleep,
         )
         attach = control.Attach(channel.name, raw, self.bell(one.to_node).asleep)
-        return plan.name, join, attach
+        return NewConnection(plan.name, counts, join, attach)
 
     def bell(self, node_id: str) -> Bell:
         """Return the doorbell of a node; its descriptor stays ours."""
@@ -177,8 +213,10 @@ class Wiring:
     def _add_host_input(self, one: SessionPort) -> None:
         name = f"input {one}"
         channel = self.registry.create_channel(name, writer=HOST, taps=SpareTaps())
+        self._input_channels.append(channel)
         self.host_inputs[one.node_id, one.port.name] = name
-        self._join(channel, one.node_id, one.port, None, one.port.capacity, is_feedback=False)
+        connection = self._join(channel, one.node_id, one.port, None, one.port.capacity)
+        self._bind(one.node_id, one.port, connection, is_counted=True, is_feedback=False)
 
     def _add_host_output(self, one: SessionPort) -> None:
         connection = self.registry.connect(
@@ -207,8 +245,7 @@ class Wiring:
         port: Port,
         policy: str | None,
         capacity: int | None,
-        is_feedback: bool,
-    ) -> None:
+    ) -> str:
         chosen = self._policy(policy)
         if chosen is Policy.LATEST:
             capacity = 1
@@ -220,13 +257,40 @@ class Wiring:
             capacity=capacity or self._config.channel_capacity,
             max_held=self._config.max_held_messages,
         )
-        binding = control.InputBinding(connection.name, port.name, is_feedback)
+        return connection.name
+
+    def _bind(
+        self, node_id: str, port: Port, connection: str, is_counted: bool, is_feedback: bool
+    ) -> None:
+        binding = control.InputBinding(connection, port.name, is_counted, is_feedback)
         self._inputs[node_id].append(binding)
 
     def _policy(self, policy: str | None) -> Policy:
         if policy is not None:
             return Policy(policy)
         return Policy.BLOCK if self._config.enable_backpressure else Policy.DROP_OLDEST
+
+    def require_memory(self) -> None:
+        """Check that shared memory holds all ports, as they are when they open, before any does.
+
+        That is all there will ever be for ports that declare `max_message_bytes`. The others grow
+        by what is sent, and each growth is checked by itself.
+
+        Raises:
+            SharedMemoryExhausted: it does not; with what the largest ports need.
+        """
+        if not self.registry.crosses_processes:
+            return
+        needed: dict[str, int] = {}
+        for channel in (*self._channels.values(), *self._input_channels):
+            port = channel.plan
+            queues = len(port.connections) * segments.connection_bytes(port)
+            needed[port.name] = segments.first_segment_bytes(port) + queues
+        largest = sorted(needed, key=lambda name: needed[name], reverse=True)[:3]
+        told = ", ".join(f"{name} {needed[name]:,}" for name in largest)
+        more = "" if len(needed) <= len(largest) else ", ..."
+        what = f"session {self.session_id!r} (bytes by port: {told}{more})"
+        require_free(sum(needed.values()), what)
 
     def open_host(self) -> Endpoint:
         """Open the session's own end of its channels, in this process."""
@@ -236,7 +300,9 @@ class Wiring:
         """Open a node's end of its channels, in this process."""
         return self.registry.open(_endpoint(node_id))
 
-    def configure(self, node: ValidatedNode) -> tuple[control.Configure, Sequence[int]]:
+    def configure(
+        self, node: ValidatedNode, stall_timeout_seconds: float | None
+    ) -> tuple[control.Configure, Sequence[int]]:
         """Write down what a node's runner needs, and the descriptors that go with it."""
         ticket: Ticket | None = None
         if self.registry.crosses_processes:
@@ -254,6 +320,7 @@ class Wiring:
             host=self.registry.index(HOST),
             on_error=node.config.on_error,
             spin_ns=self._config.spin_microseconds * 1000,
+            busy_every_ns=int((stall_timeout_seconds or 0) * 1e9),
         )
         return configuration, () if ticket is None else ticket.fds
 
@@ -261,9 +328,21 @@ class Wiring:
         """First ledger word of a node's endpoint."""
         return self.registry.endpoint_plan(_endpoint(node_id)).slot
 
-    def node_died(self, node_id: str) -> None:
-        """Tell the others that a node's process is dead, once it has been reaped."""
-        self.registry.endpoint_died(_endpoint(node_id))
+    def room(self, node_id: str) -> tuple[bool, int]:
+        """Whether a node waits for room downstream, and how long it has so far, in nanoseconds."""
+        words = self.registry.ledger.words
+        ports = [self._channels[node_id, one.port].plan for one in self._outputs[node_id]]
+        is_waiting = any(
+            words[one.slot + ConnectionWord.CREDIT_WANTED]
+            for port in ports
+            for one in port.connections
+        )
+        return is_waiting, sum(words[port.slot + PortWord.BLOCKED_NS] for port in ports)
+
+
+def _is_counted(one: ValidatedConnection, reached: set[str]) -> bool:
+    """Whether the end of an input waits for a connection."""
+    return one.from_node in reached and not one.is_feedback
 
 
 def _scope(session_id: str) -> str:

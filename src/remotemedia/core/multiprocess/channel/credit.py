@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import BackpressureError, PeerLost
 from remotemedia.core.multiprocess.plan import ConnectionPlan, Policy, PortPlan
 from remotemedia.core.multiprocess.transport.ledger import (
     UNLINKED,
@@ -17,6 +16,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     PortWord,
     ReaderState,
 )
+from remotemedia.errors import BackpressureError, PeerLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,6 +164,7 @@ class Credit:
         return max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE])
 
     def _ask(self, asks: bool) -> None:
-        self._asks = asks
+        self._asks = False  # interrupted in between, it must not be taken for asked
         for connection in self._lossless:
             self._words[connection.slot + ConnectionWord.CREDIT_WANTED] = asks
+        self._asks = asks

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from remotemedia.core.errors import ChannelError
 from remotemedia.core.multiprocess.channel.bell import Bell
 from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.channel.publisher import Publisher
@@ -17,6 +16,7 @@ from remotemedia.core.multiprocess.channel.subscriber import Subscriber
 from remotemedia.core.multiprocess.plan import ConnectionPlan, EndpointPlan, PortPlan
 from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS, Doorbell
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord, Ledger
+from remotemedia.errors import ChannelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

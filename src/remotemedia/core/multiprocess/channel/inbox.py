@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import EndOfStream, PeerLost
+from remotemedia.errors import EndOfStream, PeerLost
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 import numpy as np
 
-from remotemedia.core.errors import LoanError
 from remotemedia.data.media import Audio, Video
 from remotemedia.data.memory import (
     OWN_REFERENCES,
@@ -17,9 +16,11 @@ from remotemedia.data.memory import (
     keep_until_unused,
 )
 from remotemedia.data.message import NO_METADATA, ArrayMessage
+from remotemedia.errors import LoanError
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import SupportsIndex
 
     from numpy.typing import NDArray
 
@@ -119,9 +120,18 @@ class Loan(Generic[M]):
         keep_until_unused(array, token)
         return array
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            f"a loan cannot be copied or pickled: its memory is sent once; fill it, or send a copy "
+            f"of the {type(self.message).__name__}"
+        )
+
     def __del__(self) -> None:
-        if self.token is not None:
-            self.discard()
+        try:
+            if self.token is not None:
+                self.discard()
+        except AttributeError:  # interrupted before it had one
+            pass
 
     def __enter__(self) -> M:
         return self.message

@@ -11,12 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from remotemedia.core.errors import (
-    ChannelClosed,
-    ChannelError,
-    DataError,
-    ExecutorError,
-)
 from remotemedia.core.multiprocess.channel.credit import Credit
 from remotemedia.core.multiprocess.channel.loan import Loan
 from remotemedia.core.multiprocess.plan import METADATA_ROOM_BYTES
@@ -35,32 +29,40 @@ from remotemedia.data.layout import (
     video_layout,
 )
 from remotemedia.data.media import Audio, Video
-from remotemedia.data.message import ArrayMessage, Message
+from remotemedia.data.message import ArrayMessage, Message, shown
 from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary
 from remotemedia.data.tensor import Tensor
 from remotemedia.data.wire import (
     CONTEXT,
     HEADER,
-    Flag,
     Payload,
     bad_envelope,
     dissect,
     pack_metadata,
+)
+from remotemedia.errors import (
+    ChannelClosed,
+    ChannelError,
+    DataError,
+    ExecutorError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from remotemedia.core.errors import BackpressureError
+    from numpy.typing import NDArray
+
     from remotemedia.core.multiprocess.channel.bell import Bell
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
     from remotemedia.core.multiprocess.transport.base import Chunk, Writer
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
     from remotemedia.data.wire import RuntimeData
+    from remotemedia.errors import BackpressureError
 
 M = TypeVar("M", bound=ArrayMessage)
 _EPOCH_AT = int(LedgerWord.EPOCH)
+_SENDING = -1
 _now_ns = time.monotonic_ns
 _pack_header = HEADER.pack_into
 
@@ -72,7 +74,8 @@ class Publisher:
     connection is full and while a planned reader has not opened yet; a full `error` connection
     raises. Connections that may drop never hold it up.
 
-    Threads may share a publisher: sends happen one after another.
+    Threads may share a publisher: sends happen one after another. A signal handler may finish or
+    close one; where it interrupted a send of that publisher, it is done once that has ended.
 
     Args:
         writer: the transport's end; owned by the publisher.
@@ -80,7 +83,6 @@ class Publisher:
         words: the ledger.
         doorbell: rung when there may be credit.
         bells: of the processes that read the port, by endpoint index.
-        incarnation: how often the node was restarted.
         session: index of the session, for the header.
 
     Attributes:
@@ -95,16 +97,14 @@ class Publisher:
         doorbell: Doorbell,
         bells: Mapping[int, Bell],
         *,
-        incarnation: int = 0,
         session: int = 0,
     ) -> None:
         self.port = port
         self._writer = writer
         self._words = words
         self._doorbell = doorbell
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close what it interrupted
         self._turn = threading.RLock()  # one thread waits on the doorbell, others for their turn
-        self._incarnation = incarnation
         self._session = session
         self._is_closed = False
         self.epoch: int | None = None
@@ -115,12 +115,20 @@ class Publisher:
         self._state_at, self._sent_at, self._bytes_at = (
             port.slot + word for word in (PortWord.STATE, PortWord.SENT, PortWord.BYTES)
         )
+        self._handed_at, self._skipped_at = (
+            port.slot + word for word in (PortWord.HANDED, PortWord.SKIPPED)
+        )
         declared = port.max_message_bytes
         self._max_bytes = MAX_MESSAGE_BYTES if declared is None else declared
         self._sent = words[self._sent_at]
         self._bytes = words[self._bytes_at]
-        # Up to this sequence number credit is known; it is looked up again only when it is used up.
+        # What a writer that died had counted is in the queues by now, or lost.
+        words[self._skipped_at] = words[self._handed_at] = self._sent
+        # Up to this sequence number credit is known; it is looked up when used up. Then,
+        # and while a message is sent, it is `_SENDING`: what a signal handler then does comes
+        # after, or is refused.
         self._limit = 0
+        self._postponed: list[Callable[[], None]] = []
         self._credit = Credit(port, words, doorbell, writer.connect)
         self._bells: tuple[Bell, ...] = ()
         for connection in port.connections:
@@ -132,7 +140,6 @@ class Publisher:
         message: RuntimeData,
         *,
         timeout_seconds: float | None = None,
-        flags: Flag = Flag.NONE,
         epoch: int | None = None,
     ) -> None:
         """Send a message; its array is copied once, into shared memory.
@@ -140,7 +147,6 @@ class Publisher:
         Args:
             message: stays yours.
             timeout_seconds: how long to wait for credit; None is for ever, 0 not at all.
-            flags: what the header says besides.
             epoch: the epoch the message belongs to; None is that of the publisher.
 
         Raises:
@@ -150,7 +156,7 @@ class Publisher:
             PeerLost: the reader of a lossless connection died.
             ChannelClosed: the publisher is closed.
         """
-        parcel = (message, *self._dissect(message), pack_metadata(message), flags, epoch)
+        parcel = (message, *self._dissect(message), pack_metadata(message), epoch)
         if self._try_send(*parcel) is None:
             self._wait(partial(self._try_send, *parcel), timeout_seconds)
 
@@ -160,7 +166,7 @@ class Publisher:
 
     def try_send(self, message: RuntimeData) -> bool | None:
         """Send a message if there is credit; None, and nothing sent, if there is none."""
-        parcel = (message, *self._dissect(message), pack_metadata(message), Flag.NONE, None)
+        parcel = (message, *self._dissect(message), pack_metadata(message), None)
         return self._try_send(*parcel)
 
     async def send_async(
@@ -168,11 +174,10 @@ class Publisher:
         message: RuntimeData,
         *,
         timeout_seconds: float | None = None,
-        flags: Flag = Flag.NONE,
         epoch: int | None = None,
     ) -> None:
         """Send a message, awaiting credit; otherwise as `send`. Cancelled, it has sent nothing."""
-        parcel = (message, *self._dissect(message), pack_metadata(message), flags, epoch)
+        parcel = (message, *self._dissect(message), pack_metadata(message), epoch)
         if self._try_send(*parcel) is None:
             await self._wait_async(partial(self._try_send, *parcel), timeout_seconds)
 
@@ -186,7 +191,12 @@ class Publisher:
     ) -> Loan[Video]: ...
     @overload
     def loan(
-        self, type_: type[Tensor], /, *, shape: tuple[int, ...], dtype: np.dtype[np.generic] | str
+        self,
+        type_: type[Tensor],
+        /,
+        *,
+        shape: tuple[int, ...] | list[int],
+        dtype: np.dtype[np.generic] | str,
     ) -> Loan[Tensor]: ...
     @overload
     def loan(self, type_: type[Binary], /, *, nbytes: int) -> Loan[Binary]: ...
@@ -219,14 +229,27 @@ class Publisher:
 
     def _lay_out(self, type_: type[ArrayMessage], arguments: dict[str, Any]) -> Layout:
         try:
-            layout = _LAYOUTS[type_](**arguments)
-        except KeyError:
+            lay_out, wanted, optional = _LAYOUTS[type_]
+        except (KeyError, TypeError):
             lent = ", ".join(lendable.__name__ for lendable in _LAYOUTS)
             raise DataError(
                 f"a {getattr(type_, '__name__', type_)} cannot be lent; {lent} can: send others"
             ) from None
+        if not {*wanted} <= arguments.keys() <= {*wanted, *optional}:
+            article = "an" if type_ is Audio else "a"
+            takes = [*wanted, *(f"{name} (optional)" for name in optional)]
+            raise DataError(
+                f"a loan of {article} {type_.__name__} takes {', '.join(takes)}; "
+                f"it got {', '.join(arguments) or 'nothing'}"
+            )
+        shape = arguments.get("shape")
+        if isinstance(shape, list):
+            arguments = {**arguments, "shape": tuple(shape)}
+        try:
+            layout = lay_out(**arguments)
         except TypeError as error:
-            raise DataError(f"loan of {type_.__name__}: {error}") from error
+            given = ", ".join(f"{name}={shown(value)}" for name, value in arguments.items())
+            raise DataError(f"a {type_.__name__} cannot be lent with {given}: {error}") from error
         if layout.payload_bytes > self._max_bytes:
             raise self._too_large(layout.payload_bytes)
         self._lent_type, self._lent_arguments, self._lent_layout = type_, arguments, layout
@@ -286,6 +309,9 @@ class Publisher:
     def finish(self) -> None:
         """End the stream: readers get what was sent, then `EndOfStream`. Twice is harmless."""
         with self._lock:
+            if self._limit == _SENDING:
+                self._postponed.append(self.finish)
+                return
             if not self._is_closed and self._words[self._state_at] == PortState.OPEN:
                 self._words[self._state_at] = PortState.FINISHED
                 self._limit = 0  # the next send looks for credit, and is told
@@ -298,8 +324,11 @@ class Publisher:
         Loans that are out can no longer be sent; whoever waits for credit gets `ChannelClosed`.
         Twice is harmless.
         """
-        self.finish()
         with self._lock:
+            if self._limit == _SENDING:
+                self._postponed.append(self.close)
+                return
+            self.finish()
             self._is_closed = True
             self._limit = 0
         if self.is_taken():
@@ -326,6 +355,9 @@ class Publisher:
         A reader maps memory when it first meets it, and there is none once the writer has left.
         """
         with self._lock:
+            if self._limit == _SENDING:
+                self._postponed.append(self.leave)
+                return
             self._is_closed = True
             self._limit = 0
             self._writer.close()
@@ -350,21 +382,27 @@ class Publisher:
         layout: Layout,
         payload: Payload,
         metadata: bytes,
-        flags: int,
         epoch: int | None,
     ) -> bool | None:
         """Send if there is credit; None if there is none."""
         with self._lock:
-            if self._sent >= self._limit and not self._find_credit():
-                return None
-            rung = self._wake_early()
-            nbytes = layout.payload_bytes
-            chunk, token = self._writer.loan(nbytes + len(metadata))
-            if isinstance(payload, bytes):
-                chunk.body[:nbytes] = payload
-            else:
-                np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
-            self._emit(chunk, token, layout, message, metadata, flags, epoch, rung)
+            while self._sent >= self._limit:
+                if not self._find_credit():
+                    return None
+            limit, self._limit = self._limit, _SENDING
+            try:
+                rung = self._wake_early()
+                nbytes = layout.payload_bytes
+                chunk, token = self._writer.loan(nbytes + len(metadata))
+                if isinstance(payload, bytes):
+                    chunk.body[:nbytes] = payload
+                else:
+                    np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
+                self._emit(chunk, token, layout, message, metadata, epoch, rung)
+            finally:
+                self._limit = limit
+                if self._postponed:
+                    self._catch_up()
         return True
 
     def try_loan(self, loan: Loan[Any]) -> bool | None:
@@ -372,28 +410,43 @@ class Publisher:
         if loan.token is None:
             loan.withdraw("sent")  # raises
         with self._lock:
-            if self._sent >= self._limit and not self._find_credit():
-                return None
-            rung = None
-            for _, asleep in self._bells:
-                if self._words[asleep]:
-                    rung = self._wake_early()
-                    break
-            message, chunk, token, layout = loan.message, loan.chunk, loan.token, loan.layout
-            metadata = pack_metadata(message) if message.metadata else b""
-            in_use = loan.withdraw("sent")
-            if in_use is not None or len(metadata) > METADATA_ROOM_BYTES:
-                source = chunk.array if in_use is None else in_use
-                assert source is not None
-                try:
-                    chunk, token = self._writer.loan(layout.payload_bytes + len(metadata))
-                except ExecutorError:
-                    message._gone = "discarded"
-                    raise
-                np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), source)
-                self._words[self.port.slot + PortWord.COPIES] += 1
-            self._emit(chunk, token, layout, message, metadata, 0, None, rung)
+            while self._sent >= self._limit:
+                if not self._find_credit():
+                    return None
+            limit, self._limit = self._limit, _SENDING
+            try:
+                rung = None
+                for _, asleep in self._bells:
+                    if self._words[asleep]:
+                        rung = self._wake_early()
+                        break
+                message, chunk, token, layout = loan.message, loan.chunk, loan.token, loan.layout
+                metadata = pack_metadata(message) if message.metadata else b""
+                in_use = loan.withdraw("sent")
+                if in_use is not None or len(metadata) > METADATA_ROOM_BYTES:
+                    source = chunk.array if in_use is None else in_use
+                    assert source is not None
+                    chunk, token = self._copy_out(loan, source, len(metadata))
+                self._emit(chunk, token, layout, message, metadata, None, rung)
+            finally:
+                self._limit = limit
+                if self._postponed:
+                    self._catch_up()
         return True
+
+    def _copy_out(
+        self, loan: Loan[Any], source: NDArray[np.generic], metadata_bytes: int
+    ) -> tuple[Chunk, object]:
+        """Copy a loan into memory that nobody else can still write to."""
+        layout = loan.layout
+        try:
+            chunk, token = self._writer.loan(layout.payload_bytes + metadata_bytes)
+        except ExecutorError:
+            loan.message._gone = "discarded"
+            raise
+        np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), source)
+        self._words[self.port.slot + PortWord.COPIES] += 1
+        return chunk, token
 
     def _emit(
         self,
@@ -402,7 +455,6 @@ class Publisher:
         layout: Layout,
         message: Message,
         metadata: bytes,
-        flags: int,
         epoch: int | None,
         rung: dict[int, int] | None,
     ) -> None:
@@ -418,7 +470,7 @@ class Publisher:
                 chunk.header,
                 0,
                 layout.block,
-                flags,
+                0,
                 len(metadata),
                 sent,
                 self._context,
@@ -432,7 +484,7 @@ class Publisher:
         words[self._sent_at] = sent
         try:
             self._writer.send(token)
-            self._sent = sent
+            self._sent = words[self._handed_at] = sent
             self._bytes += nbytes
             words[self._bytes_at] = self._bytes
             for fd, asleep in self._bells:
@@ -444,7 +496,8 @@ class Publisher:
             raise
         except BaseException:
             # Interrupted, perhaps after it was handed over: then its number must not come again.
-            self._sent = sent
+            # Its readers look for it, and count it as lost if it is not there.
+            self._sent = words[self._skipped_at] = words[self._handed_at] = sent
             self._ring()
             raise
 
@@ -464,13 +517,33 @@ class Publisher:
 
     def _enter_epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        self._context = CONTEXT.pack(self._incarnation, epoch, self._session, 0)
+        self._context = CONTEXT.pack(0, epoch, self._session, 0)
 
     def _find_credit(self) -> bool:
         """Look up how far the lossless readers have come; whether one more message may be sent."""
-        self._require_open()
-        self._limit = self._credit.limit(self._sent)
-        return self._sent < self._limit
+        if self._limit == _SENDING:
+            raise ChannelError(
+                f"a signal handler cannot send on port {self.port.name}: it interrupted a send of "
+                f"this thread; leave it to the code that was interrupted"
+            )
+        limit, self._limit = 0, _SENDING
+        try:
+            self._require_open()
+            limit = self._credit.limit(self._sent)
+        finally:
+            self._limit = limit
+            if self._postponed:
+                self._catch_up()
+        if self._sent < self._limit:
+            return True
+        if self._words[self._skipped_at] == self._sent:
+            self._ring()  # readers may wait for a message that was interrupted
+        return False
+
+    def _catch_up(self) -> None:
+        """Do what a signal handler asked for in the middle of a message."""
+        while self._postponed:
+            self._postponed.pop(0)()
 
     def _wait(self, attempt: Callable[[], bool | None], timeout_seconds: float | None) -> None:
         began = _now_ns()
@@ -555,9 +628,12 @@ class Publisher:
         )
 
 
-_LAYOUTS: dict[type[ArrayMessage], Callable[..., Layout]] = {
-    Audio: audio_layout,
-    Video: video_layout,
-    Tensor: tensor_layout,
-    Binary: binary_layout,
+# How to lay each out, of what it must be told and of what it may be.
+_LAYOUTS: dict[
+    type[ArrayMessage], tuple[Callable[..., Layout], tuple[str, ...], tuple[str, ...]]
+] = {
+    Audio: (audio_layout, ("frames", "channels", "sample_rate"), ()),
+    Video: (video_layout, ("height", "width"), ("format",)),
+    Tensor: (tensor_layout, ("shape", "dtype"), ()),
+    Binary: (binary_layout, ("nbytes",), ()),
 }

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from remotemedia.core.errors import ChannelClosed, ChannelError
 from remotemedia.core.multiprocess.channel.bell import Bell
 from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
 from remotemedia.core.multiprocess.channel.stats import PortStats, port_stats
@@ -37,6 +36,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     drop_unread,
 )
 from remotemedia.data.plain import MAX_MESSAGE_BYTES
+from remotemedia.errors import ChannelClosed, ChannelError
 
 if TYPE_CHECKING:
     from types import TracebackType

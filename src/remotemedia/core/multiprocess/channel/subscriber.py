@@ -6,7 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ChannelClosed, DecodeError, EndOfStream, PeerLost
+from remotemedia.core.multiprocess.channel.stats import connection_stats
+from remotemedia.core.multiprocess.channel.unmapped import why_unmapped
 from remotemedia.core.multiprocess.transport.ledger import (
     HISTOGRAM_AT,
     HISTOGRAM_BUCKETS,
@@ -38,6 +39,14 @@ from remotemedia.data.wire import (
     plain_message,
     unpack_metadata,
 )
+from remotemedia.errors import (
+    ChannelClosed,
+    ChannelError,
+    DecodeError,
+    EndOfStream,
+    MessageLost,
+    PeerLost,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -53,6 +62,10 @@ _EPOCH_AT = int(LedgerWord.EPOCH)
 _now_ns = time.monotonic_ns
 _unpack_header = HEADER.unpack_from
 _LAST_BUCKET = HISTOGRAM_BUCKETS - 1
+_UNMAPPED = (
+    "the memory they came in could not be mapped, or its writer took it back; see whether files "
+    "were removed from /dev/shm"
+)
 
 
 class Subscriber:
@@ -96,6 +109,9 @@ class Subscriber:
         self._raw: RawHeader | None = None
         self._context, self._epoch = b"", words[_EPOCH_AT]
         self._ended = self._ending = self._ending_position = 0
+        self._state_at, self._sent_at, self._handed_at = (
+            port.slot + word for word in (PortWord.STATE, PortWord.SENT, PortWord.HANDED)
+        )
         at = connection.slot
         self._position_at = at + ConnectionWord.POSITION
         self._wanted_at = at + ConnectionWord.CREDIT_WANTED
@@ -105,6 +121,12 @@ class Subscriber:
         # `UNLINKED` until the writer knows of this connection: nothing is meant for it before.
         self._position = max(words[self._position_at], words[at + ConnectionWord.BASE])
         self._released = words[at + ConnectionWord.RELEASED]
+        # What is lost of the messages up to here is lost by an interrupt, and by nothing else.
+        self._excused = 0
+        self._was_interrupted = False
+        # By how much the counts differ since a reader died whose place this one takes.
+        self._unseen = self._unheld = 0
+        self._unseen, self._unheld = self._imbalance()
         words[at + ConnectionWord.STATE] = ReaderState.OPEN
         self._wake_writer()
 
@@ -117,25 +139,34 @@ class Subscriber:
         Returns:
             The message, or None when the time is over first.
 
+        An exception that a signal handler raises meanwhile may cost the message that was about to
+        be returned; it is counted as lost.
+
         Raises:
             EndOfStream: the writer finished and all it sent has been received.
             PeerLost: the writer died and all that could be saved of what it sent was received.
+            MessageLost: the next messages came in memory that this process cannot map; they are
+                counted, and the next call goes on.
             DecodeError: the next message is damaged; it is counted, and the next call goes on.
             ChannelClosed: the subscriber is closed.
         """
-        while True:
-            if self._held:
-                self._settle()
-            sample = self._take()
-            if sample is None and timeout_seconds != 0:
-                sample = self._doorbell.spin(self._take, timeout_seconds)
-            if sample is None:
-                wait_for = self._doorbell.wait_for
-                return wait_for(self._take_or_end, timeout_seconds, has_spun=True)
-            message = self._admit(sample)
-            if message is not None:
-                return message
-            sample = None  # given back before the next is taken
+        try:
+            while True:
+                if self._held:
+                    self._settle()
+                sample = self._take()
+                if sample is None and timeout_seconds != 0:
+                    sample = self._doorbell.spin(self._take, timeout_seconds)
+                if sample is None:
+                    break
+                message = self._admit(sample)
+                if message is not None:
+                    return message
+                sample = None  # given back before the next is taken
+        except BaseException as error:
+            self._note_interrupt(error)
+            raise
+        return self._doorbell.wait_for(self._take_or_end, timeout_seconds, has_spun=True)
 
     def receive_soon(self) -> Message | None:
         """Take the next message, looking for it no longer than the spin time, and never asleep.
@@ -143,12 +174,16 @@ class Subscriber:
         Raises:
             DecodeError, ChannelClosed: as `receive`.
         """
-        if self._held:
-            self._settle()
-        sample = self._take()
-        if sample is None:
-            sample = self._doorbell.spin(self._take)
-        return None if sample is None else self._admit(sample)
+        try:
+            if self._held:
+                self._settle()
+            sample = self._take()
+            if sample is None:
+                sample = self._doorbell.spin(self._take)
+            return None if sample is None else self._admit(sample)
+        except BaseException as error:
+            self._note_interrupt(error)
+            raise
 
     def receive_nowait(self) -> Message | None:
         """Take the next message if there is one; errors as `receive`."""
@@ -167,16 +202,20 @@ class Subscriber:
         Raises:
             DecodeError, ChannelClosed: as `receive`.
         """
-        if self._held:
-            self._settle()
-        while True:
-            sample = self._take()
-            if sample is None:
-                return None
-            message = self._admit(sample)
-            if message is not None:
-                return message
-            sample = None  # given back before the next is taken
+        try:
+            if self._held:
+                self._settle()
+            while True:
+                sample = self._take()
+                if sample is None:
+                    return None
+                message = self._admit(sample)
+                if message is not None:
+                    return message
+                sample = None  # given back before the next is taken
+        except BaseException as error:
+            self._note_interrupt(error)
+            raise
 
     @property
     def header(self) -> Header:
@@ -188,11 +227,6 @@ class Subscriber:
         if self._raw is None:
             raise LookupError(f"nothing has been taken from {self.connection.name} yet")
         return Header._make(self._raw)
-
-    @property
-    def flags(self) -> int:
-        """Flags of the message taken last."""
-        return 0 if self._raw is None else self._raw[1]
 
     @property
     def position(self) -> int:
@@ -279,34 +313,101 @@ class Subscriber:
 
     def _take_or_end(self) -> Message | None:
         message = self.take()
-        if message is None and self.has_ended:
+        if message is not None:
+            return message
+        words = self._words
+        if words[self._state_at] >= PortState.FINISHED:
             # Once more: the writer may have sent between our look and its end.
             message = self.take()
             if message is None:
                 raise self._end()
+        elif words[self._handed_at] > self._reached() or self._was_interrupted:
+            message = self._take_or_lose()
         return message
 
-    def _end(self) -> EndOfStream | PeerLost:
-        words = self._words
-        sent = words[self.port.slot + PortWord.SENT]
+    def _take_or_lose(self) -> Message | None:
+        """Take the next message, or count as lost what should be in the queue and is not."""
+        if self._was_interrupted:
+            self._recover()
+        # In this order: what was handed over by now, the next look finds.
+        handed = self._words[self._handed_at]
+        message = self.take()
+        if message is None and handed > self._reached():
+            loss = self._lose(handed)
+            if loss is not None:
+                raise loss
+        return message
+
+    def _end(self) -> EndOfStream | PeerLost | MessageLost:
+        is_dead = self._words[self._state_at] == PortState.LOST
+        sent = self._words[self._sent_at]
         if sent > self._reached():
-            drop_unread(words, self.port.slot, self.connection.slot, ConnectionWord.DROPPED_LOST)
-            self._position = sent
-        if words[self.port.slot + PortWord.STATE] == PortState.LOST:
+            loss = self._lose(sent)
+            if loss is not None and not is_dead:
+                return loss
+        if is_dead:
             return PeerLost(
                 f"the writer of port {self.port.name} died; {self.connection.name} has received "
                 f"all that was left of what it sent"
             )
         return EndOfStream(f"port {self.port.name} has finished")
 
+    def _lose(self, sequence: int) -> MessageLost | None:
+        """Count all up to a sequence number as lost, and say why unless it is known."""
+        missing = sequence - self._position
+        self._position = self._words[self._position_at] = sequence
+        self._count_drop(ConnectionWord.DROPPED_LOST, missing)
+        self._wake_writer()
+        if sequence <= max(self._excused, self._words[self.port.slot + PortWord.SKIPPED]):
+            return None
+        cause = why_unmapped()
+        if not cause and not self.connection.policy.is_lossless:
+            return None  # sent while it was not connected
+        return MessageLost(self.connection.name, missing, cause or _UNMAPPED)
+
+    def _note_interrupt(self, error: BaseException) -> None:
+        """Put right what an exception from outside left half done, at the latest when it is idle.
+
+        Between any two calls a signal handler may raise. Then a sample was taken and is gone, or
+        its message was counted in some words and not in others.
+        """
+        if not self._is_closed and not isinstance(error, (ChannelError, DecodeError)):
+            self._was_interrupted = True
+            self._excused = self._words[self._sent_at]
+            self._recover()
+
+    def _recover(self) -> None:
+        unseen, unheld = self._imbalance()
+        lost = min(unseen, unheld)
+        if lost > 0:
+            self._count_drop(ConnectionWord.DROPPED_LOST, lost)
+        if unseen > lost and self._raw is not None:
+            self._count_latency(self._raw[-1])
+        if unheld > lost:
+            self._release(unheld - lost)
+        if self._position != UNLINKED:
+            self._position = max(self._position, self._words[self._position_at])
+        self._wake_writer()
+        self._was_interrupted = False
+
+    def _imbalance(self) -> tuple[int, int]:
+        """How many messages its position says were received that are nowhere else.
+
+        Returns:
+            How many are missing in the histogram, and how many among those held or released.
+        """
+        stats = connection_stats(self._words, self.port, self.connection)
+        unseen = stats.received - stats.latency.total - self._unseen
+        return unseen, stats.received - stats.released - len(self._held) - self._unheld
+
     def _admit(self, sample: Sample) -> Message | None:
         """Make the message of a sample, and count it; None if it is not to be delivered."""
         words = self._words
         chunk, room, token = sample
         raw = self._raw = _unpack_header(chunk.header)
-        block, flags, metadata_bytes, sequence, context, correlation, timestamp, sent = raw
+        block, zero, metadata_bytes, sequence, context, correlation, timestamp, sent = raw
         layout = self._layouts.get(block) or self._learn(block)
-        if metadata_bytes or flags or layout.payload_bytes > room:
+        if metadata_bytes or zero or layout.payload_bytes > room:
             self._check(raw, layout, room)
         if sequence != self._position + 1 and not self._note_gap(sequence):
             return None
@@ -417,6 +518,12 @@ class Subscriber:
     def _note_gap(self, sequence: int) -> bool:
         """Count what lies between the last message and this one; False if this one is not ours."""
         missing = sequence - self._reached() - 1
+        if sequence > self._words[self._sent_at]:
+            self._count_unreadable()
+            raise DecodeError(
+                f"the header is damaged: message {sequence:,} of port {self.port.name}, which has "
+                f"sent {self._words[self._sent_at]:,}"
+            )
         if missing < 0:
             return False  # sent before the writer knew of this connection, or before what is lost
         if missing:
@@ -428,6 +535,10 @@ class Subscriber:
             )
             self._count_drop(word, missing)
         return True
+
+    def _count_latency(self, sent_ns: int) -> None:
+        bucket = min((_now_ns() - sent_ns).bit_length(), _LAST_BUCKET)
+        self._words[self._histogram_at + bucket] += 1
 
     def _count_unreadable(self) -> None:
         # Its sequence number is not to be believed: it counts as the next one.

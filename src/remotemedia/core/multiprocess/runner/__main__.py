@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import faulthandler
+import io
 import os
 import socket
 import sys
@@ -38,6 +39,8 @@ def main() -> int:
         return 2
     parser.parse_args()
     faulthandler.enable()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what a node prints is heard when it does
     try:
         end = socket.socket(fileno=int(number))
     except OSError as error:

@@ -8,10 +8,10 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ChannelClosed
 from remotemedia.core.multiprocess.runner.context import is_async_stream, outputs_of
 from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
 from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.errors import ChannelClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,7 @@ class AsyncLoop(Work):
                 await self._work(source, is_source=True)
             else:
                 await self._serve()
+            self.is_finishing = True
             await self._work(self.node.finish)
         except ChannelClosed:
             if self.commands.is_stopping:
@@ -116,8 +117,8 @@ class AsyncLoop(Work):
     async def _emit(self, output: object) -> None:
         publisher, message = self.context.route(output)
         await publisher.send_async(message)  # type: ignore[arg-type]
-        if self.commands.attachments:  # a source hears of them nowhere else
-            self.add_connections(self.commands.take_attachments())
+        if self.commands.changes:  # a source hears of them nowhere else
+            self.change_connections(self.commands.take_changes())
 
     async def _is_source_done(self) -> bool:
         if self.commands.is_draining:

@@ -41,11 +41,11 @@ class Commands:
 
     Attributes:
         configuration: the first command, with its descriptors.
-        has_news: something has changed since `take_attachments`, perhaps the epoch. Read it as
+        has_news: something has changed since `take_changes`, perhaps the epoch. Read it as
             often as you like.
         is_stopping: the runner is to clean up and exit, or the executor is gone.
         is_draining: a source is to make no more.
-        attachments: connections to add, with the doorbell of the other end.
+        changes: of connections, those to add with the doorbell of the other end.
 
     Args:
         end: the runner's end of the control connection.
@@ -64,7 +64,7 @@ class Commands:
         self.has_news = False
         self.is_stopping = False
         self.is_draining = False
-        self.attachments: list[tuple[control.Attach | control.Join, int]] = []
+        self.changes: list[tuple[control.Change, list[int]]] = []
         self._changed = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._listen, name="control", daemon=True)
 
@@ -94,12 +94,12 @@ class Commands:
         with self._lock:
             self._wakers.clear()
 
-    def take_attachments(self) -> list[tuple[control.Attach | control.Join, int]]:
-        """Return the connections to add, which are then done; all news is then known."""
+    def take_changes(self) -> list[tuple[control.Change, list[int]]]:
+        """Return the changes to make, which are then done; all news is then known."""
         with self._lock:
-            attachments, self.attachments = self.attachments, []
+            changes, self.changes = self.changes, []
             self.has_news = self.is_stopping
-        return attachments
+        return changes
 
     def _listen(self) -> None:
         while True:
@@ -120,8 +120,8 @@ class Commands:
             match command:
                 case control.Configure():
                     self.configuration, self.fds = command, fds
-                case control.Attach() | control.Join():
-                    self.attachments.append((command, fds[0]))
+                case control.Attach() | control.Join() | control.Count():
+                    self.changes.append((command, fds))
                 case control.Interrupt():
                     pass  # the ledger says which epoch it is
                 case control.Drain():

@@ -164,6 +164,7 @@ class NodeRun:
         kind = describe(target)
         parameters = msgspec.msgpack.decode(configuration.parameters, type=dict[str, object])
         node_id = configuration.node_id
+        self._phase = "__init__"
         node = create_node(target, parameters, f"node {node_id!r}")
         context = RunnerContext(node_id, configuration.session_id, kind, self._reporter)
         node.bind(context)
@@ -189,9 +190,8 @@ class NodeRun:
         methods = {port.name: getattr(self._node, port.handler) for port in kind.inputs}
         subscribers = endpoint.subscribers
         handlers = {subscribers[one.connection]: methods[one.port] for one in configuration.inputs}
-        counted = [
-            subscribers[one.connection] for one in configuration.inputs if not one.is_feedback
-        ]
+        counted = [subscribers[one.connection] for one in configuration.inputs if one.is_counted]
+        feedback = [subscribers[one.connection] for one in configuration.inputs if one.is_feedback]
         publishers = {one.port: endpoint.publishers[one.channel] for one in configuration.outputs}
         context.open(publishers)
         host = endpoint.bells[configuration.host] if not publishers else None
@@ -200,6 +200,7 @@ class NodeRun:
             self._node,
             handlers,
             counted,
+            feedback,
             endpoint,
             publishers,
             context,
@@ -207,6 +208,7 @@ class NodeRun:
             self._reporter,
             host,
             skips_errors=configuration.on_error == "skip",
+            busy_every_ns=configuration.busy_every_ns,
         )
         self._commands.wake_with(self._wake_work)
         return work
@@ -243,11 +245,22 @@ class NodeRun:
             return
         self._has_failed = True
         working_on = "" if self._work is None else self._work.describe_work()
+        phase = _HOOKS.get(self._phase, self._phase)
+        if phase == "process" and self._work is not None and self._work.is_finishing:
+            phase = "finish"
         self._reporter.say(
-            control.Failed(
-                self._phase, summary(error), control.shorten(format_error(error)), working_on
-            )
+            control.Failed(phase, summary(error), control.shorten(format_error(error)), working_on)
         )
+
+
+_HOOKS = {
+    "starting": "start",
+    "importing": "import",
+    "loading": "initialize",
+    "connecting": "connect",
+    "processing": "process",
+}
+"""What fails in a phase, by the name that the author of the node knows it."""
 
 
 async def _finished(result: object) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from remotemedia.core.errors import ChannelClosed
 from remotemedia.core.multiprocess.runner.context import outputs_of
 from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
+from remotemedia.errors import ChannelClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +32,7 @@ class SyncLoop(Work):
                 self._emit_all(outputs_of(source()), is_source=True)
             else:
                 self._serve()
+            self.is_finishing = True
             self._emit_all(outputs_of(self.node.finish()))
         except ChannelClosed:
             if self.commands.is_stopping:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from remotemedia.core.errors import EndOfStream
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.bell import Bell
 from remotemedia.core.multiprocess.channel.inbox import Inbox
@@ -20,6 +19,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     EndpointWord,
     LedgerWord,
 )
+from remotemedia.errors import EndOfStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,8 +60,8 @@ class Work:
     Args:
         node: the instance.
         handlers: what takes a message, by the connection it comes from.
-        counted: the connections whose inputs must have ended before ours have: all but those that
-            close a cycle.
+        counted: the connections whose inputs must have ended before ours have.
+        feedback: the connections that close a cycle.
         endpoint: its channels.
         publishers: its output ports.
         context: what the node was bound to.
@@ -69,6 +69,7 @@ class Work:
         reporter: answers it.
         host: rung when an input has been worked off by a node without outputs; None elsewhere.
         skips_errors: whether the node lives on when a message fails.
+        busy_every_ns: see `Configure`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Work:
         node: Node,
         handlers: dict[Subscriber, Handler],
         counted: list[Subscriber],
+        feedback: list[Subscriber],
         endpoint: Endpoint,
         publishers: dict[str, Publisher],
         context: RunnerContext,
@@ -84,6 +86,7 @@ class Work:
         host: Bell | None,
         *,
         skips_errors: bool,
+        busy_every_ns: int,
     ) -> None:
         self.node = node
         self.handlers = handlers
@@ -96,7 +99,8 @@ class Work:
         self._counted = counted
         self._host = host
         self._skips_errors = skips_errors
-        feedback = [one for one in handlers if one not in counted]
+        self._busy_every_ns = busy_every_ns
+        self._busy_at_ns = 0 if busy_every_ns else _NEVER
         self._inbox = Inbox(endpoint.doorbell, handlers, feedback)
         # With one input there is nobody to be fair to: the next message is looked for there.
         self.only = next(iter(handlers)) if len(handlers) == 1 else None
@@ -105,6 +109,7 @@ class Work:
         for publisher in publishers.values():
             publisher.epoch = self.epoch
         self._slot = endpoint.plan.slot
+        self.is_finishing = False
         self._ended = 0
         self._errors = 0
         self._processed = 0
@@ -130,6 +135,9 @@ class Work:
         words[slot + _SEQUENCE] = subscriber.position
         words[slot + _CORRELATION] = message.correlation_id
         began = words[slot + _BEGAN] = time.monotonic_ns()
+        if began > self._busy_at_ns:
+            self._busy_at_ns = began + self._busy_every_ns
+            self.reporter.say(control.Busy(began))
         return began
 
     def end(self, began_ns: int) -> None:
@@ -176,14 +184,14 @@ class Work:
         return f"{self.working_on!r} of input {self.context.correlation_id}"
 
     def attach(self) -> bool:
-        """Add the connections that were asked for; return whether there was an interrupt.
+        """Change connections as was asked; return whether there was an interrupt.
 
         Raises:
             Stopped: the runner is to exit.
         """
         if self.commands.is_stopping:
             raise Stopped
-        self.add_connections(self.commands.take_attachments())
+        self.change_connections(self.commands.take_changes())
         return self.enter(self._words[_EPOCH])
 
     @property
@@ -204,13 +212,15 @@ class Work:
             publisher.epoch = epoch
         return True
 
-    def add_connections(
-        self, attachments: Iterable[tuple[control.Attach | control.Join, int]]
-    ) -> None:
-        """Add these connections, each with the descriptor of the other end's doorbell."""
-        for command, fd in attachments:
+    def change_connections(self, changes: Iterable[tuple[control.Change, list[int]]]) -> None:
+        """Add connections, each with the descriptor of the other end's doorbell, or count them."""
+        for command, fds in changes:
+            if isinstance(command, control.Count):
+                self._counted.append(self.endpoint.subscribers[command.connection])
+                self.reporter.say(control.Connected(command.connection))
+                continue
             connection = msgspec.msgpack.decode(command.connection, type=ConnectionPlan)
-            bell = Bell(fd, command.asleep)
+            bell = Bell(fds[0], command.asleep)
             if isinstance(command, control.Attach):
                 self.endpoint.add_bell(connection.reader, bell)
                 bell = self.endpoint.bells[connection.reader]
@@ -221,7 +231,7 @@ class Work:
                 subscriber = self.endpoint.subscribe(port, connection)
                 self.only = None if self.handlers else subscriber
                 self.handlers[subscriber] = getattr(self.node, command.handler)
-                if not command.is_feedback:
+                if command.is_counted:
                     self._counted.append(subscriber)
                 self._inbox.add(subscriber, is_optional=command.is_feedback)
             self.reporter.say(control.Connected(connection.name))
@@ -238,6 +248,7 @@ class Work:
         return min((subscriber.ended_input() for subscriber in counted), default=0)
 
 
+_NEVER = 1 << 63
 _SEQUENCE = int(EndpointWord.SEQUENCE)
 _CORRELATION = int(EndpointWord.CORRELATION)
 _BEGAN = int(EndpointWord.BEGAN_NS)

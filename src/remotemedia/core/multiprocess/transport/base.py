@@ -27,7 +27,7 @@ class Chunk:
         address: where the payload begins, aligned to `ALIGNMENT_BYTES`.
         body: the payload's bytes, as many as were asked for and more; empty for a reader. Not a
             buffer of a numpy array (see `remotemedia.data.memory`).
-        capacity: size of the body.
+        capacity: size of the body; for a reader, how many bytes can be read from the address on.
         array, layout: what the channel viewed there last. Not the transport's.
     """
 
@@ -43,8 +43,8 @@ class Chunk:
 
 
 Sample: TypeAlias = tuple[Chunk, int, object]
-"""A received sample: its chunk, the room of the payload in bytes rounded up to `ALIGNMENT_BYTES`,
-and the token that owns the memory."""
+"""A received sample: its chunk, the room of the payload in bytes rounded up to `ALIGNMENT_BYTES`
+(so much can be read, whatever the writer claims), and the token that owns the memory."""
 
 
 class Writer(Protocol):
@@ -58,6 +58,7 @@ class Writer(Protocol):
 
         Raises:
             SharedMemoryExhausted: there is no memory; nothing was taken.
+            ResourceLimit: a limit of the process does not let it have the memory.
             LoanError: too many loans are out.
         """
 
@@ -117,6 +118,7 @@ class Transport(Protocol):
 
         Raises:
             SharedMemoryExhausted: there is no memory for it.
+            ResourceLimit: a limit of the process was reached.
             ChannelError: it exists already, or cannot be created.
         """
 
@@ -125,6 +127,7 @@ class Transport(Protocol):
 
         Raises:
             SharedMemoryExhausted: there is no memory for it.
+            ResourceLimit: a limit of the process was reached.
             ChannelError: the port does not exist, or has a writer.
         """
 
@@ -133,6 +136,7 @@ class Transport(Protocol):
 
         Raises:
             SharedMemoryExhausted: there is no memory for it.
+            ResourceLimit: a limit of the process was reached.
             ChannelError: the port does not exist, or all its slots are taken.
         """
 

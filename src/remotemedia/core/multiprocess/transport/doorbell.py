@@ -17,10 +17,11 @@ import os
 import select
 import threading
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from remotemedia.core.errors import ChannelClosed, ChannelError
 from remotemedia.core.multiprocess.transport.ledger import ALWAYS_ASLEEP, EndpointWord
+from remotemedia.core.multiprocess.transport.limits import limits_named
+from remotemedia.errors import ChannelClosed, ChannelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +85,8 @@ class Doorbell:
         self._asleep = slot + EndpointWord.ASLEEP
         self._poller = select.poll()
         self._poller.register(fd, select.POLLIN)
-        self._waiting = threading.Lock()
+        # Reentrant, because it knows whose it is: giving it back is one call whoever has it.
+        self._waiting = threading.RLock()
         self._waiter = 0  # the thread that waits
         self._closing = threading.RLock()  # nobody rings a descriptor that is gone
         self._closed = False
@@ -94,8 +96,13 @@ class Doorbell:
 
     @staticmethod
     def new_fd() -> int:
-        """Make the descriptor of a doorbell; the caller owns it."""
-        return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        """Make the descriptor of a doorbell; the caller owns it.
+
+        Raises:
+            ResourceLimit: too many files are open.
+        """
+        with limits_named("making a doorbell"):
+            return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     @property
     def is_fenced(self) -> bool:
@@ -115,7 +122,7 @@ class Doorbell:
     @property
     def is_waited_on(self) -> bool:
         """Whether a thread waits on it now."""
-        return self._waiting.locked()
+        return self._waiter != 0
 
     def wait_for(
         self,
@@ -140,36 +147,53 @@ class Doorbell:
             return found
         watcher = self.watcher
         is_elsewhere = watcher is not None and watcher.is_waited_on_elsewhere
-        if is_elsewhere or not self._waiting.acquire(blocking=False):
-            raise ChannelError(
-                "two threads wait on one doorbell; give each thread ends and a doorbell of its own"
-            )
-        try:
-            return self._wait(attempt, timeout_seconds, has_spun=has_spun)
-        finally:
-            self._waiting.release()
+        if is_elsewhere or self._waiter == threading.get_ident():
+            return self._refuse()
+        return self._wait(attempt, timeout_seconds, otherwise=self._refuse, has_spun=has_spun)
 
     def wait_last(self, attempt: Callable[[], T | None], timeout_seconds: float) -> T | None:
         """Wait as `wait_for` does, after the thread that waits now and is about to leave."""
         if self._waiter == threading.get_ident():
             return attempt()  # a signal handler: what it interrupted waits
-        until = time.monotonic() + timeout_seconds
-        if not self._waiting.acquire(timeout=min(timeout_seconds, threading.TIMEOUT_MAX)):
-            return attempt()
-        try:
-            return self._wait(attempt, max(0, until - time.monotonic()))
-        finally:
-            self._waiting.release()
+        return self._wait(attempt, timeout_seconds, otherwise=attempt, turn_seconds=timeout_seconds)
+
+    @staticmethod
+    def _refuse() -> NoReturn:
+        raise ChannelError(
+            "two threads wait on one doorbell; give each thread ends and a doorbell of its own"
+        )
 
     def _wait(
         self,
         attempt: Callable[[], T | None],
         timeout_seconds: float | None,
         *,
+        otherwise: Callable[[], T | None],
+        turn_seconds: float = 0.0,
         has_spun: bool = False,
     ) -> T | None:
-        self._waiter = threading.get_ident()
+        """Wait, or do something else if another thread waits for `turn_seconds` more.
+
+        A signal handler may raise after every call here, and leaves it to nobody.
+        """
+        began = time.monotonic()
         try:
+            if not self._waiting.acquire(timeout=min(turn_seconds, threading.TIMEOUT_MAX)):
+                return otherwise()
+            if turn_seconds and timeout_seconds is not None:
+                timeout_seconds = max(0, timeout_seconds - (time.monotonic() - began))
+            return self._wait_alone(attempt, timeout_seconds, has_spun=has_spun)
+        finally:
+            try:  # noqa: SIM105 (a handler could raise before `suppress` is left for the release)
+                self._waiting.release()
+            except RuntimeError:
+                pass  # it never was ours
+
+    def _wait_alone(
+        self, attempt: Callable[[], T | None], timeout_seconds: float | None, *, has_spun: bool
+    ) -> T | None:
+        try:
+            self._waiter = threading.get_ident()
             found = None if has_spun else self.spin(attempt, timeout_seconds)
             return self._block(attempt, timeout_seconds) if found is None else found
         finally:
@@ -258,32 +282,35 @@ class Doorbell:
 
         Raises:
             ChannelClosed: the doorbell is closed.
+            ResourceLimit: too many files are open.
         """
         with self._closing:
             if self._closed:
                 raise ChannelClosed("the doorbell was closed; it cannot be waited on any more")
-            return os.dup(self.fd)
+            with limits_named("watching a doorbell"):
+                return os.dup(self.fd)
 
     def close(self) -> None:
         """End every wait on it with `ChannelClosed`, in any thread. Twice is harmless.
 
         A wait in another thread has ended when this returns. One further up in this thread (this
-        may be a signal handler) ends when it is returned to.
+        may be a signal handler) ends when it is returned to. A call that was interrupted may be
+        repeated.
         """
         with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-            os.eventfd_write(self.fd, 1)
-        if self._waiter != threading.get_ident():
+            if not self._closed:
+                self._closed = True
+                os.eventfd_write(self.fd, 1)
+        if self.fd >= 0 and self._waiter != threading.get_ident():
             with self._waiting:
                 self._give_back()
 
     def _give_back(self) -> None:
         with self._closing:  # `close` may be about to ring
-            fd, self.fd = self.fd, -1
+            fd = self.fd
             if fd >= 0:
                 if self.watcher is not None:
                     os.eventfd_write(fd, 1)  # a waiting thread may have silenced the first ring
                     self.watcher.note_closed()
+                self.fd = -1  # last, so that an interrupted call can be repeated
                 os.close(fd)

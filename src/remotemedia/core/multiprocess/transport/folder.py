@@ -11,8 +11,9 @@ import stat
 import tempfile
 from pathlib import Path
 
-from remotemedia.core.errors import ExecutorError
+from remotemedia.core.multiprocess.transport.locks import FolderLock
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
+from remotemedia.errors import ExecutorError
 
 PREFIX = "rm"
 _MAX_ROOT_BYTES = 48  # a socket path ends at 108 bytes, and the library adds its own names
@@ -50,14 +51,15 @@ def _temporary() -> Path:
     return Path(tempfile.gettempdir()) / f"remotemedia-{os.getuid()}"
 
 
-def claim(root: Path) -> int:
-    """Mark a domain's folder as that of a living process; return the descriptor that marks it.
+def claim(root: Path) -> FolderLock:
+    """Mark a domain's folder, which is new, as that of a living process; return the mark.
 
-    The mark is a lock that goes with the last holder of the descriptor, however it ends.
+    It goes with the process, however that ends, and with its closing.
     """
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    return fd
+    mark = FolderLock(root)
+    if not mark.try_take():
+        raise ExecutorError(f"the domain in {root} is not new: {mark.holder()} has it")
+    return mark
 
 
 def sweep_dead(folder: Path) -> list[str]:

@@ -14,12 +14,11 @@ Its rules (version 0.10.0, which is pinned) that shape this file:
 from __future__ import annotations
 
 import ctypes
-import os
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import iceoryx2 as iox
 
-from remotemedia.core.errors import ChannelClosed, ChannelError, LoanError, SharedMemoryExhausted
 from remotemedia.core.multiprocess.plan import MAX_LOANS
 from remotemedia.core.multiprocess.transport import segments
 from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
@@ -30,15 +29,19 @@ from remotemedia.core.multiprocess.transport.folder import (
     sweep,
     sweep_dead,
 )
+from remotemedia.core.multiprocess.transport.limits import limit_reached, limits_named
+from remotemedia.core.multiprocess.transport.locks import FolderLock, MemoryLock
 from remotemedia.core.multiprocess.transport.pages import (
+    NOWHERE,
     PAGE_BYTES,
     SHM_FOLDER,
-    MemoryLock,
+    Maps,
     PageReserver,
     free_bytes,
     require_free,
 )
 from remotemedia.data.wire import HEADER_BYTES
+from remotemedia.errors import ChannelClosed, ChannelError, LoanError, SharedMemoryExhausted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 
+T = TypeVar("T")
 MAX_PROCESSES = 128
 _MAX_KNOWN_CHUNKS = 4096
 
@@ -70,12 +74,12 @@ _HeaderBytes = ctypes.c_char * HEADER_BYTES
 class IceoryxWriter:
     """A publisher whose memory is there before it is touched."""
 
-    def __init__(self, publisher: Any, port: PortPlan, lock: MemoryLock) -> None:
+    def __init__(self, publisher: Any, port: PortPlan, lock: MemoryLock, maps: Maps) -> None:
         self._publisher = publisher
         self._lend = getattr(publisher, "__loan_slice_uninit")
         self._port = port
         self._chunk_count = segments.preallocated_chunks(port)
-        self._pages = PageReserver(f"port {port.name}")
+        self._pages = PageReserver(f"port {port.name}", maps)
         # Addresses are reused, so a chunk is found here and not made anew. A segment is replaced
         # only when a message does not fit its chunks; then everything is forgotten.
         self._chunks: dict[int, Chunk] = {}
@@ -94,7 +98,7 @@ class IceoryxWriter:
                 if chunk is not None and chunk.capacity >= nbytes:
                     return chunk, sample
                 sample = None  # given back: another thread may have replaced its segment by now
-            return self._loan_anew(nbytes)
+            return self._lock.run(partial(self._loan_anew, nbytes))
         except iox.LoanError as error:
             raise self._loan_error(error, nbytes) from error
 
@@ -122,14 +126,13 @@ class IceoryxWriter:
         raise ChannelClosed(f"the writer of port {self._port.name} is closed")
 
     def _loan_anew(self, nbytes: int) -> tuple[Chunk, Any]:
-        """Lend memory that has to be looked at first; one thread at a time."""
-        with self._lock:
-            if nbytes > self._room:
-                self._grow(nbytes)
-            sample = self._lend((nbytes + 63) >> 6)
-            chunk = self._chunks.get(sample.user_header_ptr)
-            if chunk is None or chunk.capacity < nbytes:
-                chunk = self._map(sample, nbytes)
+        """Lend memory that has to be looked at first; called under the lock."""
+        if nbytes > self._room:
+            self._grow(nbytes)
+        sample = self._lend((nbytes + 63) >> 6)
+        chunk = self._chunks.get(sample.user_header_ptr)
+        if chunk is None or chunk.capacity < nbytes:
+            chunk = self._map(sample, nbytes)
         return chunk, sample
 
     def _grow(self, nbytes: int) -> None:
@@ -160,6 +163,11 @@ class IceoryxWriter:
                 f"port {name} lends {MAX_LOANS} messages at a time and all are out: send one, or "
                 f"let go of the arrays of those that were sent"
             )
+        limit = limit_reached(
+            f"a message of port {name}", self._chunk_count * segments.grown_stride(nbytes)
+        )
+        if limit is not None:
+            return limit
         if str(error) == "OutOfMemory":
             return SharedMemoryExhausted(
                 f"a message of port {name}", nbytes, free_bytes(), SHM_FOLDER
@@ -170,11 +178,13 @@ class IceoryxWriter:
 class IceoryxReader:
     """A subscriber that hands out tokens."""
 
-    def __init__(self, subscriber: Any, connection: ConnectionPlan) -> None:
+    def __init__(self, subscriber: Any, connection: ConnectionPlan, maps: Maps) -> None:
         self._subscriber = subscriber
+        self._maps = maps
         self._receive = subscriber.receive
         self._connection = connection
         self._chunks: dict[int, Chunk] = {}
+        self._segment = NOWHERE
 
     def take(self) -> Sample | None:
         """See `Reader.take`."""
@@ -190,7 +200,11 @@ class IceoryxReader:
         chunk = self._chunks.get(key)
         if chunk is None:
             chunk = self._remember(key, sample.payload_ptr)
-        return chunk, sample.header.number_of_elements << 6, sample
+        # The writer's word for it; there may be less, and what is read beyond that kills us.
+        room = sample.header.number_of_elements << 6
+        if room > chunk.capacity:
+            room = self._room_at_most(room, chunk)
+        return chunk, room, sample
 
     def close(self) -> object:
         """See `Reader.close`."""
@@ -204,7 +218,16 @@ class IceoryxReader:
         if len(self._chunks) >= _MAX_KNOWN_CHUNKS:
             self._chunks.clear()
         chunk = self._chunks[key] = Chunk(_header_at(key).toreadonly(), address)
+        if not self._segment.start <= address < self._segment.end:
+            self._segment = self._maps.at(address)
+        chunk.capacity = self._segment.end - address
         return chunk
+
+    def _room_at_most(self, room: int, chunk: Chunk) -> int:
+        """As much of it as is mapped, by a fresh look: a segment may have taken another's place."""
+        self._segment = self._maps.at(chunk.address)
+        chunk.capacity = self._segment.end - chunk.address
+        return min(room, chunk.capacity)
 
 
 class IceoryxHold:
@@ -230,28 +253,19 @@ class IceoryxTransport:
     Args:
         root: folder of the domain; the executor's own, private.
         prefix: what all its names in shared memory begin with.
-        claim_fd: marks the domain as alive, for the process that made it; owned.
+        mark: marks the domain as alive, for the process that made it; owned.
 
     Raises:
         ChannelError: iceoryx2 cannot start on this machine, and why.
     """
 
-    def __init__(self, root: Path, prefix: str, claim_fd: int | None = None) -> None:
+    def __init__(self, root: Path, prefix: str, mark: FolderLock | None = None) -> None:
         self._root = root
         self._prefix = prefix
-        self._claim_fd = claim_fd
+        self._mark = mark
         self._lock = MemoryLock(root.parent)
-        with self._lock:
-            require_free(0, "starting iceoryx2")
-            try:
-                self._node: Any = (
-                    iox.NodeBuilder.new()
-                    .config(_configuration(root, prefix))
-                    .signal_handling_mode(iox.SignalHandlingMode.Disabled)
-                    .create(iox.ServiceType.Ipc)
-                )
-            except iox.NodeCreationFailure as error:
-                raise ChannelError(f"iceoryx2 cannot start in {root}: {error}") from error
+        self._maps = Maps()
+        self._node: Any = self._lock.run(partial(_new_node, root, prefix))
 
     @property
     def address(self) -> tuple[str, str]:
@@ -260,65 +274,72 @@ class IceoryxTransport:
 
     def create(self, port: PortPlan) -> IceoryxHold:
         """See `Transport.create`."""
+        return self._lock.run(partial(self._create, port))
+
+    def _create(self, port: PortPlan) -> IceoryxHold:
         what = f"creating port {port.name}"
-        with self._lock:
-            require_free(0, what)
-            service = _attempt(
-                what,
-                lambda: (
-                    self._builder(port)
-                    .max_publishers(1)
-                    .max_subscribers(port.max_subscribers)
-                    .max_nodes(MAX_PROCESSES)
-                    .subscriber_max_buffer_size(port.buffer_size)
-                    # A writer gets no more chunks than its readers could hold: let them.
-                    .subscriber_max_borrowed_samples(
-                        port.max_borrowed + segments.spare_chunks(port)
-                    )
-                    .history_size(0)
-                    .enable_safe_overflow(True)
-                    .create()
-                ),
-                iox.PublishSubscribeCreateError,
-            )
+        require_free(0, what)
+        service = _attempt(
+            what,
+            lambda: (
+                self._builder(port)
+                .max_publishers(1)
+                .max_subscribers(port.max_subscribers)
+                .max_nodes(MAX_PROCESSES)
+                .subscriber_max_buffer_size(port.buffer_size)
+                # A writer gets no more chunks than its readers could hold: let them.
+                .subscriber_max_borrowed_samples(port.max_borrowed + segments.spare_chunks(port))
+                .history_size(0)
+                .enable_safe_overflow(True)
+                .create()
+            ),
+            iox.PublishSubscribeCreateError,
+        )
         return IceoryxHold(service)
 
     def open_writer(self, port: PortPlan) -> IceoryxWriter:
         """See `Transport.open_writer`."""
+        return self._lock.run(partial(self._open_writer, port))
+
+    def _open_writer(self, port: PortPlan) -> IceoryxWriter:
         what = f"opening the writer of port {port.name}"
-        with self._lock:
-            service = self._open(port, what)
-            # Its connections to the readers there are, and the first segment.
-            readers = service.dynamic_config.number_of_subscribers
-            queues = readers * segments.connection_bytes(port)
-            require_free(queues + segments.first_segment_bytes(port), what)
-            publisher = _attempt(
-                what,
-                lambda: (
-                    service.publisher_builder()
-                    .initial_max_slice_len((segments.initial_bytes(port) + 63) >> 6)
-                    .allocation_strategy(iox.AllocationStrategy.PowerOfTwo)
-                    .override_sample_preallocation(segments.preallocated_chunks(port))
-                    .max_loaned_samples(MAX_LOANS)
-                    .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
-                    .create()
-                ),
-                iox.PublisherCreateError,
-            )
-            return IceoryxWriter(publisher, port, self._lock)
+        service = self._open(port, what)
+        # Its connections to the readers there are, and the first segment.
+        readers = service.dynamic_config.number_of_subscribers
+        queues = readers * segments.connection_bytes(port)
+        needed_bytes = queues + segments.first_segment_bytes(port)
+        require_free(needed_bytes, what)
+        publisher = _attempt(
+            what,
+            lambda: (
+                service.publisher_builder()
+                .initial_max_slice_len((segments.initial_bytes(port) + 63) >> 6)
+                .allocation_strategy(iox.AllocationStrategy.PowerOfTwo)
+                .override_sample_preallocation(segments.preallocated_chunks(port))
+                .max_loaned_samples(MAX_LOANS)
+                .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
+                .create()
+            ),
+            iox.PublisherCreateError,
+            needed_bytes,
+        )
+        return IceoryxWriter(publisher, port, self._lock, self._maps)
 
     def open_reader(self, port: PortPlan, connection: ConnectionPlan) -> IceoryxReader:
         """See `Transport.open_reader`."""
+        return self._lock.run(partial(self._open_reader, port, connection))
+
+    def _open_reader(self, port: PortPlan, connection: ConnectionPlan) -> IceoryxReader:
         what = f"opening the reader of {connection.name}"
-        with self._lock:
-            service = self._open(port, what)
-            require_free(segments.connection_bytes(port), what)
-            subscriber = _attempt(
-                what,
-                lambda: service.subscriber_builder().buffer_size(connection.capacity).create(),
-                iox.SubscriberCreateError,
-            )
-        return IceoryxReader(subscriber, connection)
+        service = self._open(port, what)
+        require_free(segments.connection_bytes(port), what)
+        subscriber = _attempt(
+            what,
+            lambda: service.subscriber_builder().buffer_size(connection.capacity).create(),
+            iox.SubscriberCreateError,
+            segments.connection_bytes(port),
+        )
+        return IceoryxReader(subscriber, connection, self._maps)
 
     def clean_up_dead(self) -> None:
         """Free what killed processes of this domain left behind. They must have been reaped."""
@@ -337,9 +358,8 @@ class IceoryxTransport:
             self.clean_up_dead()
         self.close()
         sweep(self._root, self._prefix)
-        if self._claim_fd is not None:
-            os.close(self._claim_fd)
-            self._claim_fd = None
+        if self._mark is not None:
+            self._mark.close()
 
     def _builder(self, port: PortPlan) -> Any:
         if self._node is None:
@@ -366,16 +386,39 @@ def new_domain() -> IceoryxTransport:
     folder = private_folder()
     prefix = new_prefix()
     root = folder / prefix.rstrip("_")
-    with MemoryLock(folder):  # nobody takes it for dead before it is claimed
-        sweep_dead(folder)
-        root.mkdir(mode=0o700)
-        claim_fd = claim(root)
+    mark = None
     try:
-        return IceoryxTransport(root, prefix, claim_fd)
+        # Under the lock, so that nobody takes it for dead before it is claimed.
+        mark = MemoryLock(folder).run(partial(_claim_new, folder, root))
+        return IceoryxTransport(root, prefix, mark)
     except BaseException:
         sweep(root, prefix)
-        os.close(claim_fd)
+        if mark is not None:
+            mark.close()
         raise
+
+
+def _claim_new(folder: Path, root: Path) -> FolderLock:
+    with limits_named("looking for what dead processes left"):
+        sweep_dead(folder)
+    root.mkdir(mode=0o700)
+    return claim(root)
+
+
+def _new_node(root: Path, prefix: str) -> Any:
+    require_free(0, "starting iceoryx2")
+    try:
+        return (
+            iox.NodeBuilder.new()
+            .config(_configuration(root, prefix))
+            .signal_handling_mode(iox.SignalHandlingMode.Disabled)
+            .create(iox.ServiceType.Ipc)
+        )
+    except iox.NodeCreationFailure as error:
+        limit = limit_reached("starting iceoryx2")
+        if limit is not None:
+            raise limit from error
+        raise ChannelError(f"iceoryx2 cannot start in {root}: {error}") from error
 
 
 def _nothing() -> None:
@@ -397,12 +440,18 @@ def _configuration(root: Path, prefix: str) -> Any:
     return configuration
 
 
-def _attempt(what: str, action: Callable[[], Any], expected: type[Exception]) -> Any:
+def _attempt(
+    what: str, action: Callable[[], T], expected: type[Exception], needed_bytes: int = 0
+) -> T:
     """Do something with the library; its errors are names of a Rust enum."""
     try:
         return action()
     except expected as error:
-        raise ChannelError(f"{what} failed: {error}{_ADVICE.get(str(error), '')}") from error
+        advice = _ADVICE.get(str(error), "")
+        limit = None if advice else limit_reached(what, needed_bytes)
+        if limit is not None:
+            raise limit from error
+        raise ChannelError(f"{what} failed: {error}{advice}") from error
 
 
 _ADVICE = {

@@ -17,7 +17,8 @@ import weakref
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
-from remotemedia.core.errors import ChannelError, ResourceLimit
+from remotemedia.core.multiprocess.transport.limits import limits_named
+from remotemedia.errors import ChannelError, ResourceLimit
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -72,7 +73,8 @@ class PortWord(IntEnum):
     STATE = 0
     """A `PortState`. Written by the executor once the writer is dead."""
     SENT = auto()
-    """Messages accepted for sending; the sequence number of the newest."""
+    """Messages accepted for sending; the sequence number of the newest. Written before it is handed
+    over, as `HANDED` is after."""
     BYTES = auto()
     BLOCKED_NS = auto()
     """Time spent waiting for credit."""
@@ -83,6 +85,10 @@ class PortWord(IntEnum):
     Written after the last message of the input was counted in `SENT`."""
     COPIES = auto()
     """Loans that had to be copied because an array of theirs was still in use at send."""
+    HANDED = auto()
+    """All messages up to this one are in the queues of their readers, or never will be."""
+    SKIPPED = auto()
+    """The newest message whose writer died or was interrupted while it handed it over."""
 
 
 class ConnectionWord(IntEnum):
@@ -101,7 +107,7 @@ class ConnectionWord(IntEnum):
     DROPPED_OVERWRITTEN = auto()
     """Lost to `drop_oldest` or `latest`."""
     DROPPED_LOST = auto()
-    """Lost with a sender that died."""
+    """Lost with a process that died, by an interrupt, or in memory that could not be mapped."""
     DROPPED_INTERRUPTED = auto()
     """Of an older epoch."""
     DROPPED_UNREADABLE = auto()
@@ -115,7 +121,7 @@ class ConnectionWord(IntEnum):
 ALWAYS_ASLEEP = (1 << 64) - 1
 """In `EndpointWord.ASLEEP`: the process cannot say when it sleeps, and wants every ring."""
 ENDPOINT_WORDS = 64
-PORT_WORDS = 8
+PORT_WORDS = 16
 CONNECTION_WORDS = 64
 UNLINKED = (1 << 64) - 1
 HISTOGRAM_AT = CONNECTION_WORDS - HISTOGRAM_BUCKETS
@@ -161,6 +167,7 @@ class Ledger:
 
         Raises:
             ChannelError: the descriptor is no ledger of this version; it stays the caller's.
+            ResourceLimit: there is no address space for it.
         """
         try:
             size = os.fstat(fd).st_size
@@ -177,15 +184,24 @@ class Ledger:
 
     @classmethod
     def create(cls) -> Ledger:
-        """Make an empty ledger; its memory ends with the last process that maps it."""
-        fd = os.memfd_create("remotemedia-ledger", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, _BYTES)
-        # Sealed, so that no reader can ever be killed by SIGBUS over a ledger cut short.
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-        os.pwrite(fd, _MAGIC.to_bytes(8, "little"), LedgerWord.MAGIC * 8)
-        os.pwrite(fd, ENDPOINT_WORDS.to_bytes(8, "little"), LedgerWord.ALLOCATED * 8)
-        return cls(fd)
+        """Make an empty ledger; its memory ends with the last process that maps it.
+
+        Raises:
+            ResourceLimit: too many files are open, or there is no address space for it.
+        """
+        with limits_named("creating the ledger"):
+            fd = os.memfd_create("remotemedia-ledger", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            try:
+                os.ftruncate(fd, _BYTES)
+                # Sealed, so that no reader can ever be killed by SIGBUS over a ledger cut short.
+                seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+                os.pwrite(fd, _MAGIC.to_bytes(8, "little"), LedgerWord.MAGIC * 8)
+                os.pwrite(fd, ENDPOINT_WORDS.to_bytes(8, "little"), LedgerWord.ALLOCATED * 8)
+                return cls(fd)
+            except BaseException:
+                os.close(fd)
+                raise
 
     def allocate(self, count: int) -> int:
         """Hand out `count` zeroed words. Called by the creator alone.
@@ -240,7 +256,8 @@ def _map(fd: int) -> memoryview:
     address = _libc.mmap(None, _BYTES, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
     if address == _MAP_FAILED:
         number = ctypes.get_errno()
-        raise ChannelError(f"descriptor {fd} cannot be mapped: {os.strerror(number)}")
+        with limits_named("mapping the ledger"):
+            raise OSError(number, os.strerror(number))
     block = (ctypes.c_uint8 * _BYTES).from_address(address)
     weakref.finalize(block, _libc.munmap, address, _BYTES).atexit = False
     return memoryview(block).cast("B").cast("Q")

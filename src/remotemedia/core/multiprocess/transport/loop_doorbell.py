@@ -8,7 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
-from remotemedia.core.errors import ChannelClosed, ChannelError
+from remotemedia.errors import ChannelClosed, ChannelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

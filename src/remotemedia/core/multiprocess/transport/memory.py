@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from remotemedia.core.errors import ChannelError, LoanError, SharedMemoryExhausted
 from remotemedia.core.multiprocess.plan import MAX_LOANS
 from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
 from remotemedia.data.wire import HEADER_BYTES
+from remotemedia.errors import ChannelError, LoanError, SharedMemoryExhausted
 
 if TYPE_CHECKING:
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
@@ -105,6 +105,7 @@ class MemoryReader:
             return None
         # A chunk of its own for every reader: what it keeps there is its own.
         chunk = Chunk(written.header.toreadonly(), written.address)
+        chunk.capacity = written.capacity
         return chunk, written.capacity, written
 
     def close(self) -> object:

@@ -8,17 +8,13 @@ that death into ENOSPC; it also takes the cost of the first touch, about 1 ms pe
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import threading
-from typing import TYPE_CHECKING, NamedTuple
+import weakref
+from typing import NamedTuple
 
-from remotemedia.core.errors import ChannelError, SharedMemoryExhausted
+from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.multiprocess.transport.segments import CHUNK_HEADER_BYTES
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from types import TracebackType
+from remotemedia.errors import ChannelError, SharedMemoryExhausted
 
 SHM_FOLDER = "/dev/shm"  # noqa: S108 (where POSIX shared memory is on Linux)
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -42,48 +38,6 @@ def require_free(needed_bytes: int, what: str) -> None:
         raise SharedMemoryExhausted(what, needed_bytes, free, SHM_FOLDER)
 
 
-class MemoryLock:
-    """Held from a look at what is free until that is taken: one process of the user at a time.
-
-    It cannot stop foreign programs. One of them may still take the memory in that fraction of a
-    millisecond, and then the process dies by SIGBUS; `MARGIN_BYTES` are for them.
-
-    Args:
-        folder: which all the user's processes know.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = threading.RLock()
-        self._depth = 0
-        self._fd = -1
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        try:
-            if self._depth == 0:
-                # A lock on the folder itself leaves no file, and ends with its holder (flock(2)).
-                self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                fcntl.flock(self._fd, fcntl.LOCK_EX)
-        except BaseException as error:
-            self._lock.release()
-            if isinstance(error, OSError):
-                raise ChannelError(f"the runtime folder is gone: {error}") from error
-            raise
-        self._depth += 1
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            os.close(self._fd)
-        self._lock.release()
-
-
 class Mapping(NamedTuple):
     """A mapped file: addresses [start, end), offset of the start in the file, path."""
 
@@ -93,19 +47,34 @@ class Mapping(NamedTuple):
     path: str
 
 
-def mapping_at(address: int) -> Mapping:
-    """Find the mapped file that holds an address of this process (proc_pid_maps(5)).
+NOWHERE = Mapping(0, 0, 0, "")
 
-    Raises:
-        ChannelError: no file is mapped there.
+
+class Maps:
+    """What is mapped in this process (proc_pid_maps(5)).
+
+    Open from the start: when a message has come, it is too late to run out of descriptors.
     """
-    with open("/proc/self/maps", encoding="utf-8") as maps:
-        for line in maps:
-            span, _, offset, _, _, *path = line.split(maxsplit=5)
-            start, end = (int(part, 16) for part in span.split("-"))
-            if start <= address < end and path:
-                return Mapping(start, end, int(offset, 16), path[0].rstrip("\n"))
-    raise ChannelError(f"no shared memory is mapped at {address:#x}")
+
+    def __init__(self) -> None:
+        with limits_named("looking at what is mapped"):
+            self._fd = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._fd).atexit = False
+
+    def at(self, address: int) -> Mapping:
+        """Find the mapped file that holds an address.
+
+        Raises:
+            ChannelError: no file is mapped there.
+        """
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        with open(self._fd, encoding="utf-8", closefd=False) as maps:
+            for line in maps:
+                span, _, offset, _, _, *path = line.split(maxsplit=5)
+                start, end = (int(part, 16) for part in span.split("-"))
+                if start <= address < end and path:
+                    return Mapping(start, end, int(offset, 16), path[0].rstrip("\n"))
+        raise ChannelError(f"no shared memory is mapped at {address:#x}")
 
 
 class PageReserver:
@@ -113,10 +82,12 @@ class PageReserver:
 
     Args:
         what: the port, for errors.
+        maps: of this process.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, maps: Maps) -> None:
         self._what = what
+        self._maps = maps
         self._segment: Mapping | None = None
         self._is_whole = False
 
@@ -134,18 +105,20 @@ class PageReserver:
 
         Raises:
             SharedMemoryExhausted: the pages are not there. What was reserved before stays so.
+            ResourceLimit: the process may not open or enlarge the segment.
             ChannelError: the segment was removed.
         """
         segment = self._segment
         is_new = segment is None or not segment.start <= address < segment.end
         if segment is None or is_new:
-            segment, is_whole = mapping_at(address), False
+            segment, is_whole = self._maps.at(address), False
         elif self._is_whole:
             return
         else:
             is_whole = False
         try:
-            fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+            with limits_named(f"reserving memory for {self._what}"):
+                fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise ChannelError(f"the shared memory of {self._what} was removed") from error
         try:
@@ -168,11 +141,12 @@ class PageReserver:
         self._segment = None
 
     def _allocate(self, fd: int, offset: int, nbytes: int) -> None:
-        try:
-            os.posix_fallocate(fd, offset, nbytes)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.ENOMEM):
-                raise
-            raise SharedMemoryExhausted(
-                f"a message of {self._what}", nbytes, free_bytes(), SHM_FOLDER
-            ) from error
+        with limits_named(f"reserving memory for {self._what}"):
+            try:
+                os.posix_fallocate(fd, offset, nbytes)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+                    raise
+                raise SharedMemoryExhausted(
+                    f"a message of {self._what}", nbytes, free_bytes(), SHM_FOLDER
+                ) from error

@@ -17,6 +17,7 @@
        `- ChannelError           a message could not be sent or received
           |- ChannelClosed       this side closed the channel
           |- PeerLost            the other side died
+          |- MessageLost         messages came that this process could not map
           |- EndOfStream         the other side finished: nothing more will come
           |- BackpressureError   no credit, and the caller asked not to wait
           |- LoanError           a loan was used after it was sent, or too many are out
@@ -40,6 +41,7 @@ __all__ = [
     "Finding",
     "InitTimeout",
     "LoanError",
+    "MessageLost",
     "NodeDefinitionError",
     "NodeFailed",
     "PeerLost",
@@ -187,7 +189,8 @@ class ProcessCrashed(ExecutorError):
     Attributes:
         node_id, session_id: the node.
         code: exit code; negative is the number of the signal that killed it.
-        cause: the exit in words ("exit code 3", "killed by SIGSEGV", "out of memory").
+        cause: the end in words ("failed in process: ValueError: ...", "exit code 3", "killed by
+            SIGSEGV", "out of memory").
         traceback: the Python traceback, or faulthandler's; empty if there was none.
         stderr_tail: last lines of its standard error.
         working_on: the message it was processing; empty if it was idle.
@@ -214,7 +217,8 @@ class ProcessCrashed(ExecutorError):
         self.working_on = working_on
 
     def __str__(self) -> str:
-        parts = [f"node {self.node_id!r} of session {self.session_id!r}: {self.cause}"]
+        is_verb = self.cause.startswith("failed ")
+        parts = [f"node {self.node_id!r}{'' if is_verb else ':'} {self.cause}"]
         if self.working_on:
             parts[0] += f", while processing {self.working_on}"
         if self.traceback:
@@ -245,7 +249,7 @@ class NodeFailed(ExecutorError):
         self.working_on = working_on
 
     def __str__(self) -> str:
-        head = f"node {self.node_id!r} of session {self.session_id!r} skipped {self.working_on}"
+        head = f"node {self.node_id!r} skipped {self.working_on}"
         return f"{head}: {self.cause}\n{self.traceback.rstrip()}"
 
 
@@ -323,6 +327,26 @@ class ChannelClosed(ChannelError):
 
 class PeerLost(ChannelError):
     """The process at the other end of the channel died."""
+
+
+class MessageLost(ChannelError):
+    """Messages were sent and this process could not reach them; they are counted as lost.
+
+    Attributes:
+        connection: the connection they came by.
+        count: how many.
+        cause: why.
+    """
+
+    def __init__(self, connection: str, count: int, cause: str) -> None:
+        super().__init__(connection, count, cause)
+        self.connection = connection
+        self.count = count
+        self.cause = cause
+
+    def __str__(self) -> str:
+        messages = "a message" if self.count == 1 else f"{self.count:,} messages"
+        return f"connection {self.connection} lost {messages}: {self.cause}"
 
 
 class EndOfStream(ChannelError):

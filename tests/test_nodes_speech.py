@@ -1,0 +1,142 @@
+"""The nodes for speech, as far as that needs no model: segments of probabilities, and formats."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from remotemedia import Audio, DataError, PipelineError
+from remotemedia.nodes.silero_vad import Segmenter, SileroVad, Span
+from remotemedia.nodes.tts_hibari import Hibari
+from remotemedia.nodes.whisper import Whisper
+from remotemedia.testing import run_node
+from tests.speech_helpers import word_error_rate
+
+if TYPE_CHECKING:
+    from remotemedia import Node
+
+LIMITS: dict[str, Any] = {
+    "window": 10,
+    "threshold": 0.5,
+    "min_speech": 20,
+    "min_silence": 30,
+    "padding": 10,
+    "max_segment": 200,
+    "shortest_gap": 20,
+}
+LEVELS = {"-": 0.0, "o": 0.45, "#": 1.0}  # silence, neither, speech
+
+
+def segments(windows: str, **limits: int) -> list[tuple[int, int]]:
+    """Return the segments of a stream that is drawn with one sign per window of 10 frames."""
+    segmenter = Segmenter(**{**LIMITS, **limits})
+    spans = [segmenter.step(LEVELS[sign]) for sign in windows] + [segmenter.finish()]
+    return [(span.start, span.end) for span in spans if span is not None]
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [
+        ("", []),
+        ("------", []),
+        ("oooooo", []),  # not sure enough to begin
+        ("--##---", [(10, 50)]),
+        ("##---", [(0, 30)]),  # nothing is before the begin
+        ("--#---", []),  # too short
+        ("--##--##---", [(10, 90)]),  # too short a silence
+        ("--##---##---", [(10, 50), (60, 100)]),
+        ("--##oo##---", [(10, 90)]),  # not sure enough to end
+        ("--#o#o---", [(10, 70)]),
+        ("--##", [(10, 40)]),  # the end of the stream ends it
+        ("--##-", [(10, 50)]),
+        ("--#", []),
+    ],
+)
+def test_speech_is_cut_out_at_silence(windows: str, expected: list[tuple[int, int]]) -> None:
+    assert segments(windows) == expected
+
+
+def test_segments_never_overlap() -> None:
+    assert segments("--##---##---", padding=1_000) == [(0, 70), (70, 120)]
+
+
+def test_no_padding_and_no_shortest_speech_can_be_asked_for() -> None:
+    assert segments("--#---", padding=0, min_speech=0, min_silence=0) == [(20, 30)]
+
+
+def test_speech_that_is_too_long_is_cut_at_its_last_silence() -> None:
+    found = segments("-" + "####" * 2 + "--" + "########" + "---", max_segment=150)
+    assert found == [(0, 100), (100, 200)]
+
+
+def test_speech_without_a_silence_is_cut_where_it_must_and_nothing_is_lost() -> None:
+    found = segments("#" * 31 + "---", max_segment=150)
+    assert found == [(0, 150), (150, 300), (300, 320)]
+    assert all(end - start <= 150 for start, end in found)
+
+
+def test_a_segment_that_is_too_long_ends_at_a_silence_that_has_just_begun() -> None:
+    assert segments("###########-----", max_segment=120, min_silence=50) == [(0, 120)]
+
+
+def test_a_segment_stays_short_enough_where_what_is_cut_off_was_too_short_to_send() -> None:
+    found = segments("##########" + "#--#######" * 3 + "---", max_segment=100, padding=1_000)
+    assert max(end - start for start, end in found) <= 100
+
+
+def test_after_a_skip_what_was_not_ended_is_forgotten_and_time_goes_on() -> None:
+    segmenter = Segmenter(**LIMITS)
+    for _ in range(5):
+        segmenter.step(1.0)
+    segmenter.skip(7)
+    assert segmenter.finish() is None
+    assert segmenter.needed_from == 57
+    spans = [segmenter.step(probability) for probability in (1.0, 1.0, 0.0, 0.0, 0.0)]
+    assert spans[-1] == Span(57, 87)
+
+
+@pytest.mark.parametrize(
+    "audio", [Audio(np.zeros(4, np.float32), 48_000), Audio(np.zeros((4, 2), np.float32), 16_000)]
+)
+@pytest.mark.parametrize("node", [SileroVad(), Whisper()])
+def test_audio_of_another_format_is_an_error_that_says_what_to_put_before(
+    node: SileroVad | Whisper, audio: Audio
+) -> None:
+    with pytest.raises(DataError, match=r"put audio\.resample before it, with sample_rate: 16000"):
+        list(node.process(audio))
+
+
+@pytest.mark.parametrize(
+    ("node", "parameter", "value"),
+    [
+        (SileroVad, "threshold", 1.5),
+        (SileroVad, "padding_ms", -1),
+        (SileroVad, "max_segment_s", 0),
+        (Whisper, "beam_size", 0),
+        (Whisper, "device", "tpu"),
+        (Hibari, "speed", 3),
+    ],
+)
+def test_parameters_are_checked_before_anything_is_loaded(
+    node: type[Node], parameter: str, value: object
+) -> None:
+    with pytest.raises(PipelineError, match=parameter):
+        run_node(node, **{parameter: value})
+
+
+@pytest.mark.parametrize(
+    ("heard", "rate"),
+    [
+        ("It was the best of times.", 0),
+        ("it was the worst of times", 1 / 6),
+        ("it was best of times", 1 / 6),
+        ("it was the very best of times", 1 / 6),
+        ("", 1),
+    ],
+)
+def test_the_word_error_rate_counts_changed_missing_and_added_words(
+    heard: str, rate: float
+) -> None:
+    assert word_error_rate("It was the best of times", heard) == pytest.approx(rate)
