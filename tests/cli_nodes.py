@@ -111,3 +111,18 @@ class Mixer(rm.Node):
     @rm.input
     def on_right(self, text: rm.Text) -> rm.Text:
         return rm.Text(f"right {text.text}")
+
+
+class Keys(rm.Node):
+    """Names the keys of an object."""
+
+    def process(self, value: rm.Json) -> rm.Text:
+        assert isinstance(value.value, dict)
+        return rm.Text(" ".join(value.value))
+
+
+class Paths(rm.Node):
+    """Takes files."""
+
+    def process(self, file: rm.File) -> rm.Text:
+        return rm.Text(file.path)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
 import soundfile
 
-from tests.cli_helpers import OnTerminal, inside, remotemedia, start, write_pipeline
+from tests.cli_helpers import COMMAND, OnTerminal, inside, remotemedia, start, write_pipeline
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
 RATE = 16_000
@@ -58,6 +58,22 @@ def test_lines_of_standard_input_and_of_a_file_are_messages(echo: Path, tmp_path
     done = inside("run", echo, "-i", tmp_path / "lines.txt", "-o", out)
     assert (out.read_text(), done.stdout) == ("1\n2\n", "")
     assert "2 lines" in done.stderr
+
+
+def test_json_and_files_are_sent_as_what_the_input_takes(tmp_path: Path) -> None:
+    keys = write_pipeline(tmp_path, ("Keys", {}))
+    (tmp_path / "one.json").write_text('{\n  "a": 1,\n  "b": 2\n}')
+    (tmp_path / "two.jsonl").write_text('{"c": 1}\n\n{"d": 1}\n')
+    (tmp_path / "bad.jsonl").write_text('{"c": 1}\n{oops}\n')
+    assert inside("run", keys, "-i", tmp_path / "one.json", "-q").stdout == "a b\n"
+    assert inside("run", keys, "-i", tmp_path / "two.jsonl", "-q").stdout == "c\nd\n"
+    done = inside("run", keys, "-i", tmp_path / "bad.jsonl", "-q")
+    assert (done.returncode, done.stdout) == (3, "c\n")
+    assert "line 2 of" in done.stderr
+    sound = tmp_path / "in.wav"
+    write_sound(sound, 1)
+    paths = write_pipeline(tmp_path, ("Paths", {}))
+    assert inside("run", paths, "-i", sound, "-q").stdout == f"{sound}\n"
 
 
 def test_json_gives_a_line_per_output_and_a_summary(echo: Path) -> None:
@@ -271,7 +287,8 @@ def test_a_node_that_fails_is_one_clear_error_and_a_traceback_on_demand(echo: Pa
 def test_a_node_that_is_killed_is_named(echo: Path) -> None:
     done = remotemedia("run", echo, "-i", "-", stdin="one\nkill\n")
     assert (done.returncode, done.stdout) == (1, "one\n")
-    assert "node 'boom' of session 'tested': killed by SIGKILL" in done.stderr
+    assert "error: node 'boom'" in done.stderr
+    assert "killed by SIGKILL" in done.stderr
 
 
 def test_what_nodes_print_and_how_far_they_are_is_shown_in_lines(tmp_path: Path) -> None:
@@ -342,6 +359,18 @@ def test_it_ends_when_who_reads_its_output_has_gone(tmp_path: Path) -> None:
         errors = process.stderr.read()
         assert process.wait(30) == 141
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("command", [["run", "PIPELINE", "--text", "x", "-q"], ["nodes"]], ids=str)
+def test_a_disk_that_is_full_is_a_clear_error(echo: Path, command: list[str]) -> None:
+    words = [str(echo) if word == "PIPELINE" else word for word in command]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 3
+    assert done.stderr.endswith("cannot be written: No space left on device\n")
+    assert "Traceback" not in done.stderr
 
 
 def test_many_lines_on_a_terminal_do_not_hold_the_pipeline_up(echo: Path, tmp_path: Path) -> None:

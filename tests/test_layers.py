@@ -177,7 +177,7 @@ def test_no_cycle_of_modules_is_loaded_at_once() -> None:
         loaded |= ready
 
 
-HEAVY = ("asyncio", "anyio", "typer", "rich", "yaml", "multiprocessing", "iceoryx2")
+HEAVY = ("asyncio", "anyio", "click", "rich", "yaml", "multiprocessing", "iceoryx2")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import remotemedia as rm
 from remotemedia.core.pipeline import Restart
 from tests import executor_nodes as nodes
+from tests.cli_nodes import Count, Swallow
 from tests.executor_helpers import chain, texts
 
 pytestmark = pytest.mark.anyio
@@ -85,3 +86,13 @@ async def test_options_that_do_nothing_yet_are_refused() -> None:
 async def test_a_runtime_that_ran_nothing_has_started_nothing() -> None:
     async with rm.Runtime():
         await asyncio.sleep(0)
+
+
+async def test_the_outputs_of_a_pipeline_that_has_none_end_when_its_nodes_have_finished() -> None:
+    pipeline = rm.Pipeline("counted").add_node("count", Count, to=3).add_node("sink", Swallow)
+    pipeline.connect("count", "sink")
+    async with rm.Runtime() as runtime, runtime.session(pipeline) as session:
+        async with asyncio.timeout(30):
+            assert [output async for output in session.outputs()] == []
+        [port] = session.stats().values()
+        assert port.sent == 3

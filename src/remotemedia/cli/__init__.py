@@ -16,6 +16,13 @@ NEEDED = ("click", "rich")
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
+        sys.exit(_run())
+    except KeyboardInterrupt:  # before there is anything to bring to an end
+        sys.exit(130)
+
+
+def _run() -> int:
+    try:
         import click  # noqa: F401
         import rich  # noqa: F401
     except ModuleNotFoundError as error:
@@ -25,7 +32,7 @@ def main() -> None:
             f"error: the command line needs {error.name}, which is not installed: run "
             f"pip install 'remotemedia[cli]'\n"
         )
-        sys.exit(2)
+        return 2
     from remotemedia.cli.app import run_app
 
-    sys.exit(run_app())
+    return run_app()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from importlib.metadata import version
 
 import click
 
 from remotemedia.cli.doctor import doctor
+from remotemedia.cli.failure import UNREADABLE
 from remotemedia.cli.graph import graph
 from remotemedia.cli.new import new
 from remotemedia.cli.nodes import nodes
@@ -35,6 +37,11 @@ def run_app() -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        click.echo(f"error: the output cannot be written: {error.strerror}", err=True)
+        return UNREADABLE
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     return code if isinstance(code, int) else 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from remotemedia.cli.screen import Screen
     from remotemedia.cli.sinks import Sink
     from remotemedia.cli.sources import Source
+    from remotemedia.core.multiprocess.events import EventStream
     from remotemedia.core.multiprocess.session import Session
     from remotemedia.core.validation import SessionPort, ValidatedPipeline
 
@@ -129,7 +130,7 @@ class Job:
             session = runtime.sessions[name]
             self.watch.follow(session)
             followers = [
-                asyncio.create_task(self._follow(session)),
+                asyncio.create_task(self._follow(session.events())),
                 asyncio.create_task(self._refresh()),
             ]
         for follower in followers:
@@ -209,8 +210,8 @@ class Job:
             if not takers:
                 self.unclaimed[kind] = self.unclaimed.get(kind, 0) + 1
 
-    async def _follow(self, session: Session) -> None:
-        async for event in session.events():
+    async def _follow(self, stream: EventStream) -> None:
+        async for event in stream:
             self.watch.hear(event)
             self._screen.hear(self.watch, event)
 

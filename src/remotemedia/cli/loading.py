@@ -31,7 +31,8 @@ def load(file: str, settings: Iterable[str] = ()) -> ValidatedPipeline:
     try:
         return checked(with_settings(load_pipeline(file), settings))
     except PipelineError as error:
-        raise Failure(f"{file}: {error}", INVALID) from error
+        text = str(error) if error.pipeline == file else f"{file}: {error}"
+        raise Failure(text, INVALID) from error
 
 
 def checked(pipeline: Pipeline) -> ValidatedPipeline:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from remotemedia.core.registry import Registry
 
 __all__ = ["nodes"]
+
+MAX_FIRST_COLUMN = 32
+MIN_SECOND_COLUMN = 30
 
 
 @click.command(short_help="List node types, or show one.")
@@ -111,13 +116,16 @@ def _port_row(port: Port) -> tuple[str, str]:
 
 def _aligned(rows: list[tuple[str, str]]) -> list[str]:
     """Return rows of two columns; what is long goes below its first column."""
-    width = max((len(first) for first, _ in rows if len(first) <= 32), default=0)
+    width = max((len(first) for first, _ in rows if len(first) <= MAX_FIRST_COLUMN), default=0)
+    room = max(MIN_SECOND_COLUMN, shutil.get_terminal_size((100, 24)).columns - width - 4)
     lines = []
     for first, second in rows:
-        if len(first) <= width:
-            lines.append(f"  {first:{width}}  {second}".rstrip())
+        parts = textwrap.wrap(second, room)
+        if len(first) > width:
+            lines.append(f"  {first}")
         else:
-            lines += [f"  {first}", f"  {'':{width}}  {second}".rstrip()]
+            lines.append(f"  {first:{width}}  {parts.pop(0) if parts else ''}".rstrip())
+        lines += [f"  {'':{width}}  {part}" for part in parts]
     return lines
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +30,8 @@ __all__ = ["run"]
     "--input",
     "input_",
     metavar="INPUT",
-    help="A sound file (WAV, FLAC, OGG, MP3), a .txt, .md, .json or .jsonl file, whose lines are "
-    "sent one by one, - for the lines of standard input, or mic.",
+    help="A sound file (WAV, FLAC, OGG, MP3), a .txt, .md or .jsonl file, whose lines are sent one "
+    "by one, a .json file, - for the lines of standard input, or mic.",
 )
 @click.option("--text", help="Send this text, instead of --input.")
 @click.option("--to", metavar="NODE[.PORT]", help="The input it goes to, where several take it.")
@@ -136,9 +135,6 @@ def _run(
                 screen.note(f"warning: {source.warning}", "yellow")
             asyncio.run(job.run())
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # for what is flushed at exit
         return READER_GONE
     except Failure as error:
         failure = error
@@ -147,11 +143,23 @@ def _run(
     finally:
         if source is not None:
             source.close()
-        ends = [sink.close() for sink in sinks]
+        ends, late = _close(sinks)
+    failure = failure or late
     _report(job, screen, ends, failure, as_json=as_json)
     if failure is not None:
         raise failure
     return 0 if job.ended_by is None else 128 + job.ended_by
+
+
+def _close(sinks: Sequence[Sink]) -> tuple[list[str], Failure | None]:
+    """Finish all outputs; return what became of them, and the last that failed."""
+    ends, failure = [], None
+    for sink in sinks:
+        try:
+            ends.append(sink.close())
+        except Failure as error:
+            failure = error
+    return ends, failure
 
 
 def _report(

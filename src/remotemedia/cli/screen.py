@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from remotemedia.cli.failure import UNREADABLE, Failure
 from remotemedia.cli.tables import live_view, summary
 from remotemedia.cli.wording import duration_text, plural
 from remotemedia.core.multiprocess import events
@@ -59,7 +61,12 @@ class Screen(Protocol):
         """Show a line that a node has printed."""
 
     def write(self, line: str) -> None:
-        """Print a line on standard output."""
+        """Print a line on standard output.
+
+        Raises:
+            BrokenPipeError: who reads it has gone.
+            Failure: it cannot be written.
+        """
 
     def show_summary(self, watch: Watch) -> None:
         """Show the summary of a session that has ended."""
@@ -119,8 +126,16 @@ class QuietScreen:
 
     def write(self, line: str) -> None:
         """See `Screen.write`."""
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            # What is left in its buffer would fail once more when the program ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise
+            problem = f"standard output cannot be written: {error.strerror}"
+            raise Failure(problem, UNREADABLE) from error
 
     def show_summary(self, watch: Watch) -> None:
         """See `Screen.show_summary`."""

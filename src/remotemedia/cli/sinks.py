@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 import msgspec
 
-from remotemedia.cli.devices import sound_devices
+from remotemedia.cli.devices import SpeakerSink
 from remotemedia.cli.failure import INVALID, UNREADABLE, Failure
-from remotemedia.cli.sources import sound_files
-from remotemedia.cli.wording import duration_text, plural
+from remotemedia.cli.sound_files import SoundFileSink
+from remotemedia.cli.wording import plural
 from remotemedia.data import Audio, Binary, Control, File, Json, Tensor, Text, Video
 
 if TYPE_CHECKING:
@@ -49,7 +48,11 @@ class Sink(Protocol):
         """
 
     def close(self) -> str:
-        """Finish it, and return what became of it, in words. Twice is harmless."""
+        """Finish it, and return what became of it, in words. Twice is harmless.
+
+        Raises:
+            Failure: it cannot be finished.
+        """
 
 
 def open_sinks(
@@ -211,96 +214,8 @@ class TextFileSink:
         """See `Sink.close`."""
         if self._file is None:
             return f"{self.name}: nothing came, so it was not written"
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise Failure(f"{self.name} cannot be written: {error.strerror}", UNREADABLE) from error
         return f"{self.name}: {plural(self.count, 'line')}"
-
-
-class SoundFileSink:
-    """A sound file, made when the first sound comes, with its rate and channels."""
-
-    kinds: tuple[str, ...] = ("Audio",)
-
-    def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self.count = 0
-        self._path = path
-        self._library = sound_files()
-        self._file: Any = None
-
-    async def write(self, message: RuntimeData) -> None:
-        """See `Sink.write`."""
-        assert isinstance(message, Audio)
-        try:
-            if self._file is None:
-                self._file = self._library.SoundFile(
-                    self._path, "w", message.sample_rate, message.channels
-                )
-            self._require_same(message)
-            self._file.write(message.samples)
-        except (self._library.LibsndfileError, OSError) as error:
-            raise Failure(f"{self.name} cannot be written: {error}", UNREADABLE) from error
-        self.count += 1
-
-    def _require_same(self, message: Audio) -> None:
-        was = self._file.samplerate, self._file.channels
-        now = message.sample_rate, message.channels
-        if was != now:
-            raise Failure(
-                f"{self.name} holds sound of {was[0]} Hz and {was[1]} channels, and now comes "
-                f"sound of {now[0]} Hz and {now[1]}: put a node before the output that converts",
-                UNREADABLE,
-            )
-
-    def close(self) -> str:
-        """See `Sink.close`."""
-        if self._file is None:
-            return f"{self.name}: no sound came, so it was not written"
-        seconds = self._file.frames / self._file.samplerate
-        about = f"{self._file.samplerate:,} Hz, {plural(self._file.channels, 'channel')}"
-        self._file.close()
-        return f"{self.name}: {duration_text(seconds)} of sound, {about}"
-
-
-class SpeakerSink:
-    """The default speaker. Writing waits until there is room, so the pipeline is paced by it."""
-
-    kinds: tuple[str, ...] = ("Audio",)
-    name: str = "the speaker"
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._devices = sound_devices()
-        self._stream: Any = None
-
-    async def write(self, message: RuntimeData) -> None:
-        """See `Sink.write`."""
-        assert isinstance(message, Audio)
-        samples = message.samples.copy()  # a thread reads it, also if this is cancelled
-        await asyncio.to_thread(self._play, samples, message.sample_rate, message.channels)
-        self.count += 1
-
-    def _play(self, samples: Any, rate: int, channels: int) -> None:
-        try:
-            if self._stream is None or (self._stream.samplerate, self._stream.channels) != (
-                rate,
-                channels,
-            ):
-                self._stop()
-                self._stream = self._devices.OutputStream(
-                    samplerate=rate, channels=channels, dtype="float32"
-                )
-                self._stream.start()
-            self._stream.write(samples)
-        except self._devices.PortAudioError as error:
-            raise Failure(f"{self.name} cannot be used: {error}", UNREADABLE) from error
-
-    def _stop(self) -> None:
-        if self._stream is not None:
-            self._stream.stop()  # plays what it has to its end
-            self._stream.close()
-            self._stream = None
-
-    def close(self) -> str:
-        """See `Sink.close`."""
-        self._stop()
-        return "" if self.count else f"{self.name}: no sound came"

@@ -8,12 +8,13 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from remotemedia.cli.devices import sound_devices
+from remotemedia.cli.devices import MicSource
 from remotemedia.cli.failure import INVALID, UNREADABLE, Failure
+from remotemedia.cli.sound_files import SoundFileSource
 from remotemedia.core.findings import listed
-from remotemedia.data import Audio, File, Json, Text
+from remotemedia.data import Json, Text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -22,13 +23,11 @@ if TYPE_CHECKING:
     from remotemedia.data import RuntimeData
     from remotemedia.data.plain import JsonValue
 
-__all__ = ["CHUNK_SECONDS", "Source", "open_source", "pick_input"]
+__all__ = ["Source", "open_source", "pick_input"]
 
-CHUNK_SECONDS = 0.02
-"""Length of a piece of sound: what WebRTC and telephony send at once (RFC 7587, section 4.2)."""
-MIC_RATE_HZ = 16_000
 TEXT_SUFFIXES = (".txt", ".text", ".md")
-JSON_SUFFIXES = (".json", ".jsonl")
+JSON_LINES_SUFFIX = ".jsonl"
+JSON_SUFFIX = ".json"
 _READ_BYTES = 64 * 1024
 
 
@@ -72,7 +71,10 @@ def open_source(given: str | None, text: str | None) -> Source | None:
         return MicSource()
     path = Path(given)
     _require_file(path)
-    if path.suffix.lower() in (*TEXT_SUFFIXES, *JSON_SUFFIXES):
+    suffix = path.suffix.lower()
+    if suffix == JSON_SUFFIX:
+        return TextSource(_whole_text(path), given, ("Json", "Text"))
+    if suffix in (*TEXT_SUFFIXES, JSON_LINES_SUFFIX):
         return LineSource(os.open(path, os.O_RDONLY | os.O_CLOEXEC), given)
     return SoundFileSource(path)
 
@@ -90,7 +92,7 @@ def _require_file(path: Path) -> None:
         raise Failure(f"{path} is a folder; name a file in it", UNREADABLE) from None
     except OSError as error:
         raise Failure(f"{path} cannot be read: {error.strerror}", UNREADABLE) from error
-    if is_empty and path.suffix.lower() not in (*TEXT_SUFFIXES, *JSON_SUFFIXES):
+    if is_empty and path.suffix.lower() not in (*TEXT_SUFFIXES, JSON_LINES_SUFFIX):
         raise Failure(f"{path} is empty: it holds no byte", UNREADABLE)
 
 
@@ -124,25 +126,34 @@ def _first_of(wanted: Sequence[str], there: Sequence[str]) -> str | None:
     return next((kind for kind in wanted if kind in there), None)
 
 
+def _whole_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Failure(f"{path} is no UTF-8 text: {error}", UNREADABLE) from error
+
+
 class TextSource:
-    """One text, given on the command line."""
+    """One text, given on the command line or a whole file."""
 
-    kinds: tuple[str, ...] = ("Text", "Json")
     warning = ""
-    name = "--text"
 
-    def __init__(self, text: str) -> None:
+    def __init__(
+        self, text: str, name: str = "--text", kinds: tuple[str, ...] = ("Text", "Json")
+    ) -> None:
+        self.name = name
+        self.kinds = kinds
         self._text = text
 
     async def messages(self, kind: str) -> AsyncIterator[RuntimeData]:
         """See `Source.messages`."""
-        yield _line_message(self._text, kind, self.name)
+        yield _text_message(self._text, kind, self.name)
 
     def close(self) -> None:
         """See `Source.close`."""
 
 
-def _line_message(line: str, kind: str, where: str) -> RuntimeData:
+def _text_message(line: str, kind: str, where: str) -> RuntimeData:
     from remotemedia.errors import DataError
 
     try:
@@ -181,7 +192,7 @@ class LineSource:
         async for line in self._lines():
             number += 1
             if line.strip():
-                yield _line_message(line, kind, f"line {number} of {self.name}")
+                yield _text_message(line, kind, f"line {number} of {self.name}")
 
     async def _lines(self) -> AsyncIterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
@@ -231,121 +242,3 @@ async def _chunks(fd: int, name: str) -> AsyncIterator[bytes]:
         yield chunk
         if not chunk:
             return
-
-
-class SoundFileSource:
-    """A sound file, read in chunks of `CHUNK_SECONDS` with its own rate and channels."""
-
-    kinds: tuple[str, ...] = ("Audio", "File")
-
-    def __init__(self, path: Path) -> None:
-        soundfile = sound_files()
-        self.name = str(path)
-        self._path = path
-        try:
-            self._file: Any = soundfile.SoundFile(path)
-        except soundfile.LibsndfileError as error:
-            raise Failure(_unreadable(path, error.error_string), UNREADABLE) from error
-        self.seconds = self._file.frames / self._file.samplerate
-        self.warning = _oddity(path, self._file.frames)
-
-    async def messages(self, kind: str) -> AsyncIterator[RuntimeData]:
-        """See `Source.messages`."""
-        if kind == "File":
-            yield File(self._path.resolve())
-            return
-        soundfile = sound_files()
-        rate = self._file.samplerate
-        frames = max(1, round(rate * CHUNK_SECONDS))
-        done = 0
-        while True:
-            try:
-                samples = self._file.read(frames, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                at = f"could be read up to {done / rate:.2f} s"
-                raise Failure(f"{self.name} {at}: {error.error_string}", UNREADABLE) from error
-            if not len(samples):
-                return
-            done += len(samples)
-            yield Audio(samples, rate)
-
-    def close(self) -> None:
-        """See `Source.close`."""
-        self._file.close()
-
-
-def sound_files() -> Any:
-    """Return the library that reads and writes sound files.
-
-    Raises:
-        Failure: it is not installed, or lacks the library that it stands on.
-    """
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:
-        hint = "run pip install 'remotemedia[cli]'"
-        raise Failure(f"sound files need the package soundfile: {hint} ({error})") from error
-    return soundfile
-
-
-def _unreadable(path: Path, problem: str) -> str:
-    with path.open("rb") as file:
-        head = file.read(512)
-    with suppress(UnicodeDecodeError):
-        if "\0" not in (text := head.decode()):
-            shown = text.strip().partition("\n")[0][:40]
-            return f"{path} is no sound file: it holds text ({shown!r}); is the name right?"
-    size = path.stat().st_size
-    return f"{path} ({size:,} bytes) is no sound file that can be read: {problem.rstrip('.')}"
-
-
-def _oddity(path: Path, frames: int) -> str:
-    with path.open("rb") as file:
-        head = file.read(8)
-    said = int.from_bytes(head[4:8], "little") + 8
-    size = path.stat().st_size
-    # Who writes to a pipe says a length near 2 or 4 GiB, for "unknown".
-    if head[:4] == b"RIFF" and size < said < 0x7FFF_0000:
-        return f"{path} is cut off: it has {size:,} of {said:,} bytes; what is there is used"
-    return "" if frames else f"{path} holds no sound that could be found: is it cut off?"
-
-
-class MicSource:
-    """The default microphone, one channel."""
-
-    kinds: tuple[str, ...] = ("Audio",)
-    warning = ""
-    name = "the microphone"
-
-    def __init__(self) -> None:
-        self._devices = sound_devices()
-        try:
-            self._stream = self._devices.RawInputStream(
-                samplerate=MIC_RATE_HZ,
-                channels=1,
-                dtype="float32",
-                blocksize=round(MIC_RATE_HZ * CHUNK_SECONDS),
-                callback=self._hear,
-            )
-        except self._devices.PortAudioError as error:
-            raise Failure(f"{self.name} cannot be opened: {error}", UNREADABLE) from error
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._chunks: asyncio.Queue[bytes] = asyncio.Queue()
-
-    def _hear(self, chunk: object, _frames: int, _time: object, _status: object) -> None:
-        if self._loop is not None:
-            with suppress(RuntimeError):  # the loop has ended meanwhile
-                self._loop.call_soon_threadsafe(self._chunks.put_nowait, bytes(chunk))  # type: ignore[call-overload]
-
-    async def messages(self, kind: str) -> AsyncIterator[RuntimeData]:  # noqa: ARG002
-        """See `Source.messages`."""
-        import numpy as np
-
-        self._loop = asyncio.get_running_loop()
-        self._stream.start()
-        while True:
-            yield Audio(np.frombuffer(await self._chunks.get(), np.float32), MIC_RATE_HZ)
-
-    def close(self) -> None:
-        """See `Source.close`."""
-        self._stream.close()

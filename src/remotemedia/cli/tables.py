@@ -68,7 +68,7 @@ def _nodes(watch: Watch) -> Table:
     table.add_column("type", style="dim", no_wrap=True)
     table.add_column("state", min_width=12)
     table.add_column("cpu", justify="right", no_wrap=True, min_width=5)
-    table.add_column("memory", justify="right", no_wrap=True, min_width=8)
+    table.add_column("memory", justify="right", no_wrap=True, min_width=9)
     for node in watch.read_nodes():
         memory = bytes_text(node.memory_bytes) if node.memory_bytes else ""
         cpu = f"{node.cpu_percent:.0f} %" if node.memory_bytes else ""
@@ -90,7 +90,7 @@ def _state(node: NodeView) -> Text:
 
 def _connections(watch: Watch, *, is_live: bool) -> Table:
     table = _table()
-    table.add_column("connection", overflow="fold")
+    table.add_column("connection", overflow="fold", min_width=16)
     table.add_column("policy", style="dim", no_wrap=True)
     table.add_column("rate" if is_live else "messages", justify="right", no_wrap=True)
     if is_live:

@@ -1,0 +1,145 @@
+"""Sound files, read in chunks and written as sound comes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from remotemedia.cli.devices import CHUNK_SECONDS
+from remotemedia.cli.failure import UNREADABLE, Failure
+from remotemedia.cli.wording import duration_text, plural
+from remotemedia.data import Audio, File
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from remotemedia.data import RuntimeData
+
+__all__ = ["SoundFileSink", "SoundFileSource"]
+
+
+def sound_files() -> Any:
+    """Return the library that reads and writes sound files.
+
+    Raises:
+        Failure: it is not installed, or lacks the library that it stands on.
+    """
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        hint = "run pip install 'remotemedia[cli]'"
+        raise Failure(f"sound files need the package soundfile: {hint} ({error})") from error
+    return soundfile
+
+
+class SoundFileSource:
+    """A sound file, read in chunks of `CHUNK_SECONDS` with its own rate and channels."""
+
+    kinds: tuple[str, ...] = ("Audio", "File")
+
+    def __init__(self, path: Path) -> None:
+        soundfile = sound_files()
+        self.name = str(path)
+        self._path = path
+        try:
+            self._file: Any = soundfile.SoundFile(path)
+        except soundfile.LibsndfileError as error:
+            raise Failure(_unreadable(path, error.error_string), UNREADABLE) from error
+        self.seconds = self._file.frames / self._file.samplerate
+        self.warning = _oddity(path, self._file.frames)
+
+    async def messages(self, kind: str) -> AsyncIterator[RuntimeData]:
+        """See `Source.messages`."""
+        if kind == "File":
+            yield File(self._path.resolve())
+            return
+        soundfile = sound_files()
+        rate = self._file.samplerate
+        frames = max(1, round(rate * CHUNK_SECONDS))
+        done = 0
+        while True:
+            try:
+                samples = self._file.read(frames, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                at = f"could be read up to {done / rate:.2f} s"
+                raise Failure(f"{self.name} {at}: {error.error_string}", UNREADABLE) from error
+            if not len(samples):
+                return
+            done += len(samples)
+            yield Audio(samples, rate)
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._file.close()
+
+
+def _unreadable(path: Path, problem: str) -> str:
+    with path.open("rb") as file:
+        head = file.read(512)
+    with suppress(UnicodeDecodeError):
+        if "\0" not in (text := head.decode()):
+            shown = text.strip().partition("\n")[0][:40]
+            return f"{path} is no sound file: it holds text ({shown!r}); is the name right?"
+    size = path.stat().st_size
+    return f"{path} ({size:,} bytes) is no sound file that can be read: {problem.rstrip('.')}"
+
+
+def _oddity(path: Path, frames: int) -> str:
+    with path.open("rb") as file:
+        head = file.read(8)
+    said = int.from_bytes(head[4:8], "little") + 8
+    size = path.stat().st_size
+    # Who writes to a pipe says a length near 2 or 4 GiB, for "unknown".
+    if head[:4] == b"RIFF" and size < said < 0x7FFF_0000:
+        return f"{path} is cut off: it has {size:,} of {said:,} bytes; what is there is used"
+    return "" if frames else f"{path} holds no sound that could be found: is it cut off?"
+
+
+class SoundFileSink:
+    """A sound file, made when the first sound comes, with its rate and channels."""
+
+    kinds: tuple[str, ...] = ("Audio",)
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.count = 0
+        self._path = path
+        self._library = sound_files()
+        self._file: Any = None
+
+    async def write(self, message: RuntimeData) -> None:
+        """See `Sink.write`."""
+        assert isinstance(message, Audio)
+        try:
+            if self._file is None:
+                self._file = self._library.SoundFile(
+                    self._path, "w", message.sample_rate, message.channels
+                )
+            self._require_same(message)
+            self._file.write(message.samples)
+        except (self._library.LibsndfileError, OSError) as error:
+            raise Failure(f"{self.name} cannot be written: {error}", UNREADABLE) from error
+        self.count += 1
+
+    def _require_same(self, message: Audio) -> None:
+        was = self._file.samplerate, self._file.channels
+        now = message.sample_rate, message.channels
+        if was != now:
+            raise Failure(
+                f"{self.name} holds sound of {was[0]} Hz and {was[1]} channels, and now comes "
+                f"sound of {now[0]} Hz and {now[1]}: put a node before the output that converts",
+                UNREADABLE,
+            )
+
+    def close(self) -> str:
+        """See `Sink.close`."""
+        if self._file is None:
+            return f"{self.name}: no sound came, so it was not written"
+        seconds = self._file.frames / self._file.samplerate
+        about = f"{self._file.samplerate:,} Hz, {plural(self._file.channels, 'channel')}"
+        try:
+            self._file.close()
+        except (self._library.LibsndfileError, OSError) as error:
+            raise Failure(f"{self.name} cannot be written: {error}", UNREADABLE) from error
+        return f"{self.name}: {duration_text(seconds)} of sound, {about}"
