@@ -96,6 +96,12 @@ def leftovers(root: Path, prefix: str) -> list[str]:
     return [*glob.glob(f"{SHM_FOLDER}/{glob.escape(prefix)}*"), *([str(root)] * root.exists())]
 
 
+def restrict(prefix: str) -> None:
+    """Take from other users what the library lets them write: its count of nodes is made so."""
+    for path in glob.glob(f"{SHM_FOLDER}/{glob.escape(prefix)}*"):
+        Path(path).chmod(0o600)
+
+
 def sweep(root: Path, prefix: str) -> None:
     """Remove all that an executor left. Its processes must be gone. Twice is harmless."""
     for path in glob.glob(f"{SHM_FOLDER}/{glob.escape(prefix)}*"):

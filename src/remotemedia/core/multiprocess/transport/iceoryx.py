@@ -29,6 +29,7 @@ from remotemedia.core.multiprocess.transport.folder import (
     claim,
     new_prefix,
     private_folder,
+    restrict,
     sweep,
     sweep_dead,
 )
@@ -418,12 +419,14 @@ def new_domain() -> IceoryxTransport:
     try:
         # Under the lock, so that nobody takes it for dead before it is claimed.
         mark = MemoryLock(folder).run(partial(_claim_new, folder, root))
-        return IceoryxTransport(root, prefix, mark)
+        transport = IceoryxTransport(root, prefix, mark)
+        restrict(prefix)
     except BaseException:
         sweep(root, prefix)
         if mark is not None:
             mark.close()
         raise
+    return transport
 
 
 def _claim_new(folder: Path, root: Path) -> FolderLock:
