@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -157,16 +156,6 @@ def test_sizes_and_rates_too() -> None:
 def test_the_version_is_that_of_the_package() -> None:
     done = remotemedia("--version")
     assert done.stdout == "remotemedia 0.1.0\n"
-
-
-def test_without_its_extra_the_command_says_what_to_install() -> None:
-    code = "import sys; sys.modules['rich'] = None; from remotemedia.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr == (
-        "error: the command line needs rich, which is not installed: run "
-        "pip install 'remotemedia[cli]'\n"
-    )
 
 
 @pytest.mark.parametrize("command", ["", *sorted(app.commands)])

@@ -75,7 +75,7 @@ README = """\
 # {name}
 
 ```console
-$ pip install 'remotemedia[cli]' pytest
+$ pip install remotemedia pytest
 $ remotemedia run pipeline.yaml --text hello
 $ pytest
 ```

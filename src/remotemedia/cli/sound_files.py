@@ -28,7 +28,7 @@ def sound_files() -> Any:
     try:
         import soundfile
     except (ImportError, OSError) as error:
-        hint = "run pip install 'remotemedia[cli]'"
+        hint = "run pip install 'remotemedia[audio]'"
         raise Failure(f"sound files need the package soundfile: {hint} ({error})") from error
     return soundfile
 
