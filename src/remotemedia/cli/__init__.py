@@ -1,7 +1,7 @@
 """The command `remotemedia`: one file per subcommand, and what they share.
 
-Modules here import at their top only what every command needs; a command that runs pipelines imports
-the rest where it does.
+Modules here import at their top only what every command needs; a command that runs pipelines
+imports the rest where it does.
 """
 
 from __future__ import annotations
