@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,6 +73,16 @@ def test_a_mapping_is_found_by_any_address_in_it(large: Segment) -> None:
         assert (found.start, found.offset, found.path) == (large.address, 0, large.path)
     with pytest.raises(ChannelError, match="no shared memory is mapped at 0x1"):
         Maps().at(1)
+
+
+def test_threads_look_at_the_same_time(large: Segment) -> None:
+    maps = Maps()
+
+    def look(segment: Segment) -> int:
+        return sum(maps.at(segment.address).start <= segment.address for _ in range(200))
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(look, (large, large))) == [200, 200]
 
 
 def test_what_is_reserved_is_there_and_the_rest_is_not(large: Segment) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import weakref
 from typing import NamedTuple
 
@@ -50,6 +51,12 @@ class Mapping(NamedTuple):
 NOWHERE = Mapping(0, 0, 0, "")
 
 
+_LOOKS = 3
+"""What another thread maps between two pieces shifts the second: then it is read anew."""
+_PIECE_BYTES = 1 << 16
+_MAPPED_FILE = re.compile(rb"^(\w+)-(\w+) \S+ (\w+) \S+ \d+ +(/.*)$", re.MULTILINE)
+
+
 class Maps:
     """What is mapped in this process (proc_pid_maps(5)).
 
@@ -72,14 +79,19 @@ class Maps:
         Raises:
             ChannelError: no file is mapped there.
         """
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        with open(self._fd, encoding="utf-8", closefd=False) as maps:
-            for line in maps:
-                span, _, offset, _, _, *path = line.split(maxsplit=5)
-                start, end = (int(part, 16) for part in span.split("-"))
-                if start <= address < end and path:
-                    return Mapping(start, end, int(offset, 16), path[0].rstrip("\n"))
+        for _ in range(_LOOKS):
+            for line in _MAPPED_FILE.finditer(self._read()):
+                start, end, offset = (int(part, 16) for part in line.group(1, 2, 3))
+                if start <= address < end:
+                    return Mapping(start, end, offset, os.fsdecode(line[4]))
         raise ChannelError(f"no shared memory is mapped at {address:#x}")
+
+    def _read(self) -> bytes:
+        # It comes in pieces, and threads read at the same time: each from a place of its own.
+        text = b""
+        while piece := os.pread(self._fd, _PIECE_BYTES, len(text)):
+            text += piece
+        return text
 
 
 class PageReserver:
