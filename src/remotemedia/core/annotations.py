@@ -223,9 +223,17 @@ def _members(type_: object) -> tuple[object, ...]:
 
 def type_name(type_: object) -> str:
     """Return a type as its author would write it, without the names of modules."""
-    type_ = _bare(type_)
-    if isinstance(type_, type) and get_origin(type_) is None:
+    members = _members(_bare(type_))
+    if len(members) > 1:
+        return " | ".join(map(type_name, members))
+    (type_,) = members
+    origin = get_origin(type_)
+    if origin is None and isinstance(type_, type):
         return "None" if type_ is NoneType else type_.__qualname__
+    if origin in (list, set, frozenset, dict, tuple):
+        return f"{origin.__name__}[{', '.join(map(type_name, get_args(type_)))}]"
+    if type_ is Ellipsis:
+        return "..."
     return _QUALIFIED.sub(lambda match: match["text"] or "", str(type_))
 
 

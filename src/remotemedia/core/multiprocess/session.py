@@ -43,6 +43,8 @@ START_SECONDS = 1.0
 """How long an end waits for processes that are just being started: it takes milliseconds."""
 SLOW_SECONDS = 1.0
 """An end that takes longer says what it waits for, lest somebody thinks that Ctrl-C did nothing."""
+SLOW_DRAIN_SECONDS = 5.0
+"""So does a drain: models have what they were sent to work off, which is no trouble by itself."""
 _log = logging.getLogger("remotemedia.session")
 
 
@@ -454,7 +456,7 @@ class Session:
         for node in self._nodes.values():
             if not self._wiring.is_fed(node.node_id) and node.state is ProcessState.READY:
                 node.drain()
-        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._log_slow_drain)
+        slow = asyncio.get_running_loop().call_later(SLOW_DRAIN_SECONDS, self._log_slow_drain)
         self._draining = asyncio.create_task(self._exchange.drain())
         # What is not out by then is dropped, and counted as such.
         await asyncio.wait([self._draining], timeout=self._config.drain_timeout_seconds)
