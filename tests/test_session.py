@@ -10,6 +10,7 @@ import pytest
 
 import remotemedia as rm
 from remotemedia.core.multiprocess import events
+from remotemedia.core.multiprocess import session as session_module
 from remotemedia.core.multiprocess.states import SessionState
 from remotemedia.core.multiprocess.transport import pages
 from tests import executor_nodes as nodes
@@ -411,13 +412,18 @@ async def test_a_failure_that_was_raised_is_not_raised_again_by_close(executor: 
 
 @pytest.mark.parametrize("how", ["close", "terminate"])
 async def test_an_end_that_takes_long_says_what_it_waits_for(
-    runtime: rm.Runtime, how: str, caplog: pytest.LogCaptureFixture
+    runtime: rm.Runtime,
+    how: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(session_module, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(session_module, "SLOW_DRAIN_SECONDS", 0.2)
     session = await runtime.create_session("s", chain(nodes.Echo, nodes.Deaf))
     await session.send(rm.Text(""))
     await wait_until(lambda: session.nodes["n2"].value == "processing")
     ending = asyncio.create_task(getattr(session, how)())
-    await asyncio.sleep(1.3)
+    await wait_until(lambda: "session 's' is" in caplog.text)
     await session.terminate()
     await ending
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
