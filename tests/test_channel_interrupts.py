@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _weakrefset
 import itertools
 import sys
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 10
 BELOW = (memory.__file__, doorbell.__file__)
+FINALISERS = (weakref.__file__, _weakrefset.__file__)
 
 
 @pytest.fixture(params=["memory", "iceoryx"])
@@ -45,7 +48,8 @@ def pair(
 def is_below(frame: FrameType | None) -> bool:
     """Whether it lies in what the channel is built on, or in a finaliser: its errors go nowhere."""
     while frame is not None:
-        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename in BELOW:
+        code = frame.f_code
+        if code.co_name == "__del__" or code.co_filename in (*BELOW, *FINALISERS):
             return True
         frame = frame.f_back
     return False
