@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 RUN    := $(VENV)/bin/
 
-.PHONY: help setup test test-models faults faults-short bench format check types docs clean
+.PHONY: help setup test test-models faults faults-short soak bench format check types docs clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,7 +19,7 @@ $(VENV)/.stamp: pyproject.toml
 setup: $(VENV)/.stamp      ## create .venv with everything that the targets below need
 
 test: setup      ## the tests, a few minutes
-	$(RUN)python -m pytest -m 'not faults and not models'
+	$(RUN)python -m pytest -m 'not faults and not models and not soak'
 
 # torch first and alone, so that it is this one. Of the last packages the files are wanted and not
 # what they need: a recording of speech, and a library that the tests load on any Python.
@@ -37,6 +37,9 @@ faults-short: setup  ## kill, stall and starve processes at random moments, a fe
 
 faults: setup    ## the same, hundreds of times
 	REMOTEMEDIA_FAULTS=long $(RUN)python -m pytest -m faults
+
+soak: setup      ## sessions for an hour: memory and descriptors stay the same (REMOTEMEDIA_SOAK_SECONDS)
+	$(RUN)python -m pytest -m soak -s
 
 bench: setup     ## measure against the raw library and peers (QUICK=1: within a minute)
 	$(RUN)python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
