@@ -60,7 +60,8 @@ async def live(runtime: rm.Runtime, number: int) -> None:
 
 async def test_memory_descriptors_and_tasks_stay_the_same() -> None:
     until = time.monotonic() + SOAK_SECONDS
-    sizes, counts = [], set()
+    sizes: list[int] = []
+    counts: set[tuple[int, int]] = set()
     async with rm.Runtime() as runtime:
         for number in range(20):  # what is taken once is taken by then
             await live(runtime, number)
