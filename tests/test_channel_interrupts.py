@@ -5,6 +5,7 @@ from __future__ import annotations
 import _weakrefset
 import itertools
 import sys
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from remotemedia.data import RuntimeData
 
 PATIENCE_SECONDS = 10
-BELOW = (memory.__file__, doorbell.__file__, _weakrefset.__file__)
+BELOW = (memory.__file__, doorbell.__file__, weakref.__file__, _weakrefset.__file__)
 
 
 @pytest.fixture(params=["memory", "iceoryx"])
