@@ -470,7 +470,7 @@ def test_a_reader_that_was_forgotten_is_not_rung_any_more(local: ChannelRegistry
     publisher = local.create_publisher(channel)
     late = local.create_subscriber(channel)
     assert len(publisher._bells) == 1
-    publisher.remove_connection(late.connection, local._bells)
+    publisher.remove_connection(late.connection, local._parties.bells)
     assert not publisher._bells
     for count in range(5):
         publisher.send_nowait(number(count))
