@@ -46,7 +46,7 @@ def pair(
 
 
 def is_below(frame: FrameType | None) -> bool:
-    """Whether it lies in what the channel is built on, or in a finaliser: its errors go nowhere."""
+    """Whether it lies in what a channel is built on, or in a finaliser: its errors go nowhere."""
     while frame is not None:
         code = frame.f_code
         if code.co_name == "__del__" or code.co_filename in (*BELOW, *FINALISERS):

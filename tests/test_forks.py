@@ -197,7 +197,7 @@ while not waits._doorbell.is_waited_on:
 over = threading.Event()
 
 def hold():
-    with publisher._lock, waits._doorbell._closing, publisher._turn:
+    with publisher._lock, waits._doorbell._closing, publisher._turns._lock:
         locked.set()
         over.wait()
 

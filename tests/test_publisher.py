@@ -40,6 +40,7 @@ from tests.channel_helpers import (
     send_all,
     value_of,
 )
+from tests.strikes import strikes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -470,7 +471,7 @@ def test_a_reader_that_was_forgotten_is_not_rung_any_more(local: ChannelRegistry
     publisher = local.create_publisher(channel)
     late = local.create_subscriber(channel)
     assert len(publisher._bells) == 1
-    publisher.remove_connection(late.connection, local._bells)
+    publisher.remove_connection(late.connection, local._parties.bells)
     assert not publisher._bells
     for count in range(5):
         publisher.send_nowait(number(count))
@@ -712,6 +713,25 @@ def test_a_message_that_could_not_be_delivered_is_not_counted(registry: ChannelR
     publisher.send(number(2))
     assert receive_now(reader) == [2]
     assert connection_stats_of(registry, reader).sent == 1
+
+
+def test_a_signal_handler_that_raises_leaves_the_turn_to_the_next_thread(
+    local: ChannelRegistry,
+) -> None:
+    publisher, (reader,) = channel_of(local, ("block", 1))
+    publisher.send(number(0))
+
+    def wait() -> None:
+        with pytest.raises(BackpressureError):
+            publisher.send(number(1), timeout_seconds=0.001)
+
+    for place in strikes(wait, "turns.py"):
+        other = Background(lambda: publisher.send(number(2), timeout_seconds=30), 10)
+        eventually(lambda: is_asleep(local, publisher))
+        assert receive_now(reader, 1) == [0], place
+        other.result()
+        assert receive_now(reader) == [2]
+        publisher.send(number(0))
 
 
 # Event loops

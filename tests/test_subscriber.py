@@ -306,7 +306,7 @@ def test_what_reaches_a_reader_before_the_writer_knows_of_it_is_not_meant_for_it
     assert connection_stats_of(registry, late).sent == 0
     if has_taken:
         assert late.take() is None
-    publisher.add_connection(connection, registry._bells[connection.reader])
+    publisher.add_connection(connection, registry._parties.bells[connection.reader])
     assert late.take() is None
     publisher.send(number(100))
     assert receive_now(late) == [100]

@@ -208,3 +208,36 @@ def test_a_repl_that_is_left_without_a_word_leaves_nothing(tmp_path: Path) -> No
         timeout=60,
     )  # fmt: skip
     assert (ran.stdout, ran.stderr, ran.returncode) == ("A\n", "", 0)
+
+
+def test_a_forked_child_leaves_the_runtime_to_its_parent_and_exits() -> None:
+    code = """
+import os, sys
+from remotemedia import ExecutorError, Pipeline, SyncRuntime, Text
+from remotemedia.nodes.text import Split
+runtime = SyncRuntime()
+pipeline = Pipeline("split").add_node("split", Split)
+with runtime.session(pipeline, executor="inline") as session:
+    outputs = session.stream(Text("a b"))
+    first = next(outputs)
+    pid = os.fork()
+    if pid == 0:
+        for use in (lambda: runtime.sessions, lambda: session.send(Text("c")), session.close):
+            try:
+                use()
+            except ExecutorError as error:
+                assert "belongs to the parent" in str(error)
+            else:
+                raise AssertionError
+        outputs.close()
+        sys.exit(7)  # through the block, and what is registered for the exit
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    print(first.text, *(output.text for output in outputs))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("a b\n", "", 0)

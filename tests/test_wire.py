@@ -31,8 +31,9 @@ from remotemedia.data import (
     decode,
     encode,
 )
-from remotemedia.data.layout import KINDS, VERSION
+from remotemedia.data.layout import KINDS, LAYOUT_BYTES, VERSION
 from remotemedia.data.message import MAX_METADATA_BYTES, ArrayMessage
+from remotemedia.data.plain import MAX_JSON_BYTES
 from remotemedia.data.wire import HEADER, HEADER_BYTES
 from remotemedia.errors import DataError, DecodeError
 
@@ -470,6 +471,38 @@ def test_a_message_is_at_most_256_mib() -> None:
     large = np.broadcast_to(np.uint8(0), (1 << 28) + 1)
     with pytest.raises(DataError, match=r"268,435,457 bytes.*at most 268,435,456.*in parts"):
         encode(Tensor(large))
+
+
+@pytest.mark.parametrize("kind", [Json, Control])
+def test_json_is_bounded_where_it_is_made_sent_and_read(kind: type[Message]) -> None:
+    def make(value: Any) -> Any:
+        return Json(value) if kind is Json else Control("set", value)
+
+    room = MAX_JSON_BYTES - (5 if kind is Json else 10)
+    most = make("x" * room)
+    header, body = encode(most)
+    assert len(body) == MAX_JSON_BYTES
+    with pytest.raises(DataError, match=r"at most 16,777,216 .* Binary or File"):
+        make("x" * (room + 1))
+    most.value += "x"
+    with pytest.raises(DataError, match=r"at most 16,777,216 .* Binary or File"):
+        encode(most)
+    longer = layout_block(kind, payload=MAX_JSON_BYTES + 1) + header[LAYOUT_BYTES:]
+    with pytest.raises(DecodeError, match=r"16,777,217 bytes; it holds at most"):
+        decode(longer, body + b"\0")
+
+
+def test_a_damaged_file_is_refused_before_it_is_made_into_lists() -> None:
+    payload = msgspec.msgpack.encode([[]] * 1_000_000)
+    header, _ = encode(File("a"))
+    longer = layout_block(File, payload=len(payload)) + header[LAYOUT_BYTES:]
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError, match="the payload is no File"):
+            decode(longer, payload)
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(payload)
+    finally:
+        tracemalloc.stop()
 
 
 def test_there_is_no_pickle_anywhere() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
@@ -107,7 +108,8 @@ class SyncRuntime:
     def shutdown(self) -> None:
         """End every session, and the thread. Twice is harmless.
 
-        A Ctrl-C meanwhile is raised when it is done.
+        A Ctrl-C meanwhile is raised when it is done. In a forked child nothing happens: all of it
+        is the parent's.
         """
         atexit.unregister(self.shutdown)
         self._loop.finish(self._runtime.shutdown)
@@ -218,8 +220,8 @@ class SyncSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._loop.is_finished:
-            return  # it ended with the runtime
+        if self._loop.is_finished or self._loop.is_inherited:
+            return  # it ended with the runtime; or it is the parent's
         if kind is None:
             self.close()
         else:
@@ -237,7 +239,13 @@ class _LoopThread:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._last: _Call[None] | None = None
+        self._pid = os.getpid()
         self.is_finished = False
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a forked child: the thread is its parent's, and does not exist here."""
+        return self._pid != os.getpid()
 
     def run(self, coroutine: Coroutine[object, object, T]) -> T:
         """Run a coroutine to its end; Ctrl-C cancels it."""
@@ -289,6 +297,8 @@ class _LoopThread:
             raise interrupted
 
     def _finish(self, last: Callable[[], Coroutine[object, object, None]]) -> None:
+        if self.is_inherited:
+            return
         with self._lock:
             self.is_finished = True
         if self._loop is None or self._thread is None:
@@ -303,6 +313,11 @@ class _LoopThread:
         self._last.future.result()
 
     def _started(self) -> asyncio.AbstractEventLoop:
+        if self.is_inherited:
+            raise ExecutorError(
+                "this runtime was made before the process was forked and belongs to the parent; "
+                "make another here"
+            )
         with self._lock:
             if self.is_finished:
                 raise ExecutorError("the runtime was shut down; make another")
@@ -322,7 +337,7 @@ class _LoopThread:
     def _let_go(self, source: AsyncIterator[object]) -> None:
         close = getattr(source, "aclose", None)
         loop = self._loop
-        if close is None or loop is None or self.is_finished:
+        if close is None or loop is None or self.is_finished or self.is_inherited:
             return
         call: _Call[None] = _Call(loop, close())
         # An iterator that is garbage is let go of by whatever thread finds it.

@@ -37,7 +37,15 @@ from remotemedia.data.media import (
     check_sample_rate,
 )
 from remotemedia.data.message import ArrayMessage, Message, checked_int, shown
-from remotemedia.data.plain import MAX_MESSAGE_BYTES, Binary, Control, File, Json, Text
+from remotemedia.data.plain import (
+    MAX_JSON_BYTES,
+    MAX_MESSAGE_BYTES,
+    Binary,
+    Control,
+    File,
+    Json,
+    Text,
+)
 from remotemedia.data.tensor import DTYPES, MAX_DIMENSIONS, Tensor, check_dtype
 from remotemedia.errors import DataError, DecodeError
 
@@ -78,10 +86,12 @@ class Layout:
         shape: tuple[int, ...] = (),
         parameter: int | str | None = None,
     ) -> None:
-        if payload_bytes > MAX_MESSAGE_BYTES:
+        is_json = type_ in (Json, Control)
+        most = MAX_JSON_BYTES if is_json else MAX_MESSAGE_BYTES
+        if payload_bytes > most:
             raise DataError(
-                f"{type_.__name__} of {payload_bytes:,} bytes; a message holds at most "
-                f"{MAX_MESSAGE_BYTES:,}: send it in parts, or as a File"
+                f"{type_.__name__} of {payload_bytes:,} bytes; {'it' if is_json else 'a message'} "
+                f"holds at most {most:,}: send it in parts, or as a File"
             )
         self.type = type_
         self.is_array = issubclass(type_, ArrayMessage)

@@ -244,7 +244,7 @@ def not_plain(value: object, path: str, scalars: tuple[type, ...], depth: int = 
     return None
 
 
-def encode_plain(value: object, what: str, limit: int) -> bytes:
+def encode_plain(value: object, what: str, limit: int, advice: str = "") -> bytes:
     """Encode plain data (None, bool, int, float, str, bytes, list, dict) as MessagePack.
 
     Raises:
@@ -258,7 +258,9 @@ def encode_plain(value: object, what: str, limit: int) -> bytes:
             f"not too deeply nested: {error}"
         ) from error
     if len(encoded) > limit:
-        raise DataError(f"{what} takes {len(encoded):,} bytes; at most {limit:,} are allowed")
+        raise DataError(
+            f"{what} takes {len(encoded):,} bytes; at most {limit:,} are allowed{advice}"
+        )
     return encoded
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+MAX_JSON_BYTES = 16 * 1024 * 1024
+"""What a Json or a Control takes as MessagePack. Decoded, a byte may become 70: an empty list."""
 
 
 class Text(Message):
@@ -65,11 +67,12 @@ class Json(Message):
 
     Args:
         value: None, bool, 64-bit int, float, str, or lists and str-keyed dicts of those. NaN and
-            infinities travel as they are. Not copied: do not change it before it is sent.
+            infinities travel as they are. At most 16 MiB as MessagePack; more goes as Binary or
+            File. Not copied: do not change it before it is sent.
         timestamp_ns, correlation_id, metadata: see `Message`.
 
     Raises:
-        DataError: the value holds something else.
+        DataError: the value holds something else, or is too large.
     """
 
     __slots__ = ("_checked", "value")
@@ -85,7 +88,8 @@ class Json(Message):
         correlation_id: int = 0,
         metadata: Metadata | None = None,
     ) -> None:
-        self._checked = hash(check_json(value, "value"))
+        require_json(value, "value")
+        self._checked = hash(encode_json(value, "value"))
         self.value = value
         self._set_envelope(timestamp_ns, correlation_id, metadata)
 
@@ -93,9 +97,9 @@ class Json(Message):
         """Encode the value, which is looked through again if it has changed.
 
         Raises:
-            DataError: it was changed into something that is no JSON.
+            DataError: it was changed into something that is no JSON, or too large.
         """
-        encoded = encode_plain(self.value, "Json", MAX_MESSAGE_BYTES)
+        encoded = encode_json(self.value, "Json")
         if hash(encoded) != self._checked:
             require_json(self.value, "value")
         return encoded
@@ -218,11 +222,11 @@ class Control(Message):
 
     Args:
         name: what to do, 1 to 64 characters.
-        value: its argument, any JSON value.
+        value: its argument, any JSON value; with the name at most 16 MiB as MessagePack.
         timestamp_ns, correlation_id, metadata: see `Message`.
 
     Raises:
-        DataError: the name or the value is not of that form.
+        DataError: the name or the value is not of that form, or too large.
     """
 
     __slots__ = ("name", "value")
@@ -236,10 +240,9 @@ class Control(Message):
         correlation_id: int = 0,
         metadata: Metadata | None = None,
     ) -> None:
-        _check_name(name)
-        check_json(value, "value")
         self.name = name
         self.value = value
+        self.encoded()
         self._set_envelope(timestamp_ns, correlation_id, metadata)
 
     def _content(self) -> object:
@@ -249,9 +252,18 @@ class Control(Message):
         return f"<Control {self.name!r}{'' if self.value is None else f' {self.value!r}'}>"
 
     def check(self) -> None:
-        """Raise `DataError` unless name and value are what the constructor takes."""
+        """Raise `DataError` unless name and value are what the constructor takes, but for size."""
         _check_name(self.name)
         require_json(self.value, "value")
+
+    def encoded(self) -> bytes:
+        """Encode name and value.
+
+        Raises:
+            DataError: one was changed into something that the constructor does not take.
+        """
+        self.check()
+        return encode_json([self.name, self.value], "Control")
 
 
 def _check_name(name: str) -> None:
@@ -259,10 +271,9 @@ def _check_name(name: str) -> None:
         raise DataError(f"name is {shown(name)}; it must have 1 to 64 characters")
 
 
-def check_json(value: object, what: str) -> bytes:
-    """Encode a JSON value; raise `DataError` unless it is one, of at most 256 MiB."""
-    require_json(value, what)
-    return encode_plain(value, what, MAX_MESSAGE_BYTES)
+def encode_json(value: object, what: str) -> bytes:
+    """Encode what a Json or a Control holds; raise `DataError` if it takes more than 16 MiB."""
+    return encode_plain(value, what, MAX_JSON_BYTES, ": send more as Binary or File")
 
 
 def require_json(value: object, what: str) -> None:

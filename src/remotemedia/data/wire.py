@@ -76,8 +76,9 @@ CONTEXT = struct.Struct("<IIII")
 NO_CONTEXT = bytes(CONTEXT.size)
 HEADER_BYTES = HEADER.size
 _new = object.__new__  # of a message: no constructor, so nothing is checked twice
-_packb = msgspec.msgpack.Encoder().encode
 _unpackb = msgspec.msgpack.Decoder().decode
+_unpack_file = msgspec.msgpack.Decoder(tuple[str, str, int, int | None]).decode
+_unpack_control = msgspec.msgpack.Decoder(tuple[str, Any]).decode
 
 
 class Context(NamedTuple):
@@ -155,24 +156,18 @@ def _dissect_text(message: Text) -> tuple[Layout, Payload]:
 
 def _dissect_json(message: Json) -> tuple[Layout, Payload]:
     encoded = message.encoded()
-    layout = plain_layout(Json, len(encoded))
-    return layout, encoded
+    return plain_layout(Json, len(encoded)), encoded
 
 
 def _dissect_file(message: File) -> tuple[Layout, Payload]:
     parts = [message.path, message.media_type, message.offset_bytes, message.size_bytes]
-    return _plain(File, parts)
+    encoded = encode_plain(parts, "File", MAX_MESSAGE_BYTES)
+    return plain_layout(File, len(encoded)), encoded
 
 
 def _dissect_control(message: Control) -> tuple[Layout, Payload]:
-    message.check()
-    return _plain(Control, [message.name, message.value])
-
-
-def _plain(type_: type[Message], value: object) -> tuple[Layout, Payload]:
-    encoded = encode_plain(value, type_.__name__, MAX_MESSAGE_BYTES)
-    layout = plain_layout(type_, len(encoded))  # type: ignore[arg-type]  # types can be hashed
-    return layout, encoded
+    encoded = message.encoded()
+    return plain_layout(Control, len(encoded)), encoded
 
 
 _DISSECTORS: dict[type[Message], Callable[[Any], tuple[Layout, Payload]]] = {
@@ -278,22 +273,15 @@ def _json(payload: bytes) -> Json:
 
 
 def _file(payload: bytes) -> File:
-    path, media_type, offset, size = _parts(payload, 4)
+    path, media_type, offset, size = _unpack_file(payload)
     return File(path, media_type, offset_bytes=offset, size_bytes=size, timestamp_ns=0)
 
 
 def _control(payload: bytes) -> Control:
     message = Control.__new__(Control)
-    message.name, message.value = _parts(payload, 2)
+    message.name, message.value = _unpack_control(payload)
     message.check()
     return message
-
-
-def _parts(payload: bytes, count: int) -> list[Any]:
-    parts = _unpackb(payload)
-    if not isinstance(parts, list) or len(parts) != count:
-        raise DecodeError(f"it is no list of {count} parts")
-    return parts
 
 
 _PLAIN: dict[type[Message], Callable[[bytes], Message]] = {

@@ -5,13 +5,21 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from remotemedia.core.multiprocess.channel.bell import Bell
+from remotemedia.core.multiprocess.channel.deaths import await_again, is_owed, note_death
 from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
+from remotemedia.core.multiprocess.channel.parties import Parties
+from remotemedia.core.multiprocess.channel.planning import (
+    DEFAULT_CAPACITY,
+    DEFAULT_MAX_HELD,
+    Channel,
+    check_connection,
+    check_range,
+    chosen_policy,
+    require_channel,
+    taps_left,
+)
 from remotemedia.core.multiprocess.channel.stats import PortStats, port_stats
 from remotemedia.core.multiprocess.plan import (
     MAX_CAPACITY,
@@ -22,19 +30,14 @@ from remotemedia.core.multiprocess.plan import (
     SpareTaps,
     service_name,
 )
-from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS, Doorbell
+from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS
 from remotemedia.core.multiprocess.transport.ledger import (
     CONNECTION_WORDS,
-    ENDPOINT_WORDS,
     PORT_WORDS,
     UNLINKED,
     ConnectionWord,
-    EndpointWord,
     Ledger,
-    PortState,
-    PortWord,
     ReaderState,
-    drop_unread,
 )
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.data.plain import MAX_MESSAGE_BYTES
@@ -43,62 +46,14 @@ from remotemedia.errors import ChannelClosed, ChannelError
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from remotemedia.core.multiprocess.channel.bell import Bell
+    from remotemedia.core.multiprocess.channel.parties import Party
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
-    from remotemedia.core.multiprocess.transport.base import Hold, Transport
+    from remotemedia.core.multiprocess.transport.base import Transport
     from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
 
-DEFAULT_CAPACITY = 100
-DEFAULT_MAX_HELD = 4
-
-
-@dataclass
-class Channel:
-    """One output port and all that read it.
-
-    Attributes:
-        plan: as it is now; it grows with its connections.
-        capacity: of connections that do not say otherwise.
-        hold: keeps its service alive, once that exists.
-        publisher: its sending end, if that lies in this process.
-        taken: slots of the connections that took spare taps.
-    """
-
-    plan: PortPlan
-    capacity: int
-    hold: Hold | None = None
-    publisher: Publisher | None = None
-    taken: set[int] = field(default_factory=set)
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.plan.name
-
-    @property
-    def parties(self) -> set[int]:
-        """Indices of the endpoints that write or read it."""
-        return {self.plan.writer, *(one.reader for one in self.plan.connections)}
-
-
-@dataclass
-class _Party:
-    """A process that takes part, as its maker sees it.
-
-    Attributes:
-        doorbell_fd: the registry's own; an endpoint opened here has a duplicate.
-        is_private: made for one end in this process, and gone with it.
-        has_ticket: it may live in another process.
-        is_dead: that process is dead.
-    """
-
-    index: int
-    plan: EndpointPlan
-    doorbell_fd: int
-    is_private: bool = False
-    has_ticket: bool = False
-    is_dead: bool = False
-    endpoint: Endpoint | None = None
+__all__ = ["Channel", "ChannelRegistry"]
 
 
 class ChannelRegistry:
@@ -145,10 +100,8 @@ class ChannelRegistry:
         self._scope = scope
         self._spin_ns = spin_ns
         self.ledger = Ledger.create()
-        self._parties: dict[int, _Party] = {}
-        self._indices = itertools.count()
+        self._parties = Parties(self.ledger)
         self._readers = itertools.count(1)
-        self._bells: dict[int, Bell] = {}
         self._channels: dict[str, Channel] = {}
         self._has_dead = False
         self._is_closed = False
@@ -184,11 +137,13 @@ class ChannelRegistry:
             raise TypeError(f"taps of channel {name} are {taps!r}; they must be SpareTaps or None")
         if name in self._channels:
             raise ChannelError(f"there is a channel {name!r} already")
-        _check_range(capacity, f"capacity of channel {name}", MAX_CAPACITY)
+        check_range(capacity, f"capacity of channel {name}", MAX_CAPACITY)
         if max_message_bytes is not None:
-            _check_range(max_message_bytes, f"max_message_bytes of {name}", MAX_MESSAGE_BYTES)
+            check_range(max_message_bytes, f"max_message_bytes of {name}", MAX_MESSAGE_BYTES)
         party = (
-            self._add(f"{name} writer", is_private=True) if writer is None else self._known(writer)
+            self._parties.add(f"{name} writer", is_private=True)
+            if writer is None
+            else self._known(writer)
         )
         plan = PortPlan(
             name=name,
@@ -208,7 +163,7 @@ class ChannelRegistry:
             ChannelError: the name is taken.
         """
         self._require_open()
-        self._add(name)
+        self._parties.add(name)
 
     def connect(
         self,
@@ -239,38 +194,23 @@ class ChannelRegistry:
                 and has no spare tap of that size.
         """
         self._require_own(channel)
-        plan, chosen = channel.plan, _policy(policy, channel.name)
+        chosen = chosen_policy(policy, channel.name)
         party = self._known(reader)
-        is_late = channel.hold is not None
-        if is_late and self._parties[plan.writer].has_ticket and not is_told:
+        if channel.is_open and self._parties[channel.plan.writer].has_ticket and not is_told:
             raise ChannelError(
                 f"channel {channel.name} is written in another process, which would not know of "
                 f"reader {reader!r}: connect before its ticket is written"
             )
-        if capacity is None:
-            most = plan.taps.capacity if is_late else MAX_CAPACITY
-            capacity = 1 if chosen is Policy.LATEST else min(channel.capacity, most)
-        if max_held is None:
-            max_held = min(DEFAULT_MAX_HELD, plan.taps.max_held) if is_late else DEFAULT_MAX_HELD
+        defaults = channel.default_sizes(chosen)
+        capacity = defaults[0] if capacity is None else capacity
+        max_held = defaults[1] if max_held is None else max_held
         name = name or f"{channel.name} -> {reader}"
-        if any(one.name == name for one in plan.connections):
-            raise ChannelError(f"there is a connection {name!r} already; give this one a name")
-        _check_range(capacity, f"capacity of {name}", MAX_CAPACITY)
-        _check_range(max_held, f"max_held of {name}", MAX_CAPACITY)
-        if chosen is Policy.LATEST and capacity != 1:
-            raise ChannelError(f"{name}: latest keeps one message; use drop_oldest to keep more")
-        if is_late:
+        check_connection(channel.plan, name, chosen, capacity, max_held)
+        if channel.is_open:
             self._reclaim_taps(channel)
-        plan = channel.plan
-        taps = plan.taps
-        if is_late:
-            if not taps.count or capacity > taps.capacity or max_held > taps.max_held:
-                raise ChannelError(
-                    f"{name}: the channel is open and has {taps.count} spare taps of capacity "
-                    f"{taps.capacity}, {taps.max_held} held; connect before its ends are opened, "
-                    f"or create it with larger taps"
-                )
-            taps = msgspec.structs.replace(taps, count=taps.count - 1)
+        taps = channel.plan.taps
+        if channel.is_open:
+            taps = taps_left(taps, name, capacity, max_held)
         connection = ConnectionPlan(
             name=name,
             policy=chosen,
@@ -279,11 +219,9 @@ class ChannelRegistry:
             slot=self.ledger.allocate(CONNECTION_WORDS),
             reader=party.index,
         )
-        if is_late:
+        if channel.is_open:
             self.ledger.words[connection.slot + ConnectionWord.BASE] = UNLINKED
-            channel.taken.add(connection.slot)
-        connections = (*plan.connections, connection)
-        channel.plan = msgspec.structs.replace(plan, connections=connections, taps=taps)
+        channel.add(connection, taps)
         return connection
 
     def create_publisher(self, channel: Channel) -> Publisher:
@@ -336,7 +274,7 @@ class ChannelRegistry:
             ChannelError, SharedMemoryExhausted: it cannot be opened.
         """
         self._require_own(channel)
-        party = self._add(f"reader {next(self._readers)}", is_private=True)
+        party = self._parties.add(f"reader {next(self._readers)}", is_private=True)
         connection = None
         try:
             connection = self.connect(
@@ -348,7 +286,7 @@ class ChannelRegistry:
             # Nobody may wait for a reader that will never open.
             if connection is not None:
                 self._disconnect(channel, connection)
-            self._remove(party)
+            self._parties.remove(party)
             raise
         self._link_late(channel, connection)
         return subscriber
@@ -382,7 +320,7 @@ class ChannelRegistry:
     def _link_late(self, channel: Channel, connection: ConnectionPlan) -> None:
         """Have a publisher that is open here send to a connection that was made after it."""
         if channel.publisher is not None and connection not in channel.publisher.port.connections:
-            channel.publisher.add_connection(connection, self._bells[connection.reader])
+            channel.publisher.add_connection(connection, self._parties.bells[connection.reader])
 
     @property
     def crosses_processes(self) -> bool:
@@ -403,7 +341,7 @@ class ChannelRegistry:
         Raises:
             ChannelError: it is unknown.
         """
-        return self._bells[self._known(name).index]
+        return self._parties.bells[self._known(name).index]
 
     def endpoint_plan(self, name: str) -> EndpointPlan:
         """Return the plan of an endpoint.
@@ -432,7 +370,10 @@ class ChannelRegistry:
         """
         party = self._known(name)
         if party.is_dead:
-            self._make_room(party)
+            self._clean_up_dead(even_unread=True)
+            party.is_dead = False
+            for channel in self._channels.values():
+                await_again(self.ledger.words, channel.plan, party.index)
         self._clean_up_dead()
         if party.endpoint is not None:
             raise ChannelError(f"endpoint {name!r} is open in this process; one process has it")
@@ -476,18 +417,10 @@ class ChannelRegistry:
         Raises:
             ChannelError: the endpoint is unknown.
         """
-        party, words = self._known(name), self.ledger.words
+        party = self._known(name)
         for channel in self._channels.values():
-            plan = channel.plan
-            if plan.writer == party.index and words[plan.slot] != PortState.FINISHED:
-                words[plan.slot + PortWord.STATE] = PortState.LOST
-            for connection in plan.connections:
-                at = connection.slot + ConnectionWord.STATE
-                if connection.reader == party.index and words[at] != ReaderState.CLOSED:
-                    words[at] = ReaderState.LOST
-                    drop_unread(words, plan.slot, connection.slot, ConnectionWord.DROPPED_LOST)
-        for other in self._parties.values():
-            os.eventfd_write(other.doorbell_fd, 1)
+            note_death(self.ledger.words, channel.plan, party.index)
+        self._parties.ring()
         party.is_dead = self._has_dead = True
         self._clean_up_dead()
 
@@ -504,7 +437,7 @@ class ChannelRegistry:
         Its final counts are returned by `stats` no more. What was made for it alone is given back,
         so that channels may come and go for ever; what another process may still write is not.
         """
-        _require_channel(channel)
+        require_channel(channel)
         if self._channels.get(channel.name) is not channel:
             return
         del self._channels[channel.name]
@@ -516,7 +449,7 @@ class ChannelRegistry:
             channel.hold.close()
         for party in parties:
             if party.is_private:
-                self._remove(party)
+                self._parties.remove(party)
         if not any(party.has_ticket for party in parties):
             self.ledger.free(plan.slot, PORT_WORDS)
             for connection in plan.connections:
@@ -533,15 +466,7 @@ class ChannelRegistry:
             return
         self._is_closed = True
         atexit.unregister(self.cleanup)
-        # All ends before all doorbells: an end that closes rings those it had to do with.
-        for party in self._parties.values():
-            if party.endpoint is not None:
-                party.endpoint.close_ends()
-        for party in self._parties.values():
-            if party.endpoint is not None:
-                party.endpoint.close()
-                party.endpoint.leave()
-            os.close(party.doorbell_fd)
+        self._parties.close()
         for channel in self._channels.values():
             if channel.hold is not None:
                 channel.hold.close()
@@ -563,56 +488,18 @@ class ChannelRegistry:
 
     def _clean_up_dead(self, *, even_unread: bool = False) -> None:
         """Free what dead processes left, unless there is something in it that is still to come."""
-        if self._has_dead and (even_unread or not any(map(self._is_owed, self._channels.values()))):
+        if not self._has_dead:
+            return
+        words, channels = self.ledger.words, self._channels.values()
+        if even_unread or not any(is_owed(words, one.plan) for one in channels):
             self._has_dead = False
             self._transport.clean_up_dead()
-
-    def _make_room(self, party: _Party) -> None:
-        """Take the place of a dead process for the next."""
-        self._clean_up_dead(even_unread=True)
-        party.is_dead = False
-        words = self.ledger.words
-        for plan in (channel.plan for channel in self._channels.values()):
-            if plan.writer == party.index:
-                words[plan.slot + PortWord.STATE] = PortState.UNOPENED
-            for connection in plan.connections:
-                if connection.reader == party.index:
-                    words[connection.slot + ConnectionWord.STATE] = ReaderState.UNOPENED
-
-    def _is_owed(self, channel: Channel) -> bool:
-        """Whether a reader may still take what a dead writer sent."""
-        words, port = self.ledger.words, channel.plan.slot
-        return words[port + PortWord.STATE] == PortState.LOST and any(
-            words[one.slot + ConnectionWord.STATE] == ReaderState.OPEN
-            and max(
-                words[one.slot + ConnectionWord.POSITION], words[one.slot + ConnectionWord.BASE]
-            )
-            < words[port + PortWord.SENT]
-            for one in channel.plan.connections
-        )
 
     def _create(self, channel: Channel) -> None:
         self._require_open()
         self._clean_up_dead()
         if channel.hold is None:
             channel.hold = self._transport.create(channel.plan)
-
-    def _add(self, name: str, *, is_private: bool = False) -> _Party:
-        if any(party.plan.name == name for party in self._parties.values()):
-            raise ChannelError(f"there is an endpoint {name!r} already")
-        plan = EndpointPlan(name, self.ledger.allocate(ENDPOINT_WORDS))
-        party = _Party(next(self._indices), plan, Doorbell.new_fd(), is_private)
-        self._parties[party.index] = party
-        self._bells[party.index] = Bell(party.doorbell_fd, plan.slot + EndpointWord.ASLEEP)
-        return party
-
-    def _remove(self, party: _Party) -> None:
-        """Give back what was made for a private end, when nobody rings it any more."""
-        del self._parties[party.index], self._bells[party.index]
-        if party.endpoint is not None:
-            party.endpoint.close()
-        os.close(party.doorbell_fd)
-        self.ledger.free(party.plan.slot, ENDPOINT_WORDS)
 
     def _reclaim_taps(self, channel: Channel) -> None:
         """Free the spare taps whose readers have closed or died, once there are no others."""
@@ -625,33 +512,21 @@ class ChannelRegistry:
                 party = self._parties[connection.reader]
                 self._disconnect(channel, connection)
                 if party.is_private:
-                    self._remove(party)
+                    self._parties.remove(party)
 
     def _disconnect(self, channel: Channel, connection: ConnectionPlan) -> None:
         """Take a connection out of the plan, and out of its publisher."""
-        plan = channel.plan
-        connections = tuple(one for one in plan.connections if one is not connection)
-        taps = plan.taps
-        if connection.slot in channel.taken:
-            channel.taken.discard(connection.slot)
-            taps = msgspec.structs.replace(taps, count=taps.count + 1)
-        channel.plan = msgspec.structs.replace(plan, connections=connections, taps=taps)
+        channel.remove(connection)
         if channel.publisher is not None:
-            channel.publisher.remove_connection(connection, self._bells)
-        if not self._parties[plan.writer].has_ticket:
+            channel.publisher.remove_connection(connection, self._parties.bells)
+        if not self._parties[channel.plan.writer].has_ticket:
             self.ledger.free(connection.slot, CONNECTION_WORDS)
 
-    def _known(self, name: str) -> _Party:
+    def _known(self, name: str) -> Party:
         self._require_open()
-        for party in self._parties.values():
-            if party.plan.name == name:
-                return party
-        known = ", ".join(repr(party.plan.name) for party in self._parties.values()) or "none"
-        raise ChannelError(
-            f"there is no endpoint {name!r} (there are: {known}); add_endpoint it first"
-        )
+        return self._parties.named(name)
 
-    def _open_here(self, party: _Party) -> Endpoint:
+    def _open_here(self, party: Party) -> Endpoint:
         if party.endpoint is None:
             with limits_named(f"opening endpoint {party.plan.name!r}"):
                 doorbell_fd = os.dup(party.doorbell_fd)
@@ -660,13 +535,13 @@ class ChannelRegistry:
                 self.ledger,
                 party.plan,
                 doorbell_fd,
-                self._bells,
+                self._parties.bells,
                 spin_ns=self._spin_ns,
             )
         return party.endpoint
 
     def _require_own(self, channel: Channel) -> None:
-        _require_channel(channel)
+        require_channel(channel)
         self._require_open()
         if self._channels.get(channel.name) is not channel:
             raise ChannelError(
@@ -676,24 +551,3 @@ class ChannelRegistry:
     def _require_open(self) -> None:
         if self._is_closed:
             raise ChannelClosed("the channel registry was cleaned up; make another")
-
-
-def _require_channel(channel: object) -> None:
-    if not isinstance(channel, Channel):
-        raise TypeError(
-            f"a Channel is expected, as create_channel returned it, and this is {channel!r}"
-        )
-
-
-def _policy(policy: Policy | str, channel: str) -> Policy:
-    try:
-        return Policy(policy)
-    except ValueError:
-        raise ChannelError(
-            f"channel {channel}: policy is {policy!r}; it must be one of {', '.join(Policy)}"
-        ) from None
-
-
-def _check_range(value: int, what: str, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise ChannelError(f"{what} is {value!r}; it must be a whole number from 1 to {most:,}")

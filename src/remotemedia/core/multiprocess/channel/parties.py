@@ -1,0 +1,114 @@
+"""The processes that take part in the channels of one registry."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from remotemedia.core.multiprocess.channel.bell import Bell
+from remotemedia.core.multiprocess.plan import EndpointPlan
+from remotemedia.core.multiprocess.transport.doorbell import Doorbell
+from remotemedia.core.multiprocess.transport.ledger import ENDPOINT_WORDS, EndpointWord, Ledger
+from remotemedia.errors import ChannelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from remotemedia.core.multiprocess.channel.endpoint import Endpoint
+
+
+@dataclass
+class Party:
+    """A process that takes part, as its maker sees it.
+
+    Attributes:
+        doorbell_fd: the registry's own; an endpoint opened here has a duplicate.
+        is_private: made for one end in this process, and gone with it.
+        has_ticket: it may live in another process.
+        is_dead: that process is dead.
+    """
+
+    index: int
+    plan: EndpointPlan
+    doorbell_fd: int
+    is_private: bool = False
+    has_ticket: bool = False
+    is_dead: bool = False
+    endpoint: Endpoint | None = None
+
+
+class Parties:
+    """All that take part, by the indices that plans and tickets call them.
+
+    Args:
+        ledger: where each has a block.
+
+    Attributes:
+        bells: their doorbells, by index. Endpoints that are opened here ring by it.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.bells: dict[int, Bell] = {}
+        self._ledger = ledger
+        self._parties: dict[int, Party] = {}
+        self._indices = itertools.count()
+
+    def __iter__(self) -> Iterator[Party]:
+        return iter(self._parties.values())
+
+    def __getitem__(self, index: int) -> Party:
+        return self._parties[index]
+
+    def add(self, name: str, *, is_private: bool = False) -> Party:
+        """Plan one more.
+
+        Raises:
+            ChannelError: the name is taken.
+        """
+        if any(party.plan.name == name for party in self):
+            raise ChannelError(f"there is an endpoint {name!r} already")
+        plan = EndpointPlan(name, self._ledger.allocate(ENDPOINT_WORDS))
+        party = Party(next(self._indices), plan, Doorbell.new_fd(), is_private)
+        self._parties[party.index] = party
+        self.bells[party.index] = Bell(party.doorbell_fd, plan.slot + EndpointWord.ASLEEP)
+        return party
+
+    def named(self, name: str) -> Party:
+        """Return the one of that name.
+
+        Raises:
+            ChannelError: it is unknown.
+        """
+        for party in self:
+            if party.plan.name == name:
+                return party
+        known = ", ".join(repr(party.plan.name) for party in self) or "none"
+        raise ChannelError(
+            f"there is no endpoint {name!r} (there are: {known}); add_endpoint it first"
+        )
+
+    def remove(self, party: Party) -> None:
+        """Give back what was made for a private end, when nobody rings it any more."""
+        del self._parties[party.index], self.bells[party.index]
+        if party.endpoint is not None:
+            party.endpoint.close()
+        os.close(party.doorbell_fd)
+        self._ledger.free(party.plan.slot, ENDPOINT_WORDS)
+
+    def ring(self) -> None:
+        """Wake everybody, whether or not they sleep."""
+        for party in self:
+            os.eventfd_write(party.doorbell_fd, 1)
+
+    def close(self) -> None:
+        """Close what is open here, and every doorbell: ends first, which ring those they know."""
+        endpoints = [party.endpoint for party in self if party.endpoint is not None]
+        for endpoint in endpoints:
+            endpoint.close_ends()
+        for party in self:
+            if party.endpoint is not None:
+                party.endpoint.close()
+                party.endpoint.leave()
+            os.close(party.doorbell_fd)
