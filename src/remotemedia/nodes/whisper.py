@@ -35,7 +35,8 @@ class Whisper(Node):
     for one second as for ten; longer than 30 s is written down in parts, each sent when it is
     known. A text says in its metadata what `language` it is in, and where in the stream it was
     said, `start_s` and `end_s`: by the same entries of the audio that came in, else by how much
-    audio has come. Where nothing is said, nothing is sent.
+    audio has come. What else the audio says in its metadata, the text says as well. Where nothing
+    is said, nothing is sent.
 
     Ports: `in` takes Audio of one channel at 16,000 Hz, `out` sends Text.
 
@@ -103,6 +104,7 @@ class Whisper(Node):
             if text:
                 end = min(segment.end, audio.duration_seconds)
                 metadata: dict[str, MetadataValue] = {
+                    **audio.metadata,
                     "language": info.language,
                     "start_s": begin + segment.start,
                     "end_s": begin + end,
