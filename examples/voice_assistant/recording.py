@@ -1,4 +1,4 @@
-"""Prints where a recording of speech is: 44 s of a reading, which the package moonshine-voice ships.
+"""Prints where a recording of speech is: a reading of 44 s, which moonshine-voice ships.
 
 pip install --no-deps moonshine-voice==0.1.5
 python examples/voice_assistant/recording.py
