@@ -27,8 +27,8 @@ $(VENV)/.stamp-demo: pyproject.toml | $(VENV)/.stamp-venv
 	$(RUN)python -m pip install --quiet --no-deps moonshine-voice==0.1.5
 	@touch $@
 
-# The end of the first three sentences, with a silence behind them.
-demo: $(VENV)/.stamp-demo  ## speech in, speech out: a recording is heard, and answered by four models
+# The seconds end in a silence, so that the last thing said is known to have ended.
+demo: $(VENV)/.stamp-demo  ## a recording of speech is heard, answered and timed; installs what it needs
 	@mkdir -p build
 	$(RUN)remotemedia run examples/voice_assistant/pipeline.yaml --realtime --seconds 13.4 \
 	    --input "$$($(RUN)python examples/voice_assistant/recording.py)" --output - --output build/answer.wav

@@ -43,7 +43,8 @@ class Effort:
         kills: nodes that are killed.
         session_rounds: sessions that are started to be measured.
         sizes: of the hop.
-        speech_seconds: how much of a recording is spoken to the voice assistant.
+        speech_seconds: how much of a recording is spoken to the voice assistant: one utterance, and
+            three.
         speech_rounds: how often.
     """
 
@@ -56,8 +57,8 @@ class Effort:
     sizes: tuple[int, ...] = SIZES
     kills: int = 100
     session_rounds: int = 5
-    speech_seconds: tuple[float, ...] = (8.9, 13.4, 44)
-    speech_rounds: int = 3
+    speech_seconds: tuple[float, ...] = (8.9, 13.4)
+    speech_rounds: int = 5
 
 
 QUICK = Effort(

