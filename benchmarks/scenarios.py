@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks import session_scenarios
 from benchmarks.records import Record, percentile
 from benchmarks.rings import Job, batch_rates, paced_round_trips, round_trips
+from benchmarks.speech import speech
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.data import Binary
 
@@ -42,6 +43,9 @@ class Effort:
         kills: nodes that are killed.
         session_rounds: sessions that are started to be measured.
         sizes: of the hop.
+        speech_seconds: how much of a recording is spoken to the voice assistant: one utterance, and
+            three.
+        speech_rounds: how often.
     """
 
     rounds: int = 10
@@ -53,6 +57,8 @@ class Effort:
     sizes: tuple[int, ...] = SIZES
     kills: int = 100
     session_rounds: int = 5
+    speech_seconds: tuple[float, ...] = (8.9, 13.4)
+    speech_rounds: int = 5
 
 
 QUICK = Effort(
@@ -65,6 +71,8 @@ QUICK = Effort(
     sizes=(SIZES[0], SIZES[3]),
     kills=3,
     session_rounds=1,
+    speech_seconds=(8.9,),
+    speech_rounds=1,
 )
 FULL = Effort()
 
@@ -171,6 +179,7 @@ SCENARIOS: dict[str, Callable[[Sequence[System], Effort], Iterator[Record]]] = {
     "crash_detect": session_scenarios.crash_detect,
     "concurrency": session_scenarios.concurrency,
     "idle_session": session_scenarios.idle_session,
+    "speech": speech,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -46,6 +47,7 @@ class _Medians:
     """The p50 of each record, by what was measured. Missing ones raise `KeyError`."""
 
     def __init__(self, records: Sequence[Record]) -> None:
+        self.speech_modes = sorted({r.mode for r in records if r.scenario == "speech"})
         self._p50 = {(r.scenario, r.system, r.size_bytes, r.mode): r.p50 for r in records}
 
     def hop(self, system: str, size: int = SMALL, mode: str = "adaptive") -> float:
@@ -59,6 +61,9 @@ class _Medians:
 
     def copy(self) -> float:
         return self._p50["copy_floor", "numpy", LARGE, "-"]
+
+    def speech(self, mode: str) -> float:
+        return self._p50["speech", OURS, 0, mode] / self._p50["speech", "one-process", 0, mode]
 
     def idle(self) -> float:
         return self._p50["idle_cpu", OURS, SMALL, "adaptive"]
@@ -78,6 +83,10 @@ def targets(records: Sequence[Record]) -> list[Target]:
         ),
         ("paced hop, block / raw", 1.3, lambda: of.paced(OURS) / of.paced(RAW)),
         ("idle reader, % of a core", 0.2, of.idle),
+        *(
+            (f"end of speech to first sound, {mode} / one process", 0.6, partial(of.speech, mode))
+            for mode in of.speech_modes
+        ),
     ]
     at_least: list[tuple[str, float, Callable[[], float]]] = [
         ("throughput / raw", 0.25, lambda: of.rate(OURS) / of.rate(RAW)),

@@ -31,6 +31,22 @@ class Loud(rm.Node):
         return rm.Json({"peak": round(peak, 3)}) if peak > 0.1 else None
 
 
+class SpokenUntil(rm.Node):
+    """Sends a sound when its input has ended, of something that was said until a time in it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def process(self, audio: rm.Audio) -> None:
+        pass
+
+    def finish(self) -> rm.Audio:
+        metadata = {"speech_end_s": self.seconds, "end_s": self.seconds + 0.1}
+        return rm.Audio(np.zeros(160, np.float32), 16_000, metadata=metadata)
+
+    out = rm.Output(rm.Audio)
+
+
 class Mono(rm.Node):
     """Takes one channel only, and says so."""
 

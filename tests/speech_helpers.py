@@ -23,13 +23,17 @@ degree of comparison only.
 """What is read in `two_cities`; Charles Dickens, 1859."""
 
 
-def two_cities() -> Audio:
-    """A person reads for 44 s: one channel at 48,000 Hz."""
+def recording() -> Path:
+    """Where `two_cities` is."""
     spec = find_spec("moonshine_voice")  # for its recordings alone: it is not imported
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("the recording is not installed: run `make test-models`")
-    path = Path(spec.origin).parent / "assets" / "two_cities.wav"
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return Path(spec.origin).parent / "assets" / "two_cities.wav"
+
+
+def two_cities() -> Audio:
+    """A person reads for 44 s: one channel at 48,000 Hz."""
+    samples, rate = soundfile.read(recording(), dtype="float32", always_2d=True)
     return Audio(samples, rate, timestamp_ns=0)
 
 

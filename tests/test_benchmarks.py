@@ -7,12 +7,12 @@ from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING
 
 import pytest
-from benchmarks import readme
+from benchmarks import readme, speech
 from benchmarks.__main__ import main
 from benchmarks.contenders import SYSTEMS
 from benchmarks.records import Record, percentile, table
 from benchmarks.rings import Job, batch_rates, round_trips
-from benchmarks.scenarios import SCENARIOS
+from benchmarks.scenarios import QUICK, SCENARIOS
 from benchmarks.targets import targets
 
 if TYPE_CHECKING:
@@ -74,6 +74,21 @@ def test_the_command_writes_records_of_the_published_form(tmp_path: Path) -> Non
     records = json.loads((tmp_path / "latest.json").read_text())
     assert records
     assert all(set(record) == FIELDS for record in records)
+
+
+def test_where_models_are_missing_speech_says_so_and_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(speech, "NEEDED", ("no_such_module",))
+    assert list(speech.speech((), QUICK)) == []
+    assert "speech is skipped: no_such_module missing" in capsys.readouterr().err
+
+
+def test_speech_is_held_against_the_same_models_in_one_process() -> None:
+    one = Record("speech", "one-process", 0, "13.4 s", "ms", 2000.0, 3000.0, 5)
+    ours = Record("speech", "remotemedia", 0, "13.4 s", "ms", 1000.0, 1500.0, 5)
+    (held,) = (target for target in targets([one, ours]) if target.value is not None)
+    assert (held.value, held.limit, held.is_met) == (0.5, 0.6, True)
 
 
 def test_all_scenarios_of_the_data_plane_are_there() -> None:

@@ -116,6 +116,23 @@ def test_realtime_takes_as_long_as_the_sound(gain: Path, tmp_path: Path) -> None
     assert first["p50_seconds"] < 0.02, "each chunk is out before the next one comes"
 
 
+def test_no_more_sound_is_sent_than_asked_for(gain: Path, tmp_path: Path) -> None:
+    write_sound(tmp_path / "in.wav", RATE)
+    inside("run", gain, "-i", tmp_path / "in.wav", "-o", tmp_path / "out.wav", "--seconds", "0.3")
+    assert soundfile.info(tmp_path / "out.wav").frames == 0.3 * RATE
+
+
+def test_the_first_sound_is_timed_from_the_end_of_speech_in_real_time(tmp_path: Path) -> None:
+    pipeline = write_pipeline(tmp_path, ("SpokenUntil", {"seconds": 0.2}))
+    write_sound(tmp_path / "in.wav", RATE // 2)
+    arguments = ("run", pipeline, "-i", tmp_path / "in.wav", "--json", "-q")
+    summary = json_lines(inside(*arguments, "--realtime"))[-1]
+    sound = cast("dict[str, float]", summary["speech_end_to_first_sound"])
+    assert sound["count"] == 1
+    assert 0.3 <= sound["p50_seconds"] == sound["max_seconds"] < 0.4
+    assert json_lines(inside(*arguments))[-1]["speech_end_to_first_sound"] == {"count": 0}
+
+
 def test_a_parameter_is_changed(tmp_path: Path, gain: Path) -> None:
     write_sound(tmp_path / "in.wav", 320)
     inside(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.speech_helpers import TWO_CITIES, recording, word_error_rate
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SECONDS = 60
+FIRST_SENTENCES = TWO_CITIES[: TWO_CITIES.index(", it was the season of\nLight")]
+"""What is read in the first 13.4 s."""
 
 
 def run(*words: str | Path, folder: Path) -> str:
@@ -23,6 +28,16 @@ def run(*words: str | Path, folder: Path) -> str:
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def remotemedia_run(example: str, *words: str | Path, folder: Path) -> str:
+    return run("-m", "remotemedia", "run", EXAMPLES / example, "-q", *words, folder=folder)
+
+
+def test_text_goes_in_and_comes_out(tmp_path: Path) -> None:
+    text = ("--text", "every word by itself")
+    said = remotemedia_run("text/words.yaml", *text, folder=tmp_path)
+    assert said == "EVERY + WORD\nBY + ITSELF\n"
 
 
 def test_a_recorder_gets_every_frame_beside_a_slow_preview(tmp_path: Path) -> None:
@@ -45,3 +60,29 @@ def test_a_node_runs_on_another_interpreter(tmp_path: Path) -> None:
     assert said.startswith("start -> Python ")
     assert f"({sys.executable})" in said
     assert f"({other})" in said
+
+
+@pytest.mark.models
+def test_a_file_is_captioned(tmp_path: Path) -> None:
+    spoken = ("-i", str(recording()), "--seconds", "13.4")
+    said = remotemedia_run("captions/captions.yaml", *spoken, folder=tmp_path)
+    until = 0.0
+    for start, end in re.findall(r"^\[(\S+) - (\S+) s\] \w", said, re.MULTILINE):
+        assert until <= float(start) < float(end) <= 13.4
+        until = float(end)
+    heard = re.sub(r"\[.*?\]", "", said)
+    assert word_error_rate(FIRST_SENTENCES, heard) <= 0.25
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("example", ["pipeline.yaml", "with_llm.yaml"])
+def test_the_answer_that_is_spoken_is_the_one_that_is_written(example: str, tmp_path: Path) -> None:
+    arguments = ("-i", recording(), "--seconds", "13.4", "-o", "answer.wav", "-o", "-")
+    said = remotemedia_run(f"voice_assistant/{example}", *arguments, folder=tmp_path)
+    heard = " ".join(re.findall(r"^\[.* s\] (.*)$", said, re.MULTILINE))
+    assert word_error_rate(FIRST_SENTENCES, heard) <= 0.25
+    answers = " ".join(re.findall(r"^answer: (.*)$", said, re.MULTILINE))
+    assert ("I have no language model" in answers) == (example == "pipeline.yaml")
+    answer = remotemedia_run("captions/captions.yaml", "-i", "answer.wav", folder=tmp_path)
+    spoken = re.sub(r"\[.*?\]", "", answer)
+    assert word_error_rate(answers, spoken) <= 0.25, (answers, spoken)

@@ -164,6 +164,41 @@ async def test_a_reading_is_written_down_as_it_was_read() -> None:
         until = end
 
 
+async def test_a_reading_in_real_time_keeps_up_and_loses_nothing() -> None:
+    recording = two_cities()
+    pipeline = chain(
+        rm.NodeConfig("audio.resample", "resample", config={"sample_rate": RATE_HZ, "mono": True}),
+        rm.NodeConfig("silero_vad", "vad"),
+        rm.NodeConfig("whisper", "asr", config={"language": "en"}),
+    )
+    heard: list[rm.Text] = []
+    delays: list[float] = []
+    async with running(pipeline, init_timeout_secs=120) as session:
+        began = time.monotonic()
+
+        async def listen() -> None:
+            async for output in session.outputs():
+                delays.append(time.monotonic() - began - number(output, "speech_end_s"))
+                heard.extend(texts([output]))
+
+        listening = asyncio.create_task(listen())
+        late = 0.0
+        for message in cut(recording, 960):
+            due = message.timestamp_ns / 1e9 + message.duration_seconds
+            await asyncio.sleep(began + due - time.monotonic())
+            await session.send(message)
+            late = max(late, time.monotonic() - began - due)
+        await session.close()
+        await listening
+    print(f"at most {max(delays):.2f} s after the end of speech; {late:.3f} s late")  # noqa: T201
+    assert word_error_rate(TWO_CITIES, " ".join(text.text for text in heard)) <= 0.10
+    assert max(delays) < 5  # what is said next takes longer than what is said is written down
+    assert late < 1  # nobody had to wait for room
+    connections = [one for port in session.stats().values() for one in port.connections]
+    assert len(connections) == 4
+    assert all(one.policy == "block" and not sum(one.dropped.values()) for one in connections)
+
+
 def test_audio_that_nobody_cut_has_times_by_how_much_came(reading: rm.Audio) -> None:
     part = rm.Audio(reading.samples[: 5 * RATE_HZ], RATE_HZ)
     first, second = texts(run_node(Whisper, [part, part], language="en"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia import Text
+from remotemedia import DataError, Text
 from remotemedia.nodes import text as nodes
 from remotemedia.testing import run_node
 
@@ -52,3 +52,17 @@ def test_answer_says_that_it_is_no_model_and_what_it_was_told() -> None:
     assert out.text.endswith("Is {text} it?")
     assert out.metadata == {"language": "en"}
     assert run_node(nodes.Answer, Text("hm"), words="You said {text}.") == texts("You said hm.")
+
+
+def test_a_caption_says_when_a_text_was_said_and_keeps_what_is_known_of_it() -> None:
+    said = Text("{start} hello", metadata={"start_s": 0.52, "end_s": 3, "language": "en"})
+    (out,) = run_node(nodes.Caption, said)
+    assert isinstance(out, Text)
+    assert out.text == "[0.52 - 3.00 s] {start} hello"
+    assert out.metadata == said.metadata
+
+
+def test_a_caption_without_times_is_an_error_only_where_they_are_written() -> None:
+    assert run_node(nodes.Caption, Text("a"), form="answer: {text}") == texts("answer: a")
+    with pytest.raises(DataError, match="has no start_s in its metadata"):
+        run_node(nodes.Caption, Text("a"))

@@ -38,11 +38,21 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """What goes in: a source, the input port it goes to, the type of its messages."""
+    """What goes in.
+
+    Attributes:
+        source: where it comes from.
+        port: the input that it goes to.
+        kind: the type of its messages.
+        is_realtime: whether sound is sent at the pace of its own time.
+        seconds: how much sound is sent; None: all.
+    """
 
     source: Source
     port: SessionPort
     kind: str
+    is_realtime: bool = False
+    seconds: float | None = None
 
 
 class Job:
@@ -56,7 +66,6 @@ class Job:
         feed: what to send; None: nothing.
         sinks: where outputs go.
         screen: shows how it goes.
-        is_realtime: whether sound is sent at the pace of its own time.
         start_seconds: how long its nodes may take to get ready.
     """
 
@@ -67,7 +76,6 @@ class Job:
         sinks: Sequence[Sink],
         screen: Screen,
         *,
-        is_realtime: bool,
         start_seconds: float,
     ) -> None:
         self.watch = Watch(pipeline)
@@ -77,7 +85,6 @@ class Job:
         self._feed = feed
         self._sinks = sinks
         self._screen = screen
-        self._is_realtime = is_realtime
         self._config = MultiprocessConfig(
             max_processes_per_session=None,
             init_timeout_secs=start_seconds,
@@ -187,21 +194,24 @@ class Job:
         began = time.monotonic()
         watch = self.watch
         to = str(feed.port)
+        if feed.is_realtime:
+            watch.latency.stream_began_at = began
         async for message in feed.source.messages(feed.kind):
-            if self._is_realtime:
-                ahead = began + watch.sent_seconds - time.monotonic()
-                if ahead > 0:
-                    await asyncio.sleep(ahead)
+            seconds = message.duration_seconds if isinstance(message, Audio) else 0.0
+            until = round(watch.sent_seconds + seconds, 9)
+            if feed.seconds is not None and until > feed.seconds:
+                return
+            watch.sent_seconds = until
+            if feed.is_realtime:  # a piece is there when its last frame has been recorded
+                await asyncio.sleep(began + until - time.monotonic())
             number = await session.send(message, to)
             watch.latency.note_sent(number)
             watch.sent += 1
-            if isinstance(message, Audio):
-                watch.sent_seconds += message.duration_seconds
 
     async def _receive(self, session: Session) -> None:
         async for message in session.outputs():
             self.watch.received += 1
-            self.watch.latency.note_output(message.correlation_id)
+            self.watch.latency.note_output(message)
             kind = type(message).__name__
             takers = [sink for sink in self._sinks if kind in sink.kinds]
             takers = takers or [sink for sink in self._sinks if not sink.kinds]

@@ -46,6 +46,12 @@ __all__ = ["run"]
 )
 @click.option("--realtime", is_flag=True, help="Send sound no faster than it would be recorded.")
 @click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Send no more than this much sound. [default: all]",
+)
+@click.option(
     "--set",
     "settings",
     multiple=True,
@@ -71,6 +77,7 @@ def run(
     to: str | None,
     outputs: tuple[str, ...],
     realtime: bool,
+    seconds: float | None,
     settings: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -104,12 +111,14 @@ def run(
     if source is None and pipeline.inputs:
         takes = "; ".join(f"{o} takes {' or '.join(o.port.kinds)}" for o in pipeline.inputs)
         raise Failure(f"it needs an input: {takes}; give --input or --text", INVALID)
-    feed = None if source is None else Feed(source, *pick_input(pipeline, source, to))
+    feed = None
+    if source is not None:
+        feed = Feed(source, *pick_input(pipeline, source, to), realtime, seconds)
     is_typed = input_ == "-" and sys.stdin.isatty()
     screen = open_screen(is_quiet=quiet, may_be_live=not is_typed)
     path = Path(input_) if input_ not in (None, "-", "mic") else None
     sinks = open_sinks(outputs or ("-",), pipeline, screen.write, as_json=as_json, source=path)
-    job = Job(pipeline, feed, sinks, screen, is_realtime=realtime, start_seconds=start_seconds)
+    job = Job(pipeline, feed, sinks, screen, start_seconds=start_seconds)
     code = _run(job, screen, source, sinks, as_json=as_json, with_traceback=traceback)
     click.get_current_context().exit(code)
 

@@ -283,7 +283,8 @@ class NodeLog(logging.Handler):
         """Show a record."""
         if record.name.startswith(NODE_LOGGER):
             self._screen.node_line(record.name.removeprefix(NODE_LOGGER), record.getMessage())
-        elif record.levelno >= logging.WARNING:
+        # That a file takes longer to work off than to read is what the view shows anyway.
+        elif record.levelno >= logging.WARNING and not hasattr(record, "is_slow_drain"):
             self._screen.note(record.getMessage(), "yellow")
 
     def __enter__(self) -> NodeLog:

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from remotemedia.cli.watch import percentile
 from remotemedia.cli.wording import bytes_text, duration_text, rate_text
 
 if TYPE_CHECKING:
@@ -142,11 +143,17 @@ def _end_to_end(watch: Watch) -> list[Text]:
     latency = watch.latency
     lines = []
     if latency.delays:
-        p50, p99 = (duration_text(latency.percentile(percent)) for percent in (50, 99))
+        p50, p99 = (duration_text(percentile(latency.delays, percent)) for percent in (50, 99))
         most = duration_text(max(latency.delays))
         lines.append(
             f"from an input to its first output: p50 {p50}, p99 {p99}, most {most} "
             f"({len(latency.delays):,} of {watch.sent:,} inputs had one)"
+        )
+    if sounds := latency.to_first_sound.values():
+        p50, most = duration_text(percentile(sounds, 50)), duration_text(max(sounds))
+        lines.append(
+            f"from the end of speech to the first sound: p50 {p50}, most {most} "
+            f"({len(sounds):,} times)"
         )
     if latency.after_last is not None:
         lines.append(f"from the last input to the next output: {duration_text(latency.after_last)}")
@@ -163,8 +170,12 @@ def as_data(watch: Watch) -> dict[str, object]:
     latency = watch.latency
     first: dict[str, object] = {"count": len(latency.delays)}
     if latency.delays:
-        first |= {f"p{n}_seconds": latency.percentile(n) for n in (50, 99)}
+        first |= {f"p{n}_seconds": percentile(latency.delays, n) for n in (50, 99)}
         first["max_seconds"] = max(latency.delays)
+    sounds = latency.to_first_sound.values()
+    sound: dict[str, object] = {"count": len(sounds)}
+    if sounds:
+        sound |= {"p50_seconds": percentile(sounds, 50), "max_seconds": max(sounds)}
     ended = watch.input_ended_at is not None and watch.finished_at is not None
     return {
         "type": "summary",
@@ -172,6 +183,7 @@ def as_data(watch: Watch) -> dict[str, object]:
         "inputs": watch.sent,
         "outputs": watch.received,
         "first_output": first,
+        "speech_end_to_first_sound": sound,
         "after_last_input_seconds": latency.after_last,
         "drain_seconds": watch.finished_at - watch.input_ended_at if ended else None,  # type: ignore[operator]
         "connections": [

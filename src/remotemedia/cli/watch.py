@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 
 from remotemedia.cli.usage import UsageMeter
 from remotemedia.core.multiprocess import events
+from remotemedia.data import Audio
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from remotemedia.core.multiprocess.channel.stats import ConnectionStats
     from remotemedia.core.multiprocess.session import Session
     from remotemedia.core.validation import ValidatedPipeline
+    from remotemedia.data import RuntimeData
 
-__all__ = ["EndToEnd", "NodeView", "Watch"]
+__all__ = ["EndToEnd", "NodeView", "Watch", "percentile"]
 
 MAX_REMEMBERED = 100_000
 """Inputs whose first output is waited for, and latencies that are kept."""
@@ -48,12 +52,23 @@ class NodeView:
 
 @dataclass(slots=True)
 class EndToEnd:
-    """Times from sending an input to the first output that came of it, in seconds."""
+    """Times from an input to what came of it, in seconds.
+
+    Attributes:
+        sent_at: when inputs were sent of which nothing has come yet, by their numbers.
+        delays: from sending an input to its first output.
+        last_sent_at, after_last: of the last input, and from there to the next output.
+        stream_began_at: when the first frame of the sound was recorded, if it is paced as live.
+        to_first_sound: from the end of something that was said to the first sound that came of
+            it, by where in the stream its end is.
+    """
 
     sent_at: dict[int, float] = field(default_factory=dict)
     delays: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
     last_sent_at: float | None = None
     after_last: float | None = None
+    stream_began_at: float | None = None
+    to_first_sound: dict[float, float] = field(default_factory=dict)
 
     def note_sent(self, number: int) -> None:
         """An input has gone in."""
@@ -63,19 +78,31 @@ class EndToEnd:
         if len(self.sent_at) > MAX_REMEMBERED:
             del self.sent_at[next(iter(self.sent_at))]
 
-    def note_output(self, number: int) -> None:
-        """Something has come out, of that input."""
+    def note_output(self, message: RuntimeData) -> None:
+        """Something has come out."""
         now = time.monotonic()
+        self._note_sound(message, now)
         if self.last_sent_at is not None and self.after_last is None:
             self.after_last = now - self.last_sent_at
-        sent_at = self.sent_at.pop(number, None)
+        sent_at = self.sent_at.pop(message.correlation_id, None)
         if sent_at is not None:
             self.delays.append(now - sent_at)
 
-    def percentile(self, percent: float) -> float:
-        """Return a percentile of the delays, which must not be empty (nearest rank)."""
-        ordered = sorted(self.delays)
-        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+    def _note_sound(self, message: RuntimeData, now: float) -> None:
+        end = message.metadata.get("speech_end_s", message.metadata.get("end_s"))
+        if (
+            isinstance(message, Audio)
+            and self.stream_began_at is not None
+            and isinstance(end, int | float)
+            and len(self.to_first_sound) < MAX_REMEMBERED
+        ):
+            self.to_first_sound.setdefault(end, now - self.stream_began_at - end)
+
+
+def percentile(delays: Iterable[float], percent: float) -> float:
+    """Return a percentile of delays, of which there must be one (nearest rank)."""
+    ordered = sorted(delays)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
 class Watch:

@@ -41,7 +41,7 @@ class SileroVad(Node):
 
     A segment leaves once there was silence for `min_silence_ms`, or at the end. It says where it
     lies in the stream: `start_s` and `end_s` in its metadata, in seconds from the stream's begin,
-    and `timestamp_ns`, the time of its first frame.
+    and `timestamp_ns`, the time of its first frame. `speech_end_s` is `end_s` without the padding.
 
     Ports: `in` takes Audio of one channel at 16,000 or 8,000 Hz, in messages of any size; `speech`
     sends Audio of the same format.
@@ -130,7 +130,21 @@ class SileroVad(Node):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of a stream, in frames from its begin; `end` is not in it."""
+    """A stretch of a stream, in frames from its begin; `end` is not in it.
+
+    Attributes:
+        start, end: where it lies.
+        speech_end: where what is said in it ends, before the padding.
+    """
+
+    start: int
+    end: int
+    speech_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """A silence within speech, in frames from the begin of the stream; `end` is not in it."""
 
     start: int
     end: int
@@ -172,7 +186,7 @@ class Segmenter:
         self._sent_until = 0
         self._start: int | None = None
         self._quiet: int | None = None  # where the silence began that lasts
-        self._gap: Span | None = None  # the last silence within the speech
+        self._gap: _Gap | None = None  # the last silence within the speech
         self._is_rest = False
 
     @property
@@ -212,7 +226,7 @@ class Segmenter:
         if self._start is None:
             self._start = at
         elif self._quiet is not None and at - self._quiet >= self._shortest_gap:
-            self._gap = Span(self._quiet, at)
+            self._gap = _Gap(self._quiet, at)
         self._quiet = None
 
     def _end(self, end: int) -> Span | None:
@@ -226,7 +240,7 @@ class Segmenter:
         if gap is None:
             if quiet is not None:
                 return self._end(quiet)
-            gap = Span(self.position, self.position)
+            gap = _Gap(self.position, self.position)
         span = self._span(gap.start)
         # Also where that was too short to be sent: else the rest could be too long again.
         self._sent_until = max(self._sent_until, gap.start)
@@ -239,7 +253,7 @@ class Segmenter:
         # The rest of speech that was cut in its midst is no speech of its own that may be short.
         if end - self._start < (1 if self._is_rest else self._min_speech):
             return None
-        span = Span(self.needed_from, min(end + self._padding, self.position))
+        span = Span(self.needed_from, min(end + self._padding, self.position), end)
         self._sent_until = span.end
         return span
 
@@ -290,6 +304,7 @@ class _Recording:
             metadata={
                 "start_s": span.start / self.sample_rate,
                 "end_s": span.end / self.sample_rate,
+                "speech_end_s": span.speech_end / self.sample_rate,
             },
         )
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator  # noqa: TC003 (a node's annotations are re
 from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Text
+from remotemedia.errors import DataError
 
-__all__ = ["Answer", "Join", "Split", "Suffix", "Upper"]
+__all__ = ["Answer", "Caption", "Join", "Split", "Suffix", "Upper"]
 
 
 @node("text.answer")
@@ -31,6 +32,39 @@ class Answer(Node):
     def process(self, text: Text) -> Text:
         """Send the answer."""
         return Text(self.words.replace("{text}", text.text), metadata=text.metadata)
+
+
+@node("text.caption")
+class Caption(Node):
+    """Writes when every text was said beside it, as in "[0.52 - 3.10 s] hello".
+
+    The times are `start_s` and `end_s` of its metadata, as `whisper` gives them. The metadata of
+    what is sent is that of the text.
+
+    Args:
+        form: what is written; {start} and {end} in it become the times, {text} the text.
+    """
+
+    def __init__(self, form: str = "[{start} - {end} s] {text}") -> None:
+        self.form = form
+
+    def process(self, text: Text) -> Text:
+        """Send the caption; DataError if it needs times and there are none."""
+        caption = self.form
+        for name in ("start", "end"):
+            if f"{{{name}}}" in self.form:
+                caption = caption.replace(f"{{{name}}}", f"{_seconds(text, name):.2f}")
+        return Text(caption.replace("{text}", text.text), metadata=text.metadata)
+
+
+def _seconds(text: Text, name: str) -> float:
+    value = text.metadata.get(f"{name}_s")
+    if isinstance(value, int | float):
+        return value
+    raise DataError(
+        f"text.caption writes {{{name}}}, and the text has no {name}_s in its metadata: put it "
+        f"behind whisper, or leave {{{name}}} out of its form"
+    )
 
 
 @node("text.upper")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator  # noqa: TC003 (a node's annotations are read)
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -16,6 +16,9 @@ from remotemedia.nodes.formats import check_mono
 from remotemedia.nodes.threads import default_threads
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from remotemedia.data import MetadataValue
 
 __all__ = ["Whisper"]
@@ -35,7 +38,8 @@ class Whisper(Node):
     for one second as for ten; longer than 30 s is written down in parts, each sent when it is
     known. A text says in its metadata what `language` it is in, and where in the stream it was
     said, `start_s` and `end_s`: by the same entries of the audio that came in, else by how much
-    audio has come. Where nothing is said, nothing is sent.
+    audio has come. What else the audio says in its metadata, the text says as well. Where nothing
+    is said, nothing is sent.
 
     Ports: `in` takes Audio of one channel at 16,000 Hz, `out` sends Text.
 
@@ -69,10 +73,15 @@ class Whisper(Node):
         self._heard_frames = 0
 
     def initialize(self) -> None:
-        """Load the model, downloading it first if it is on the hub."""
+        """Load the model, downloading it first if it is on the hub, and let it hear something once.
+
+        The first time takes longest.
+        """
         self.progress(0.0, "importing faster-whisper")
         with needs_extra("whisper", "speech"):
             from faster_whisper import WhisperModel
+        import numpy as np
+
         self.progress(0.3, f"looking for {self.model}")
         folder = _folder_of(self.model)
         self.progress(0.6, f"loading {self.model}")
@@ -82,6 +91,8 @@ class Whisper(Node):
             compute_type=self.compute_type,
             cpu_threads=self.threads or default_threads(),
         )
+        self.progress(0.8, "warming up")
+        list(self._segments_of(np.zeros(SAMPLE_RATE_HZ, np.float32))[0])
         self.progress(1.0, f"loaded {self.model}")
 
     def process(self, audio: Audio) -> Iterator[Text]:
@@ -91,24 +102,29 @@ class Whisper(Node):
         self._heard_frames += audio.frames
         if not audio.frames:
             return
-        segments, info = self._model.transcribe(
-            audio.samples[:, 0],
-            language=self.language or None,
-            beam_size=self.beam_size,
-            without_timestamps=True,
-            condition_on_previous_text=False,
-        )
+        segments, info = self._segments_of(audio.samples[:, 0])
         for segment in segments:
             text = segment.text.strip()
             if text:
                 end = min(segment.end, audio.duration_seconds)
                 metadata: dict[str, MetadataValue] = {
+                    **audio.metadata,
                     "language": info.language,
                     "start_s": begin + segment.start,
                     "end_s": begin + end,
                 }
                 at_ns = audio.timestamp_ns + round(segment.start * 1e9)
                 yield Text(text, timestamp_ns=at_ns, metadata=metadata)
+
+    def _segments_of(self, samples: NDArray[np.float32]) -> Any:
+        """Return what is said, part by part as it is found, and what is known of all of it."""
+        return self._model.transcribe(
+            samples,
+            language=self.language or None,
+            beam_size=self.beam_size,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+        )
 
 
 def _folder_of(model: str) -> str:

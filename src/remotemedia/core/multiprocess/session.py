@@ -516,6 +516,7 @@ class Session:
             "session %r is closing and waits %s; what is not done after drain_timeout_seconds "
             "(%g s) is dropped, and terminate() ends it now",
             *(self.session_id, what, self._config.drain_timeout_seconds),
+            extra={"is_slow_drain": True},
         )
 
     def _log_slow_end(self, grace_seconds: float) -> None:
