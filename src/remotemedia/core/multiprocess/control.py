@@ -68,7 +68,7 @@ _T = TypeVar("_T")
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 192 * 1024
 """The largest packet: what a socket takes with the kernel's default limits."""
-MAX_TEXT_CHARACTERS = 48 * 1024
+MAX_TEXT_BYTES = 48 * 1024
 _MAX_FDS = 253  # SCM_MAX_FD of the kernel
 
 
@@ -289,12 +289,19 @@ def new_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def shorten(text: str) -> str:
-    """Keep the beginning and the end of a text that is too long for a frame."""
-    if len(text) <= MAX_TEXT_CHARACTERS:
-        return text
-    half = MAX_TEXT_CHARACTERS // 2
-    return f"{text[:half]}\n... [{len(text) - 2 * half} characters left out] ...\n{text[-half:]}"
+def shorten(text: str, limit: int = MAX_TEXT_BYTES) -> str:
+    """Make a text one that can be sent: in UTF-8, and where it is too long, its begin and its end.
+
+    Args:
+        text: as it is; what UTF-8 does not have is escaped.
+        limit: the most bytes that are kept of it.
+    """
+    encoded = text.encode("utf-8", "backslashreplace")
+    if len(encoded) <= limit:
+        return encoded.decode()
+    half = limit // 2
+    begin, end = (part.decode("utf-8", "ignore") for part in (encoded[:half], encoded[-half:]))
+    return f"{begin}\n... [{len(encoded) - 2 * half} bytes left out] ...\n{end}"
 
 
 def send(end: socket.socket, message: ToRunner | FromRunner, fds: Sequence[int] = ()) -> None:

@@ -142,12 +142,12 @@ class Exchange:
             )
         self._require_open()
         self._last += 1
-        number = message.correlation_id = self._last
+        number = self._last
         port.pending.add(number)
         try:
             # Cancelled here, the message was not sent, and its number is never used again.
             await self._let_others_run()
-            await self._send(port.publisher, message, timeout_seconds)
+            await self._send(port.publisher, message, number, timeout_seconds)
         finally:
             port.pending.discard(number)
             self._announce()
@@ -155,10 +155,15 @@ class Exchange:
         return number
 
     async def _send(
-        self, publisher: Publisher, message: RuntimeData, timeout_seconds: float | None
+        self,
+        publisher: Publisher,
+        message: RuntimeData,
+        number: int,
+        timeout_seconds: float | None,
     ) -> None:
         def attempt() -> bool | None:
             self._require_open()
+            message.correlation_id = number  # only now: others may be sending the same message
             return publisher.try_send(message)
 
         try:
@@ -208,6 +213,7 @@ class Exchange:
                 raise failure
         finally:
             self._receivers -= 1
+            self._failures.pop(number, None)
             if self._streams.pop(number, None) is not None and not self._is_done(number):
                 self._abandoned.add(number)
 

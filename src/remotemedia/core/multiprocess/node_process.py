@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -84,6 +85,7 @@ class NodeProcess:
         self._end.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._is_listening = False
+        self._unsent: deque[tuple[control.ToRunner, Sequence[int]]] = deque()
         self._has_failed = False
         self._stack: asyncio.Future[str] | None = None
         self._connecting: dict[str, asyncio.Future[None]] = {}
@@ -116,14 +118,31 @@ class NodeProcess:
         self._owner.node_started(self)
 
     def tell(self, command: control.ToRunner, fds: Sequence[int] = ()) -> None:
-        """Send a command; a node that is gone does not hear it."""
+        """Send a command, once there is room for it; a node that is gone does not hear it.
+
+        Descriptors stay open until the node has ended.
+        """
         if not self._is_listening:
             return
-        try:
-            control.send(self._end, command, fds)
-        except OSError:
-            # It is gone, or so stuck that its socket is full: its exit says so.
+        if self._unsent:
+            if self._unsent[-1][0] != command:  # one interrupt is as good as many
+                self._unsent.append((command, fds))
             return
+        self._unsent.append((command, fds))
+        self._send_unsent()
+        if self._unsent:  # it is stopped, or stuck, and its socket full
+            self._loop.add_writer(self._end, self._send_unsent)
+
+    def _send_unsent(self) -> None:
+        try:
+            while self._unsent:
+                control.send(self._end, *self._unsent[0])
+                self._unsent.popleft()
+        except BlockingIOError:
+            return  # the loop calls again when there is room
+        except OSError:
+            self._unsent.clear()  # it is gone: its exit says so
+        self._loop.remove_writer(self._end)
 
     async def connect(
         self, connection: str, command: control.Change, fds: Sequence[int] = ()
@@ -181,8 +200,7 @@ class NodeProcess:
         """Let go of the control connection. Twice is harmless."""
         self._end_watch()
         if self._is_listening:
-            self._is_listening = False
-            self._loop.remove_reader(self._end)
+            self._stop_listening()
         self._refuse_connections()
         self._end.close()
         self._runner_end.close()
@@ -259,10 +277,15 @@ class NodeProcess:
                 frame = b""
             if not frame:
                 # Its end is on its way: the exit of its process tells how.
-                self._is_listening = False
-                self._loop.remove_reader(self._end)
+                self._stop_listening()
                 return
             self._hear(control.decode_from_runner(frame))
+
+    def _stop_listening(self) -> None:
+        self._is_listening = False
+        self._unsent.clear()
+        self._loop.remove_reader(self._end)
+        self._loop.remove_writer(self._end)
 
     def _hear(self, message: control.FromRunner) -> None:
         match message:

@@ -13,6 +13,7 @@ import io
 import os
 import socket
 import sys
+from contextlib import suppress
 
 CONTROL_VARIABLE = "REMOTEMEDIA_CONTROL_FD"
 _BY_HAND = """\
@@ -58,9 +59,11 @@ def leave(code: int) -> None:
     What must be done has been: the node has cleaned up, its channels are closed. Exit handlers of
     libraries run; threads that a node left behind end here.
     """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(BaseException):  # it has been printed, and who exits is exiting
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # the node may have closed or replaced it
+            stream.flush()
     os._exit(code)
 
 

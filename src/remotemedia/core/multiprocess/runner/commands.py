@@ -7,6 +7,7 @@ asked where it is.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import traceback
@@ -26,9 +27,15 @@ class Reporter:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
+        self._pid = os.getpid()
 
     def say(self, message: control.FromRunner) -> None:
-        """Send a message; nobody is left to hear it if the executor is gone."""
+        """Send a message; nobody is left to hear it if the executor is gone.
+
+        A child that the node has forked says nothing in its name.
+        """
+        if os.getpid() != self._pid:
+            return
         try:
             control.send(self._end, message)
         except OSError:

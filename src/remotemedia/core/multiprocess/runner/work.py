@@ -256,9 +256,16 @@ _EPOCH = int(LedgerWord.EPOCH)
 _PROCESSED = int(EndpointWord.PROCESSED)
 
 
+MAX_SUMMARY_BYTES = 4096
+
+
 def summary(error: BaseException) -> str:
-    """Return an error in one line."""
-    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    """Return an error in a few words: its type and its message, which may have several lines."""
+    if isinstance(error, SyntaxError):  # its last line says what is wrong, those before show where
+        text = traceback.format_exception_only(error)[-1]
+    else:
+        text = traceback.format_exception_only(error)[0]
+    return control.shorten(text.strip(), MAX_SUMMARY_BYTES)
 
 
 def format_error(error: BaseException) -> str:

@@ -217,8 +217,8 @@ class Ledger:
         slot = self.words[LedgerWord.ALLOCATED]
         if slot + count > WORDS:
             raise ResourceLimit(
-                f"the ledger of the session is full ({WORDS:,} words): a session holds about "
-                f"{WORDS // CONNECTION_WORDS:,} connections"
+                f"the ledger of the session is full ({WORDS:,} words): each connection takes "
+                f"{CONNECTION_WORDS} of them, and so does each spare tap of a port; use fewer"
             )
         self.words[LedgerWord.ALLOCATED] = slot + count
         return slot
