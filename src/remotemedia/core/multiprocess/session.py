@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from remotemedia.core.arguments import check_seconds
-from remotemedia.core.findings import listed
 from remotemedia.core.multiprocess import control, events
+from remotemedia.core.multiprocess.ending import Ending
 from remotemedia.core.multiprocess.exchange import Exchange
 from remotemedia.core.multiprocess.node_process import NodeProcess
 from remotemedia.core.multiprocess.states import (
@@ -22,7 +22,7 @@ from remotemedia.core.multiprocess.states import (
 from remotemedia.core.multiprocess.transport.ledger import LedgerWord
 from remotemedia.core.multiprocess.wiring import Wiring
 from remotemedia.core.validation import validate_connection
-from remotemedia.errors import ChannelError, ExecutorError, PipelineTerminated
+from remotemedia.errors import ExecutorError, PipelineTerminated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Session"]
 
-START_SECONDS = 1.0
-"""How long an end waits for processes that are just being started: it takes milliseconds."""
-SLOW_SECONDS = 1.0
-"""An end that takes longer says what it waits for, lest somebody thinks that Ctrl-C did nothing."""
 _log = logging.getLogger("remotemedia.session")
 
 
@@ -83,7 +79,7 @@ class Session:
         self._starts: list[asyncio.Task[None]] = []
         self._is_told = False  # somebody has got the failure raised
         self._ending: asyncio.Task[None] | None = None
-        self._draining: asyncio.Task[None] | None = None
+        self._end_of_nodes = Ending(self._nodes, self._wiring, launcher, config)
         self._is_closing = False  # ends with what was sent worked off, so a failure matters still
         self._transport = transport
         self._final_stats: dict[str, PortStats] = {}
@@ -285,8 +281,7 @@ class Session:
             self._ending = asyncio.create_task(self._end(self._config.grace_period_seconds))
         self._start_over.set()
         self._is_closing = False
-        if self._draining is not None:
-            self._draining.cancel()
+        self._end_of_nodes.cut_short()
         await asyncio.shield(self._ending)
 
     async def wait_ended(self) -> None:
@@ -451,49 +446,21 @@ class Session:
 
     async def _drain_and_end(self) -> None:
         assert self._exchange is not None
-        for node in self._nodes.values():
-            if not self._wiring.is_fed(node.node_id) and node.state is ProcessState.READY:
-                node.drain()
-        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._log_slow_drain)
-        self._draining = asyncio.create_task(self._exchange.drain())
-        # What is not out by then is dropped, and counted as such.
-        await asyncio.wait([self._draining], timeout=self._config.drain_timeout_seconds)
-        slow.cancel()
-        self._draining.cancel()
-        with suppress(asyncio.CancelledError, ChannelError):
-            await self._draining
+        await self._end_of_nodes.drain(self._exchange)
         await self._end(self._config.grace_period_seconds)
 
     async def _end(self, grace_seconds: float) -> None:
         """End everything, in this order; every step is taken whatever the ones before came to.
 
-        1. Processes that are just being started are awaited. 2. All nodes are asked to stop, at
-        once. 3. Who has not exited after nine tenths of the grace period is terminated, and killed
-        at its end, descendants too. 4. The channels are closed. 5. What killed processes left in
-        shared memory is freed.
+        First the processes, as `Ending.stop` says. Then the channels are closed, and what killed
+        processes left in shared memory is freed.
         """
-        nodes = list(self._nodes.values())
-        slow = asyncio.get_running_loop().call_later(
-            SLOW_SECONDS, self._log_slow_end, grace_seconds
-        )
         if self._exchange is not None:
             self._exchange.close_inputs()  # a node that has gone would take messages without end
-        if self._starts:
-            _, late = await asyncio.wait(self._starts, timeout=START_SECONDS)
-            for start in late:
-                start.cancel()  # its process is killed as soon as there is one
-        for node in nodes:
-            node.stop()
-        exits = [asyncio.ensure_future(node.wait_exit()) for node in nodes]
-        if exits and grace_seconds:
-            await asyncio.wait(exits, timeout=grace_seconds * 0.9)
         try:
-            launched = [node.launched for node in nodes if node.launched is not None]
-            await self._launcher.end(launched, grace_seconds * 0.1)
-            await asyncio.gather(*exits)
+            await self._end_of_nodes.stop(self._starts, grace_seconds)
         finally:
-            slow.cancel()
-            for node in nodes:
+            for node in self._nodes.values():
                 node.close()
             if self._exchange is not None:
                 self._exchange.close()
@@ -506,23 +473,6 @@ class Session:
                 self._advance(SessionEvent.ALL_GONE)
                 self._bus.close()
                 self._forget(self)
-
-    def _log_slow_drain(self) -> None:
-        waits = listed(one.node_id for one in self._nodes.values() if not one.is_drained)
-        what = f"for {waits} to work off what was sent" if waits else "for its outputs to be taken"
-        _log.warning(
-            "session %r is closing and waits %s; what is not done after drain_timeout_seconds "
-            "(%g s) is dropped, and terminate() ends it now",
-            *(self.session_id, what, self._config.drain_timeout_seconds),
-        )
-
-    def _log_slow_end(self, grace_seconds: float) -> None:
-        waits = listed(one.node_id for one in self._nodes.values() if not one.has_exited)
-        _log.warning(
-            "session %r is ending and waits for %s to exit; who has not after grace_period_seconds "
-            "(%g s) is killed",
-            *(self.session_id, waits, grace_seconds),
-        )
 
     def _advance(self, event: SessionEvent) -> None:
         before, self._state = self._state, SESSION.next(self._state, event)
