@@ -43,6 +43,7 @@ LAYERS = {
             "watchdog",
             "node_process",
             "exchange",
+            "ending",
             "session",
             "runner",
         )

@@ -46,6 +46,22 @@ def check_seconds(name: str, value: object) -> None:
         raise ValueError(f"{name} is {value!r}; it must be 0 or more seconds, or None for ever")
 
 
+def require_loop(loop: asyncio.AbstractEventLoop | None, what: str) -> None:
+    """Raise `ExecutorError` unless this is the event loop that something belongs to.
+
+    Args:
+        loop: the one that it belongs to; None, if to none yet.
+        what: in a few words.
+    """
+    require_asyncio()
+    if loop is not None and loop is not asyncio.get_running_loop():
+        state = "which has ended" if loop.is_closed() else "which is another"
+        raise ExecutorError(
+            f"{what} belongs to the event loop that it was started in, {state}: use it there, or "
+            f"SyncRuntime, which is for all threads"
+        )
+
+
 def require_asyncio() -> None:
     """Raise `ExecutorError` unless an asyncio event loop runs here."""
     try:

@@ -7,7 +7,7 @@ import resource
 import secrets
 from typing import TYPE_CHECKING
 
-from remotemedia.core.arguments import check_config, check_pipeline, require_asyncio
+from remotemedia.core.arguments import check_config, check_pipeline, require_loop
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.growing import (
     MultiprocessHandle,
@@ -49,6 +49,7 @@ class SessionExecutor:
         self._sessions: dict[str, Session] = {}
         self._is_initialized = False
         self._is_shut_down = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
 
     @property
@@ -86,9 +87,10 @@ class SessionExecutor:
                 f"there is a session {session_id!r} already; end it first, or choose another name"
             )
         transport, launcher = self._parts()
-        session = Session(
-            session_id, pipeline, transport, launcher, self.config, self._forget_session
-        )
+        with limits_named(f"starting session {session_id!r}"):
+            session = Session(
+                session_id, pipeline, transport, launcher, self.config, self._forget_session
+            )
         self._sessions[session_id] = session
         await session.start()
         return session
@@ -126,8 +128,9 @@ class SessionExecutor:
 
     async def initialize(self, config: MultiprocessConfig | None = None) -> None:
         """See `NodeExecutor.initialize`. Done by the first session if not before."""
-        require_asyncio()
+        require_loop(self._loop, "the executor")
         check_config(config)
+        self._loop = asyncio.get_running_loop()
         async with self._lock:
             if config is not None and config != self.config:
                 if self._is_initialized:
@@ -138,6 +141,7 @@ class SessionExecutor:
             if not self._is_initialized:
                 await self._initialize()
                 self._is_initialized = True
+            await self._renew()
 
     async def terminate_session(self, session_id: str) -> None:
         """End a session now; see `Session.terminate`.
@@ -163,6 +167,7 @@ class SessionExecutor:
 
         Cancelled, it goes on to its end, which is near, and raises `CancelledError` then.
         """
+        require_loop(self._loop, "the executor")
         self._is_shut_down = True
         work = asyncio.ensure_future(self._end_all())
         cancelled: asyncio.CancelledError | None = None
@@ -205,6 +210,9 @@ class SessionExecutor:
     async def _initialize(self) -> None:
         return
 
+    async def _renew(self) -> None:
+        return
+
     async def _shut_down(self) -> None:
         return
 
@@ -227,14 +235,26 @@ class MultiprocessExecutor(SessionExecutor):
         _raise_descriptor_limit()
         self._domain: IceoryxTransport = new_domain()
         root, prefix = self._domain.address
-        self._manager = ProcessManager()
+        self._files = [f"{SHM_FOLDER}/{prefix}*", root]
+        self._lost: list[ProcessManager] = []
         try:
-            await self._manager.start()
+            self._manager = await self._start_manager()
         except BaseException:
             self._domain.close_and_sweep()
             raise
-        # If this process dies, the spawner removes them in its stead.
-        self._manager.set_sweep([f"{SHM_FOLDER}/{prefix}*", root])
+
+    async def _start_manager(self) -> ProcessManager:
+        manager = ProcessManager()
+        await manager.start()
+        manager.set_sweep(self._files)  # if this process dies, the spawner does it in its stead
+        return manager
+
+    async def _renew(self) -> None:
+        """Have a spawner again if the last one was killed: its sessions end, and others begin."""
+        if self._manager.is_lost:
+            self._manager.set_sweep([])
+            self._lost.append(self._manager)
+            self._manager = await self._start_manager()
 
     def _parts(self) -> tuple[Transport, Launcher]:
         return self._domain, ProcessLauncher(self._manager, self.config)
@@ -243,7 +263,8 @@ class MultiprocessExecutor(SessionExecutor):
         try:
             self._domain.close_and_sweep()
         finally:
-            await self._manager.close()
+            for manager in (*self._lost, self._manager):
+                await manager.close()
 
 
 class InlineExecutor(SessionExecutor):

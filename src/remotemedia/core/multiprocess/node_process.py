@@ -16,6 +16,7 @@ from remotemedia.core.multiprocess.watchdog import Look, Watchdog
 from remotemedia.errors import ExecutorError, InitTimeout, ProcessCrashed
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
     from remotemedia.core.multiprocess.exits import ProcessExit
@@ -64,10 +65,16 @@ class NodeProcess:
         wiring: the session's channels.
         launcher: starts it.
         owner: hears what happens.
+        ends: of its control connection: ours and the runner's; owned.
     """
 
     def __init__(
-        self, node: ValidatedNode, wiring: Wiring, launcher: Launcher, owner: Owner
+        self,
+        node: ValidatedNode,
+        wiring: Wiring,
+        launcher: Launcher,
+        owner: Owner,
+        ends: tuple[socket.socket, socket.socket],
     ) -> None:
         self.node = node
         self.node_id = node.node_id
@@ -81,7 +88,7 @@ class NodeProcess:
         self._owner = owner
         self._slot = wiring.slot(node.node_id)
         self._words = wiring.registry.ledger.words
-        self._end, self._runner_end = control.new_pair()
+        self._end, self._runner_end = ends
         self._end.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._is_listening = False

@@ -92,6 +92,11 @@ class ProcessManager:
         }
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the spawner was killed: it starts no more processes."""
+        return self._is_lost
+
+    @property
     def spawner_pid(self) -> int:
         """The pid of the spawner, once it was started."""
         return self._lifeline.pid

@@ -8,9 +8,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from remotemedia.core.arguments import check_seconds
-from remotemedia.core.findings import listed
+from remotemedia.core.arguments import check_seconds, require_loop
 from remotemedia.core.multiprocess import control, events
+from remotemedia.core.multiprocess.ending import Ending
 from remotemedia.core.multiprocess.exchange import Exchange
 from remotemedia.core.multiprocess.node_process import NodeProcess
 from remotemedia.core.multiprocess.states import (
@@ -20,12 +20,13 @@ from remotemedia.core.multiprocess.states import (
     SessionState,
 )
 from remotemedia.core.multiprocess.transport.ledger import LedgerWord
+from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.multiprocess.wiring import Wiring
 from remotemedia.core.validation import validate_connection
-from remotemedia.errors import ChannelError, ExecutorError, PipelineTerminated
+from remotemedia.errors import ExecutorError, PipelineTerminated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
     from types import TracebackType
 
     from remotemedia.core.multiprocess.channel.stats import PortStats
@@ -33,18 +34,18 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.exits import ProcessExit
     from remotemedia.core.multiprocess.launch import Launcher
     from remotemedia.core.multiprocess.transport.base import Transport
+    from remotemedia.core.multiprocess.wiring import NewConnection
     from remotemedia.core.pipeline import Connection
-    from remotemedia.core.validation import SessionPort, ValidatedNode, ValidatedPipeline
+    from remotemedia.core.validation import (
+        SessionPort,
+        ValidatedConnection,
+        ValidatedNode,
+        ValidatedPipeline,
+    )
     from remotemedia.data import RuntimeData
 
 __all__ = ["Session"]
 
-START_SECONDS = 1.0
-"""How long an end waits for processes that are just being started: it takes milliseconds."""
-SLOW_SECONDS = 1.0
-"""An end that takes longer says what it waits for, lest somebody thinks that Ctrl-C did nothing."""
-SLOW_DRAIN_SECONDS = 5.0
-"""So does a drain: models have what they were sent to work off, which is no trouble by itself."""
 _log = logging.getLogger("remotemedia.session")
 
 
@@ -70,22 +71,31 @@ class Session:
     ) -> None:
         self.session_id = session_id
         self.created_at = time.monotonic()
+        self._loop = asyncio.get_running_loop()
         self._config = config
         self._launcher = launcher
         self._forget = forget
         self._state: SessionState = SESSION.first
         self._bus = events.EventBus()
         self._wiring = Wiring(pipeline, session_id, transport, config)
-        self._nodes = {
-            node.node_id: NodeProcess(node, self._wiring, launcher, self) for node in pipeline.nodes
-        }
+        self._nodes: dict[str, NodeProcess] = {}
+        try:
+            for node in pipeline.nodes:
+                ends = control.new_pair()
+                self._nodes[node.node_id] = NodeProcess(node, self._wiring, launcher, self, ends)
+        except BaseException:
+            for process in self._nodes.values():
+                process.close()
+            self._wiring.registry.cleanup()
+            raise
         self._exchange: Exchange | None = None
         self._failure: ExecutorError | None = None
         self._start_over = asyncio.Event()  # all are ready, one has failed, or it is to end
         self._starts: list[asyncio.Task[None]] = []
+        self._works: set[asyncio.Task[None]] = set()  # what goes on though its caller is cancelled
         self._is_told = False  # somebody has got the failure raised
         self._ending: asyncio.Task[None] | None = None
-        self._draining: asyncio.Task[None] | None = None
+        self._end_of_nodes = Ending(self._nodes, self._wiring, launcher, config)
         self._is_closing = False  # ends with what was sent worked off, so a failure matters still
         self._transport = transport
         self._final_stats: dict[str, PortStats] = {}
@@ -190,21 +200,45 @@ class Session:
         exchange = self._open_exchange()
         if node.node_id in self._nodes:
             raise ExecutorError(f"session {self.session_id!r} has a node {node.node_id!r} already")
-        self._wiring.add_node(node, inputs, outputs)
-        self._nodes[node.node_id] = process = NodeProcess(node, self._wiring, self._launcher, self)
+        with limits_named(f"starting node {node.node_id!r}"):
+            ends = control.new_pair()  # raises while nothing has been changed
+        try:
+            self._wiring.add_node(node, inputs, outputs)
+        except BaseException:
+            for end in ends:
+                end.close()
+            raise
+        process = NodeProcess(node, self._wiring, self._launcher, self, ends)
+        self._nodes[node.node_id] = process
         self._wiring.open_host()
         exchange.extend()
         self._start_over.clear()
+        await self._whole(self._start_one(process))
+        self._open_exchange()  # raises where it failed
+
+    async def _start_one(self, process: NodeProcess) -> None:
+        start = asyncio.create_task(process.start())
+        self._starts.append(start)
         try:
             async with asyncio.timeout(self._config.init_timeout_secs):
-                await process.start()
-                await self._start_over.wait()  # cancelled here, the node starts all the same
+                await start
+                await self._start_over.wait()
         except TimeoutError:
             error = await process.timeout_error(self._config.init_timeout_secs)
             self.node_failed(process, error)
         except ExecutorError as error:
             self.node_failed(process, error)
-        self._open_exchange()  # raises where it failed
+
+    async def _whole(self, steps: Coroutine[object, object, None]) -> None:
+        """Take all of some steps; cancelled, the rest of them is taken all the same."""
+        work = asyncio.create_task(steps)
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(_look_at)
+            raise
 
     async def connect(self, connection: Connection) -> None:
         """Connect two nodes while messages flow; what is sent after this arrives.
@@ -221,14 +255,17 @@ class Session:
         reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
         reader.require_at_work()
         writer.require_at_work()
-        # Fails it from here on, a connection stays planned that carries nothing; cancelled, it is
-        # made all the same.
+        # Fails it from here on, a connection stays planned that carries nothing.
         new = self._wiring.connect(one, connection.capacity)
+        await self._whole(self._join(one, new))
+        exchange.extend()
+
+    async def _join(self, one: ValidatedConnection, new: NewConnection) -> None:
+        reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
         for node_id, count in new.counts:
             await self._nodes[node_id].connect(count.connection, count)
         await reader.connect(new.name, new.join, [self._wiring.bell(one.from_node).fd])
         await writer.connect(new.name, new.attach, [self._wiring.bell(one.to_node).fd])
-        exchange.extend()
 
     def channels_of(self, node_id: str) -> dict[str, str]:
         """The channel of each output port of a node."""
@@ -266,6 +303,7 @@ class Session:
             PipelineTerminated: the session has failed, now or before, and nobody was told: no
                 call raised it. It has ended nevertheless.
         """
+        require_loop(self._loop, f"session {self.session_id!r}")
         if self._ending is None and self._state in (SessionState.READY, SessionState.RUNNING):
             self._advance(SessionEvent.TERMINATE)
             self._is_closing = True
@@ -282,13 +320,13 @@ class Session:
 
         Nodes are asked, and killed after `grace_period_seconds`. Cancelled, it goes on by itself.
         """
+        require_loop(self._loop, f"session {self.session_id!r}")
         if self._ending is None:
             self._advance(SessionEvent.TERMINATE)
             self._ending = asyncio.create_task(self._end(self._config.grace_period_seconds))
         self._start_over.set()
         self._is_closing = False
-        if self._draining is not None:
-            self._draining.cancel()
+        self._end_of_nodes.cut_short()
         await asyncio.shield(self._ending)
 
     async def wait_ended(self) -> None:
@@ -453,49 +491,21 @@ class Session:
 
     async def _drain_and_end(self) -> None:
         assert self._exchange is not None
-        for node in self._nodes.values():
-            if not self._wiring.is_fed(node.node_id) and node.state is ProcessState.READY:
-                node.drain()
-        slow = asyncio.get_running_loop().call_later(SLOW_DRAIN_SECONDS, self._log_slow_drain)
-        self._draining = asyncio.create_task(self._exchange.drain())
-        # What is not out by then is dropped, and counted as such.
-        await asyncio.wait([self._draining], timeout=self._config.drain_timeout_seconds)
-        slow.cancel()
-        self._draining.cancel()
-        with suppress(asyncio.CancelledError, ChannelError):
-            await self._draining
+        await self._end_of_nodes.drain(self._exchange)
         await self._end(self._config.grace_period_seconds)
 
     async def _end(self, grace_seconds: float) -> None:
         """End everything, in this order; every step is taken whatever the ones before came to.
 
-        1. Processes that are just being started are awaited. 2. All nodes are asked to stop, at
-        once. 3. Who has not exited after nine tenths of the grace period is terminated, and killed
-        at its end, descendants too. 4. The channels are closed. 5. What killed processes left in
-        shared memory is freed.
+        First the processes, as `Ending.stop` says. Then the channels are closed, and what killed
+        processes left in shared memory is freed.
         """
-        nodes = list(self._nodes.values())
-        slow = asyncio.get_running_loop().call_later(
-            SLOW_SECONDS, self._log_slow_end, grace_seconds
-        )
         if self._exchange is not None:
             self._exchange.close_inputs()  # a node that has gone would take messages without end
-        if self._starts:
-            _, late = await asyncio.wait(self._starts, timeout=START_SECONDS)
-            for start in late:
-                start.cancel()  # its process is killed as soon as there is one
-        for node in nodes:
-            node.stop()
-        exits = [asyncio.ensure_future(node.wait_exit()) for node in nodes]
-        if exits and grace_seconds:
-            await asyncio.wait(exits, timeout=grace_seconds * 0.9)
         try:
-            launched = [node.launched for node in nodes if node.launched is not None]
-            await self._launcher.end(launched, grace_seconds * 0.1)
-            await asyncio.gather(*exits)
+            await self._end_of_nodes.stop(self._starts, grace_seconds)
         finally:
-            slow.cancel()
-            for node in nodes:
+            for node in self._nodes.values():
                 node.close()
             if self._exchange is not None:
                 self._exchange.close()
@@ -508,24 +518,6 @@ class Session:
                 self._advance(SessionEvent.ALL_GONE)
                 self._bus.close()
                 self._forget(self)
-
-    def _log_slow_drain(self) -> None:
-        waits = listed(one.node_id for one in self._nodes.values() if not one.is_drained)
-        what = f"for {waits} to work off what was sent" if waits else "for its outputs to be taken"
-        _log.warning(
-            "session %r is closing and waits %s; what is not done after drain_timeout_seconds "
-            "(%g s) is dropped, and terminate() ends it now",
-            *(self.session_id, what, self._config.drain_timeout_seconds),
-            extra={"is_slow_drain": True},
-        )
-
-    def _log_slow_end(self, grace_seconds: float) -> None:
-        waits = listed(one.node_id for one in self._nodes.values() if not one.has_exited)
-        _log.warning(
-            "session %r is ending and waits for %s to exit; who has not after grace_period_seconds "
-            "(%g s) is killed",
-            *(self.session_id, waits, grace_seconds),
-        )
 
     def _advance(self, event: SessionEvent) -> None:
         before, self._state = self._state, SESSION.next(self._state, event)
@@ -558,3 +550,9 @@ class Session:
 
 def _first_line(error: ExecutorError) -> str:
     return str(error).splitlines()[0]
+
+
+def _look_at(work: asyncio.Task[None]) -> None:
+    """Take note of what became of work that nobody waits for: its failure is the session's."""
+    if not work.cancelled():
+        work.exception()

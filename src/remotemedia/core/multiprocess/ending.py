@@ -1,0 +1,124 @@
+"""How the nodes of a session end: what was sent is worked off, then all processes go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from remotemedia.core.findings import listed
+from remotemedia.core.multiprocess.states import ProcessState
+from remotemedia.errors import ChannelError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from remotemedia.core.multiprocess.config import MultiprocessConfig
+    from remotemedia.core.multiprocess.exchange import Exchange
+    from remotemedia.core.multiprocess.launch import Launcher
+    from remotemedia.core.multiprocess.node_process import NodeProcess
+    from remotemedia.core.multiprocess.wiring import Wiring
+
+__all__ = ["Ending"]
+
+START_SECONDS = 1.0
+"""How long an end waits for processes that are just being started: it takes milliseconds."""
+SLOW_SECONDS = 1.0
+"""An end that takes longer says what it waits for, lest somebody thinks that Ctrl-C did nothing."""
+SLOW_DRAIN_SECONDS = 5.0
+"""So does a drain: models have what they were sent to work off, which is no trouble by itself."""
+_log = logging.getLogger("remotemedia.session")
+
+
+class Ending:
+    """Ends the nodes of a session, politely or now.
+
+    Args:
+        nodes: the nodes, by id, as they are when it ends.
+        wiring: the session's channels.
+        launcher: what started them.
+        config: of the executor.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, NodeProcess],
+        wiring: Wiring,
+        launcher: Launcher,
+        config: MultiprocessConfig,
+    ) -> None:
+        self._nodes = nodes
+        self._wiring = wiring
+        self._launcher = launcher
+        self._config = config
+        self._draining: asyncio.Task[None] | None = None
+        self._is_cut_short = False
+
+    async def drain(self, exchange: Exchange) -> None:
+        """Wait until all that was sent is out; no longer than `drain_timeout_seconds`."""
+        if self._is_cut_short:
+            return
+        for node in self._nodes.values():
+            if not self._wiring.is_fed(node.node_id) and node.state is ProcessState.READY:
+                node.drain()
+        slow = asyncio.get_running_loop().call_later(SLOW_DRAIN_SECONDS, self._log_slow_drain)
+        self._draining = asyncio.create_task(exchange.drain())
+        # What is not out by then is dropped, and counted as such.
+        await asyncio.wait([self._draining], timeout=self._config.drain_timeout_seconds)
+        slow.cancel()
+        self._draining.cancel()
+        with suppress(asyncio.CancelledError, ChannelError):
+            await self._draining
+
+    def cut_short(self) -> None:
+        """Wait no longer for what is still to come out."""
+        self._is_cut_short = True
+        if self._draining is not None:
+            self._draining.cancel()
+
+    async def stop(self, starts: Collection[asyncio.Task[None]], grace_seconds: float) -> None:
+        """End all processes, in this order.
+
+        1. Processes that are just being started are awaited. 2. All nodes are asked to stop, at
+        once. 3. Who has not exited after nine tenths of the grace period is terminated, and killed
+        at its end, descendants too.
+        """
+        nodes = list(self._nodes.values())
+        slow = asyncio.get_running_loop().call_later(
+            SLOW_SECONDS, self._log_slow_stop, grace_seconds
+        )
+        if starts:
+            _, late = await asyncio.wait(starts, timeout=START_SECONDS)
+            for start in late:
+                start.cancel()  # its process is killed as soon as there is one
+        for node in nodes:
+            node.stop()
+        exits = [asyncio.ensure_future(node.wait_exit()) for node in nodes]
+        if exits and grace_seconds:
+            await asyncio.wait(exits, timeout=grace_seconds * 0.9)
+        try:
+            launched = [node.launched for node in nodes if node.launched is not None]
+            await self._launcher.end(launched, grace_seconds * 0.1)
+            await asyncio.gather(*exits)
+        finally:
+            slow.cancel()
+
+    def _log_slow_drain(self) -> None:
+        waits = listed(one.node_id for one in self._nodes.values() if not one.is_drained)
+        what = f"for {waits} to work off what was sent" if waits else "for its outputs to be taken"
+        _log.warning(
+            "session %r is closing and waits %s; what is not done after drain_timeout_seconds "
+            "(%g s) is dropped, and terminate() ends it now",
+            *(self._wiring.session_id, what, self._config.drain_timeout_seconds),
+            extra={"is_slow_drain": True},
+        )
+
+    def _log_slow_stop(self, grace_seconds: float) -> None:
+        waits = listed(one.node_id for one in self._nodes.values() if not one.has_exited)
+        waits = waits or "what its nodes have started"
+        _log.warning(
+            "session %r is ending and waits for %s to exit; who has not after grace_period_seconds "
+            "(%g s) is killed",
+            *(self._wiring.session_id, waits, grace_seconds),
+        )
