@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,7 @@ def test_nodes_looks_into_modules_that_are_named() -> None:
     about = json.loads(done.stdout)
     assert [port["name"] for port in about["inputs"]] == ["left", "right"]
     done = CliRunner().invoke(app, ["nodes", "-m", str(NODES)])
-    assert "cli_nodes:Gain     Makes sound louder.\n" in done.stdout
+    assert re.search(r"^cli_nodes:Gain +Makes sound louder\.$", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import remotemedia as rm
-from remotemedia.core.multiprocess import events
-from remotemedia.core.multiprocess import session as session_module
+from remotemedia.core.multiprocess import ending, events
 from remotemedia.core.multiprocess.states import SessionState
 from remotemedia.core.multiprocess.transport import pages
 from tests import executor_nodes as nodes
@@ -417,15 +416,15 @@ async def test_an_end_that_takes_long_says_what_it_waits_for(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session_module, "SLOW_SECONDS", 0.2)
-    monkeypatch.setattr(session_module, "SLOW_DRAIN_SECONDS", 0.2)
+    monkeypatch.setattr(ending, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(ending, "SLOW_DRAIN_SECONDS", 0.2)
     session = await runtime.create_session("s", chain(nodes.Echo, nodes.Deaf))
     await session.send(rm.Text(""))
     await wait_until(lambda: session.nodes["n2"].value == "processing")
-    ending = asyncio.create_task(getattr(session, how)())
+    task = asyncio.create_task(getattr(session, how)())
     await wait_until(lambda: "session 's' is" in caplog.text)
     await session.terminate()
-    await ending
+    await task
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(told) == (2 if how == "close" else 1)  # closing, and then ending
     assert all("session 's' is" in text for text in told)

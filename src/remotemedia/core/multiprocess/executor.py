@@ -19,6 +19,7 @@ from remotemedia.core.multiprocess.growing import (
 from remotemedia.core.multiprocess.launch import Launcher, ProcessLauncher, ThreadLauncher
 from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.core.multiprocess.session import Session
+from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.pipeline import Connection
 from remotemedia.core.reference import script_being_loaded
 from remotemedia.core.validation import ValidatedPipeline, validate

@@ -144,6 +144,7 @@ class NodeRun:
             self._report(error)  # before the clean-up, which may take long
             raise
         finally:
+            self._commands.wake_with_nothing()  # they wake this loop, which is about to close
             if task.cancelling():
                 task.uncancel()
             try:
