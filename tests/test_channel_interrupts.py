@@ -15,10 +15,10 @@ import pytest
 from remotemedia.core.multiprocess.transport import doorbell, memory
 from remotemedia.data import Binary, Tensor, Text
 from remotemedia.errors import ChannelClosed, ChannelError
-from tests.channel_helpers import connection_stats_of, new_registry, number, value_of
+from tests.channel_helpers import connection_stats_of, number, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import FrameType
 
     from remotemedia.core.multiprocess.channel.publisher import Publisher
@@ -31,10 +31,9 @@ BELOW = (memory.__file__, doorbell.__file__)
 FINALISERS = (weakref.__file__, _weakrefset.__file__)
 
 
-@pytest.fixture(params=["memory", "iceoryx"])
-def registry(request: pytest.FixtureRequest) -> Iterator[ChannelRegistry]:
-    with new_registry(request.param) as registry:
-        yield registry
+@pytest.fixture
+def spin_ns() -> int:
+    return 0  # waits block at once
 
 
 def pair(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
-from remotemedia.core.multiprocess.transport import iceoryx
+from remotemedia.core.multiprocess.transport import library
 from remotemedia.core.multiprocess.transport.folder import (
     leftovers,
     new_prefix,
@@ -158,7 +158,7 @@ def test_a_domain_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPat
     def refuse(*_: object) -> None:
         raise SharedMemoryExhausted("starting", 1, 0, SHM_FOLDER)
 
-    monkeypatch.setattr(iceoryx, "require_free", refuse)
+    monkeypatch.setattr(library, "require_free", refuse)
     with pytest.raises(SharedMemoryExhausted):
         new_domain()
     assert list(private_folder().iterdir()) == []

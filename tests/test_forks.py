@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.channel_helpers import both_transports
+
 PRELUDE = """
 import asyncio, contextlib, gc, os, sys, threading
 import numpy as np
@@ -73,9 +75,6 @@ def run(transport: str, code: str) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
-
-
-both_transports = pytest.mark.parametrize("transport", ["memory", "iceoryx"])
 
 
 @both_transports

@@ -56,7 +56,7 @@ import pytest
 import remotemedia
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.plan import SpareTaps
-from remotemedia.core.multiprocess.transport import iceoryx
+from remotemedia.core.multiprocess.transport import library
 from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport, new_domain
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from remotemedia.data import Binary, Tensor, Text
@@ -170,10 +170,10 @@ def test_what_is_dangerous_is_not_used_anywhere(habit: str) -> None:
 
 
 def test_one_module_knows_the_names_of_the_errors() -> None:
-    names = re.findall(r'"([A-Z][a-z]+[A-Z]\w+)"', code_of(Path(iceoryx.__file__)))
+    names = re.findall(r'"([A-Z][a-z]+[A-Z]\w+)"', code_of(Path(library.__file__)))
     assert {"ExceedsMaxLoans", "DoesNotExist"} <= set(names)
     known = "|".join(name for name in names if name.startswith("Exceeds"))
-    others = [path for path in SOURCE.rglob("*.py") if path.name != "iceoryx.py"]
+    others = [path for path in SOURCE.rglob("*.py") if path.name != "library.py"]
     assert not [path for path in others if re.search(f'"({known})"', code_of(path))]
 
 

@@ -148,13 +148,16 @@ def test_one_module_imports_iceoryx2() -> None:
         for name, path in MODULES.items()
         if any(one.of.split(".")[0] == "iceoryx2" for one in imports_of(path))
     ]
-    assert users == [f"{MULTIPROCESS}.transport.iceoryx"]
+    assert users == [f"{MULTIPROCESS}.transport.library"]
 
 
 def test_the_transport_over_iceoryx2_is_loaded_only_where_it_is_used() -> None:
-    name = f"remotemedia.{MULTIPROCESS}.transport.iceoryx"
-    for path in MODULES.values():
-        assert Import(name, at_once=True) not in set(imports_of(path)), path
+    names = {f"{MULTIPROCESS}.transport.{name}" for name in ("iceoryx", "iceoryx_ends", "library")}
+    for name in MODULES.keys() - names:
+        used = own_imports(name) & names
+        assert used <= {f"{MULTIPROCESS}.transport.iceoryx"}, name
+        for of in used:
+            assert Import(f"remotemedia.{of}", at_once=True) not in set(imports_of(MODULES[name]))
 
 
 def test_the_spawner_imports_the_standard_library_alone() -> None:

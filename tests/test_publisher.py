@@ -43,23 +43,14 @@ from tests.channel_helpers import (
 from tests.strikes import strikes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
 
 
-@pytest.fixture(params=["memory", "iceoryx"])
-def registry(request: pytest.FixtureRequest) -> Iterator[ChannelRegistry]:
-    with new_registry(request.param) as registry:
-        yield registry
-
-
 @pytest.fixture
-def local() -> Iterator[ChannelRegistry]:
-    with new_registry() as registry:
-        yield registry
+def spin_ns() -> int:
+    return 0  # waits block at once
 
 
 def channel_of(

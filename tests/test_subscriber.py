@@ -36,8 +36,6 @@ from tests.channel_helpers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
@@ -45,10 +43,9 @@ if TYPE_CHECKING:
     from remotemedia.data import Message
 
 
-@pytest.fixture(params=["memory", "iceoryx"])
-def registry(request: pytest.FixtureRequest) -> Iterator[ChannelRegistry]:
-    with new_registry(request.param) as registry:
-        yield registry
+@pytest.fixture
+def spin_ns() -> int:
+    return 0  # waits block at once
 
 
 def pair(

@@ -75,10 +75,7 @@ class Inbox:
         """Await the next message of any connection; otherwise as `receive`."""
         if timeout_seconds:
             check_timeout(timeout_seconds)
-        # Imported here: a synchronous node's process has no event loop.
-        from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
-
-        return await LoopDoorbell.of(self._doorbell).wait_for(self.take, timeout_seconds)
+        return await self._doorbell.in_loop().wait_for(self.take, timeout_seconds)
 
     def take(self) -> tuple[Subscriber, Message] | None:
         """Take the next message of any connection if there is one; errors as `receive`."""

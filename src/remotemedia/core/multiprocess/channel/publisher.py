@@ -292,13 +292,10 @@ class Publisher(Sender):
     async def _wait_async(
         self, attempt: Callable[[], bool | None], timeout_seconds: float | None
     ) -> None:
-        # Imported here: a synchronous node's process has no event loop.
-        from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
-
         began = _now_ns()
         try:
             # Cancelled here, the message was not sent: sending is part of the attempt.
-            done = await LoopDoorbell.of(self._doorbell).wait_for(attempt, timeout_seconds)
+            done = await self._doorbell.in_loop().wait_for(attempt, timeout_seconds)
         finally:
             self._count_blocked(began)
         if done is None:

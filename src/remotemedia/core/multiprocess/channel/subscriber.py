@@ -139,10 +139,7 @@ class Subscriber(Intake):
         """Await the next message; otherwise as `receive`. Cancelled, it has taken nothing."""
         if timeout_seconds:
             check_timeout(timeout_seconds)
-        # Imported here: a synchronous node's process has no event loop.
-        from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
-
-        return await LoopDoorbell.of(self._doorbell).wait_for(self._take_or_end, timeout_seconds)
+        return await self._doorbell.in_loop().wait_for(self._take_or_end, timeout_seconds)
 
     def take(self) -> Message | None:
         """Take the next message if there is one, without asking whether the stream has ended.

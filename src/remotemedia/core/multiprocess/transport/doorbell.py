@@ -161,6 +161,13 @@ class Doorbell:
             return self._refuse()
         return self._wait(attempt, timeout_seconds, otherwise=self._refuse, has_spun=has_spun)
 
+    def in_loop(self) -> LoopDoorbell:
+        """Return what tasks of the running loop wait on; errors as `LoopDoorbell.of`."""
+        # Imported here: a synchronous node's process has no event loop.
+        from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+
+        return LoopDoorbell.of(self)
+
     def wait_last(self, attempt: Callable[[], T | None], timeout_seconds: float) -> T | None:
         """Wait as `wait_for` does, after the thread that waits now and is about to leave."""
         if self.is_inherited or self._waiter == threading.get_ident():
