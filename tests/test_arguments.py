@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import remotemedia as rm
+from remotemedia.core.parameters import NODE_OPTIONS
 from tests import executor_nodes as nodes
 from tests.executor_helpers import cause_of, chain, running
 
@@ -165,3 +167,15 @@ def test_without_asyncio_it_says_what_is_needed() -> None:
     creating = rm.MultiprocessExecutor().create_session("s", GOOD)
     with pytest.raises(rm.ExecutorError, match="no asyncio event loop"):
         creating.send(None)
+
+
+async def test_an_option_of_the_process_is_no_parameter(runtime: rm.Runtime) -> None:
+    text = await problem(runtime, rm.Pipeline().add_node("a", "text.upper", executor="inline"))
+    assert "executor is an option of NodeConfig, not a parameter of the node" in text
+    options = {one.name for one in dataclasses.fields(rm.NodeConfig)}
+    assert options - NODE_OPTIONS == {"node_type", "node_id", "config"}
+
+
+def test_a_node_without_an_id_is_told_what_is_missing() -> None:
+    with pytest.raises(TypeError, match=r'add_node\("echo", Echo\)'):
+        rm.Pipeline().add_node(nodes.Echo)  # type: ignore[call-overload]

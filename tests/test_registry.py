@@ -219,3 +219,9 @@ def test_a_module_hidden_by_an_imported_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text(MODULE)
     with pytest.raises(ImportError, match=r"'json' beside the pipeline is hidden by"):
         Registry().load_module("json", tmp_path)
+
+
+def test_a_module_that_exits_is_one_that_cannot_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(7)\n")
+    with pytest.raises(ImportError, match="SystemExit: 7"):
+        Registry().load_module("leaves.py", tmp_path)

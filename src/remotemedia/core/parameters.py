@@ -35,6 +35,22 @@ __all__ = [
 ]
 
 MAX_PARAMETER_BYTES = 1024 * 1024
+NODE_OPTIONS = frozenset(
+    [
+        "executor",
+        "python_executable",
+        "environment",
+        "inherit_environment",
+        "working_directory",
+        "cpu_affinity",
+        "memory_limit_bytes",
+        "cuda_visible_devices",
+        "restart",
+        "on_error",
+        "stall_timeout_seconds",
+    ]
+)
+"""What a `NodeConfig` says of a node's process: none of it is a parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +194,8 @@ def bind_parameters(
                 bound[name] = value
             else:
                 suggestion = suggested(name, parameters) or "it takes no parameters"
+                if name in NODE_OPTIONS:
+                    suggestion = f"{name} is an option of NodeConfig, not a parameter of the node"
                 findings[name] = Finding(place, "unknown parameter", suggestion)
             continue
         parameter = parameters[name]

@@ -179,6 +179,9 @@ class Pipeline:
                 raise TypeError("a NodeConfig says everything itself: add_node(NodeConfig(...))")
             self._nodes.append(node)
         elif node_type is None:
+            if not isinstance(node, str):
+                name = getattr(node, "__name__", "NodeType")
+                raise TypeError(f'add_node needs an id first: add_node("{name.lower()}", {name})')
             raise TypeError(f"add_node({node!r}) needs a node type: add_node({node!r}, NodeType)")
         else:
             _check_id(node, node_type, "add_node(node_id, node_type)")

@@ -130,7 +130,7 @@ class Registry:
                 module = _load_path(path) if is_file else _import(name, folder)
             except ImportError:
                 raise
-            except Exception as error:  # the module is the user's: anything can be raised there
+            except (Exception, SystemExit) as error:  # the user's code: it can raise anything
                 raise ImportError(f"{type(error).__name__}: {error}", name=name) from error
         self._modules[key] = module
         for value in list(vars(module).values()):
