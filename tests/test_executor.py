@@ -196,3 +196,31 @@ async def test_sessions_of_five_nodes_come_and_go_and_leave_nothing(
     assert after == before
     assert after["processes"] == 0
     assert grown < 8
+
+
+async def test_an_inline_node_may_be_made_inside_of_a_function() -> None:
+    class Local(rm.Node):
+        def process(self, text: rm.Text) -> rm.Text:
+            return rm.Text(text.text * 2)
+
+    pipeline = chain(Local)
+    async with rm.Runtime() as runtime:
+        async with runtime.session(pipeline, executor="inline") as session:
+            assert [out async for out in session.stream(rm.Text("a"))] == [rm.Text("aa")]
+        with pytest.raises(rm.PipelineError, match="another process cannot find it"):
+            await runtime.create_session("s", pipeline)
+
+
+async def test_an_inline_node_keeps_its_class() -> None:
+    made = []
+
+    class Local(rm.Node):
+        def __init__(self) -> None:
+            made.append(self)
+
+        def process(self, text: rm.Text) -> rm.Text:
+            return text
+
+    async with rm.InlineExecutor() as executor:
+        await executor.execute_node(Local, "a", rm.NodeContext(session_id="s"))
+    assert type(made[-1]) is Local

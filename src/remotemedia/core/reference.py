@@ -9,6 +9,7 @@ A reference says where the definition is, as plain data:
   `multiprocessing`'s spawn method.
 - `SourceReference`: the text of what was typed into a notebook or a prompt, with the imports and
   constants that it uses.
+- `LocalReference`: the definition itself, for nodes that run in this process.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileReference",
+    "LocalReference",
     "ModuleReference",
     "NodeReference",
     "SourceReference",
     "load_file",
+    "local_reference_to",
     "reference_to",
     "script_being_loaded",
 ]
@@ -146,7 +149,29 @@ class SourceReference(msgspec.Struct, frozen=True, tag="source"):
         return f"<{self.qualname}>"
 
 
-NodeReference: TypeAlias = ModuleReference | FileReference | SourceReference
+class LocalReference(msgspec.Struct, frozen=True, tag="local"):
+    """A definition of this process; one made inside of a function is as good as any.
+
+    Attributes:
+        number: its place among those that were referred to so.
+        qualname: the class or function, for people.
+    """
+
+    number: int
+    qualname: str
+
+    def resolve(self) -> NodeTarget:
+        """Return the definition."""
+        return _local_targets[self.number]
+
+    def __str__(self) -> str:
+        return self.qualname
+
+
+_local_targets: list[NodeTarget] = []
+_local_numbers: dict[NodeTarget, int] = {}
+
+NodeReference: TypeAlias = ModuleReference | FileReference | SourceReference | LocalReference
 
 
 def load_file(path: str, name: str) -> ModuleType:
@@ -208,6 +233,15 @@ def reference_to(target: NodeTarget) -> NodeReference:
     return module_reference(target.__module__, path, qualname) or FileReference(
         str(Path(path).resolve()), target.__module__, qualname
     )
+
+
+def local_reference_to(target: NodeTarget) -> LocalReference:
+    """Refer to a node type in this process alone; it is kept from then on."""
+    with _load_lock:
+        number = _local_numbers.setdefault(target, len(_local_targets))
+        if number == len(_local_targets):
+            _local_targets.append(target)
+    return LocalReference(number, target.__qualname__)
 
 
 def _reference_into_main(target: NodeTarget, main: ModuleType) -> NodeReference:

@@ -96,7 +96,11 @@ class Runtime:
         chosen = self._executor_for(pipeline, executor)
         if not isinstance(pipeline, ValidatedPipeline):
             pipeline = validate(
-                pipeline, self._registry, chosen.config, executors=self._executors.keys()
+                pipeline,
+                self._registry,
+                chosen.config,
+                executors=self._executors.keys(),
+                refer=chosen.refer,
             )
         return await chosen.create_session(session_id, pipeline)
 

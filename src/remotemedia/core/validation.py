@@ -26,7 +26,9 @@ from remotemedia.core.validated import (
 from remotemedia.errors import Finding, NodeDefinitionError, PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
+
+    from remotemedia.core.reference import NodeReference
 
 __all__ = [
     "Limits",
@@ -47,6 +49,7 @@ def validate(
     limits: Limits | None = None,
     *,
     executors: Collection[str] | None = None,
+    refer: Callable[[NodeTarget], NodeReference] = reference_to,
 ) -> ValidatedPipeline:
     """Check a pipeline; nothing is started, and modules of nodes are imported at most.
 
@@ -59,6 +62,7 @@ def validate(
         registry: where names of node types are found; None: the default registry.
         limits: settings of the executor; None: its defaults.
         executors: names of the executors that there are; None: any name is right.
+        refer: says where a node type is found; not as usual where no other process has to.
 
     Returns:
         Plain data: the same for the same pipeline.
@@ -66,7 +70,8 @@ def validate(
     Raises:
         PipelineError: with everything that is wrong.
     """
-    checker = _Checker(pipeline, registry or default_registry, limits or MultiprocessConfig())
+    limits = limits or MultiprocessConfig()
+    checker = _Checker(pipeline, registry or default_registry, limits, refer)
     return checker.check(executors)
 
 
@@ -93,7 +98,14 @@ def validate_connection(
 class _Checker:
     """One run of `validate`; collects findings."""
 
-    def __init__(self, pipeline: Pipeline, registry: Registry, limits: Limits) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        registry: Registry,
+        limits: Limits,
+        refer: Callable[[NodeTarget], NodeReference] = reference_to,
+    ) -> None:
+        self.refer = refer
         self.pipeline = pipeline
         self.registry = Registry(registry)
         self.limits = limits
@@ -166,7 +178,7 @@ class _Checker:
         try:
             target = self.target_of(config)
             described = describe(target)
-            reference = reference_to(target)
+            reference = self.refer(target)
         except NodeTypeNotFound as error:
             module = str(config.node_type).partition(":")[0]
             if module not in self.failed_modules:  # else that is the finding

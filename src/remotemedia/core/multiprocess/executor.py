@@ -21,11 +21,12 @@ from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.core.multiprocess.session import Session
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.pipeline import Connection
-from remotemedia.core.reference import script_being_loaded
+from remotemedia.core.reference import local_reference_to, reference_to, script_being_loaded
 from remotemedia.core.validation import ValidatedPipeline, validate
 from remotemedia.errors import ExecutorError, SessionNotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from remotemedia.core.describe import NodeTarget
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.plan import PolicyName
     from remotemedia.core.multiprocess.transport.base import Transport
     from remotemedia.core.pipeline import Pipeline
+    from remotemedia.core.reference import NodeReference
     from remotemedia.core.registry import Registry
 
 __all__ = ["InlineExecutor", "MultiprocessExecutor", "SessionExecutor", "new_session_id"]
@@ -40,6 +42,9 @@ __all__ = ["InlineExecutor", "MultiprocessExecutor", "SessionExecutor", "new_ses
 
 class SessionExecutor:
     """What executors have in common that run whole sessions."""
+
+    refer: Callable[[NodeTarget], NodeReference] = staticmethod(reference_to)
+    """Says where its nodes find their types."""
 
     def __init__(
         self, config: MultiprocessConfig | None = None, *, registry: Registry | None = None
@@ -75,7 +80,7 @@ class SessionExecutor:
         """
         check_pipeline(pipeline, session_id)
         if not isinstance(pipeline, ValidatedPipeline):
-            pipeline = validate(pipeline, self._registry, self.config)
+            pipeline = validate(pipeline, self._registry, self.config, refer=self.refer)
         return await self._start_session(session_id, pipeline)
 
     async def _start_session(self, session_id: str, pipeline: ValidatedPipeline) -> Session:
@@ -100,7 +105,7 @@ class SessionExecutor:
         self, node_type: str | NodeTarget, node_id: str, context: NodeContext
     ) -> MultiprocessHandle:
         """See `NodeExecutor.execute_node`."""
-        planned = plan_node(node_type, node_id, context, self._registry, self.config)
+        planned = plan_node(node_type, node_id, context, self._registry, self.config, self.refer)
         refuse_while_loading()
         session = self._sessions.get(context.session_id)
         if session is None:
@@ -272,8 +277,11 @@ class InlineExecutor(SessionExecutor):
     """Runs every node in a thread of this process, with the same channels in ordinary memory.
 
     For tests and debuggers: a breakpoint in a node stops here. Options of a node's process have no
-    effect, and a node that does not come back cannot be killed.
+    effect, and a node that does not come back cannot be killed. Node types may be made anywhere,
+    inside of a test or at any prompt.
     """
+
+    refer = staticmethod(local_reference_to)
 
     def _parts(self) -> tuple[Transport, Launcher]:
         from remotemedia.core.multiprocess.transport.memory import MemoryTransport

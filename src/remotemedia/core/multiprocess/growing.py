@@ -11,12 +11,13 @@ from remotemedia.core.validation import SessionPort, ValidatedNode, ValidatedPip
 from remotemedia.errors import ExecutorError, Finding, PipelineError, ResourceLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from remotemedia.core.describe import NodeTarget, Port
     from remotemedia.core.executor import NodeContext, NodeExecutor
     from remotemedia.core.multiprocess.config import MultiprocessConfig
     from remotemedia.core.multiprocess.session import Session
+    from remotemedia.core.reference import NodeReference
     from remotemedia.core.registry import Registry
 
 __all__ = ["MultiprocessHandle", "PlannedNode", "empty_pipeline", "plan_node", "session_of"]
@@ -61,6 +62,7 @@ def plan_node(
     context: NodeContext,
     registry: Registry | None,
     config: MultiprocessConfig,
+    refer: Callable[[NodeTarget], NodeReference],
 ) -> PlannedNode:
     """Check a node that is to be added; nothing is started.
 
@@ -69,7 +71,7 @@ def plan_node(
     """
     written = Pipeline(context.session_id)
     written.add_node(NodeConfig(node_type=node_type, node_id=node_id, config=context.config))
-    (node,) = validate(written, registry, config).nodes
+    (node,) = validate(written, registry, config, refer=refer).nodes
     findings: list[Finding] = []
     inputs = _own(node, "input", context.inputs, node.type.inputs, findings)
     outputs = _own(node, "output", context.outputs, node.type.outputs, findings)

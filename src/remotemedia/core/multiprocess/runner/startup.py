@@ -16,7 +16,7 @@ from remotemedia.core.multiprocess.runner.commands import Commands, Reporter
 from remotemedia.core.multiprocess.runner.context import RunnerContext
 from remotemedia.core.multiprocess.runner.work import Stopped, Work, format_error, summary
 from remotemedia.core.parameters import create_node
-from remotemedia.core.reference import FileReference, ModuleReference, SourceReference
+from remotemedia.core.reference import NodeReference
 
 if TYPE_CHECKING:
     import socket
@@ -158,9 +158,7 @@ class NodeRun:
             task.cancel()
 
     def _create(self, configuration: control.Configure) -> tuple[NodeType, RunnerContext]:
-        reference: ModuleReference | FileReference | SourceReference = msgspec.msgpack.decode(
-            configuration.reference, type=ModuleReference | FileReference | SourceReference
-        )
+        reference = msgspec.msgpack.decode(configuration.reference, type=NodeReference)
         target = reference.resolve()
         kind = describe(target)
         parameters = msgspec.msgpack.decode(configuration.parameters, type=dict[str, object])
