@@ -7,8 +7,7 @@ The header is the layout block (see `layout.py`), then, little-endian:
     64  u64  sequence number on the output port, from 1
     72  u32  reserved, 0
     76  u32  epoch: raised by an interrupt
-    80  u32  index of the session
-    84  u32  reserved, 0
+    80  u64  reserved, 0
     88  u64  correlation id
     96  i64  capture time, ns of CLOCK_MONOTONIC
     104 u64  send time, ns of CLOCK_MONOTONIC
@@ -72,7 +71,7 @@ Payload: TypeAlias = "NDArray[np.generic] | bytes"
 
 
 HEADER = struct.Struct(f"<{LAYOUT_BYTES}sIIQ16sQqQ")
-CONTEXT = struct.Struct("<IIII")
+CONTEXT = struct.Struct("<IIQ")
 NO_CONTEXT = bytes(CONTEXT.size)
 HEADER_BYTES = HEADER.size
 _new = object.__new__  # of a message: no constructor, so nothing is checked twice
@@ -86,7 +85,6 @@ class Context(NamedTuple):
 
     zero: int
     epoch: int
-    session: int
     zeros: int
 
 
@@ -104,7 +102,7 @@ class Header(NamedTuple):
 
     @property
     def context(self) -> Context:
-        """Epoch and session."""
+        """The epoch, and what is reserved beside it."""
         return Context._make(CONTEXT.unpack(self.context_bytes))
 
 

@@ -266,7 +266,7 @@ class Sender:
 
     def _enter_epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        self._context = CONTEXT.pack(0, epoch, 0, 0)
+        self._context = CONTEXT.pack(0, epoch, 0)
 
     def _find_credit(self) -> bool:
         """Look up how far the lossless readers have come; whether one more message may be sent."""
