@@ -90,7 +90,7 @@ def test_a_long_text_keeps_its_beginning_and_end_and_then_fits() -> None:
     short = control.shorten(text)
     assert short.startswith("first")
     assert short.endswith("last")
-    assert "characters left out" in short
+    assert "bytes left out" in short
     frame = msgspec.msgpack.encode(control.Failed("processing", "bad", short))
     assert len(frame) < control.MAX_FRAME_BYTES
     assert control.shorten("short") == "short"
