@@ -94,7 +94,9 @@ def test_words_that_were_given_back_are_handed_out_again_zeroed() -> None:
 def test_a_full_ledger_refuses_and_says_how_much_a_session_holds() -> None:
     with Ledger.create() as ledger:
         ledger.allocate(WORDS - ENDPOINT_WORDS)
-        with pytest.raises(ResourceLimit, match=r"full \(131,072 words\).*each connection takes 64"):
+        with pytest.raises(
+            ResourceLimit, match=r"full \(131,072 words\).*each connection takes 64"
+        ):
             ledger.allocate(1)
 
 
