@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess.leftovers import MARK
 from remotemedia.core.multiprocess.transport import folder
-from remotemedia.core.multiprocess.transport.locks import FolderLock, MemoryLock
+from remotemedia.core.multiprocess.transport.locks import MemoryLock
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
-from remotemedia.errors import ChannelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +57,7 @@ def find_remains() -> Remains:
         ExecutorError: the runtime folder is not usable.
     """
     here = folder.private_folder()
-    domains = MemoryLock(here).run(lambda: list(_domains(here)))
+    domains = MemoryLock(here).run(lambda: list(folder.domains(here)))
     folders = tuple(root for root, is_alive in domains if not is_alive)
     return Remains(folders, tuple(_orphaned_files(here)), dict(_orphaned_processes()))
 
@@ -70,7 +69,7 @@ def living_domains() -> int:
         ExecutorError: the runtime folder is not usable.
     """
     here = folder.private_folder()
-    return sum(is_alive for _, is_alive in MemoryLock(here).run(lambda: list(_domains(here))))
+    return sum(is_alive for _, is_alive in MemoryLock(here).run(lambda: list(folder.domains(here))))
 
 
 def clean(remains: Remains) -> None:
@@ -81,17 +80,6 @@ def clean(remains: Remains) -> None:
     MemoryLock(here).run(lambda: folder.sweep_dead(here))
     for path in remains.files:
         path.unlink(missing_ok=True)
-
-
-def _domains(here: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield the folder of each runtime, and whether its process lives: then it is locked."""
-    for root in here.iterdir():
-        with suppress(FileNotFoundError, NotADirectoryError, ChannelError):
-            lock = FolderLock(root)
-            try:
-                yield root, not lock.try_take()
-            finally:
-                lock.close()
 
 
 def _orphaned_files(here: Path) -> Iterator[Path]:

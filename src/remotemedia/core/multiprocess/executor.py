@@ -303,13 +303,10 @@ def refuse_what_is_not_there(pipeline: ValidatedPipeline) -> None:
     """Raise `ExecutorError` where a node asks for what executors do not do yet."""
     for node in pipeline.nodes:
         if node.config.restart.policy != "never":
-            option = "restart"
-        else:
-            continue
-        raise ExecutorError(
-            f"node {node.node_id!r} of pipeline {pipeline.name!r} sets {option}, which is not "
-            f"supported yet; leave it out"
-        )
+            raise ExecutorError(
+                f"node {node.node_id!r} of pipeline {pipeline.name!r} sets restart, which is not "
+                f"supported yet; leave it out"
+            )
 
 
 def refuse_while_loading() -> None:

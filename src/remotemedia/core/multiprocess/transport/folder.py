@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import os
 import secrets
 import shutil
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess.transport.locks import FolderLock
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
-from remotemedia.errors import ExecutorError
+from remotemedia.errors import ChannelError, ExecutorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PREFIX = "rm"
 _MAX_ROOT_BYTES = 48  # a socket path ends at 108 bytes, and the library adds its own names
@@ -62,6 +66,20 @@ def claim(root: Path) -> FolderLock:
     return mark
 
 
+def domains(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the folder of each domain, and whether its process lives: then it is claimed.
+
+    A dead one cannot be claimed by others before the next is asked for.
+    """
+    for root in folder.iterdir():
+        with suppress(FileNotFoundError, NotADirectoryError, ChannelError):  # gone, or none of ours
+            lock = FolderLock(root)
+            try:
+                yield root, not lock.try_take()
+            finally:
+                lock.close()
+
+
 def sweep_dead(folder: Path) -> list[str]:
     """Remove what domains left whose process is dead; return their prefixes.
 
@@ -69,20 +87,11 @@ def sweep_dead(folder: Path) -> list[str]:
     files to the next one that starts.
     """
     swept = []
-    for root in folder.iterdir():
-        try:
-            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # gone meanwhile, or none of ours
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for root, is_alive in domains(folder):
+        if not is_alive:
             prefix = f"{root.name}_"
             sweep(root, prefix)
             swept.append(prefix)
-        except BlockingIOError:
-            continue  # it lives
-        finally:
-            os.close(fd)
     return swept
 
 
