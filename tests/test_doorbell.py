@@ -185,18 +185,6 @@ def test_rings_coalesce_and_a_stale_one_ends_no_wait(side: Side) -> None:
         os.eventfd_read(side.fd)
 
 
-def test_naps_are_numbered(side: Side) -> None:
-    seen = set()
-    for _ in range(3):
-        waiter = Background(lambda: side.bell.wait_for(side.news, None))
-        eventually(is_armed(side))
-        seen.add(side.words[side.slot])
-        side.bring(1)
-        assert waiter.result() == 1
-        side.words[side.news_at] = 0
-    assert len(seen) == 3
-
-
 @pytest.mark.parametrize("spin_ns", [BLOCK, ADAPTIVE])
 @pytest.mark.parametrize("timeout_seconds", [0, -1, 1e-9, 0.001, 0.02])
 def test_a_wait_ends_with_its_time_and_not_before(

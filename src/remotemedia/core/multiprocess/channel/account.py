@@ -66,7 +66,8 @@ class Account:
         drop_unread(words, port.slot, at, ConnectionWord.DROPPED_LOST)
         # `UNLINKED` until the writer knows of this connection: nothing is meant for it before.
         self._position = max(words[self._position_at], words[at + ConnectionWord.BASE])
-        self._released = words[at + ConnectionWord.RELEASED]
+        self._released_at = at + ConnectionWord.RELEASED
+        self._released = words[self._released_at]
         # What is lost of the messages up to here is lost by an interrupt, and by nothing else.
         self._excused = 0
         self._was_interrupted = False
@@ -134,7 +135,7 @@ class Account:
 
     def _release(self, count: int) -> None:
         self._released += count
-        self._words[self.connection.slot + ConnectionWord.RELEASED] = self._released
+        self._words[self._released_at] = self._released
 
     def _note_gap(self, sequence: int) -> bool:
         """Count what lies between the last message and this one; False if this one is not ours."""

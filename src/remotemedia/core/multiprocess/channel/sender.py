@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remotemedia.core.multiprocess.channel.bell import ring_sleepers, wake_early
+from remotemedia.core.multiprocess.channel.bell import ring_sleepers
 from remotemedia.core.multiprocess.channel.credit import Credit
 from remotemedia.core.multiprocess.plan import METADATA_ROOM_BYTES
 from remotemedia.core.multiprocess.transport.forks import inherited, tell_children
@@ -154,14 +154,13 @@ class Sender:
                     return None
             limit, self._limit = self._limit, SENDING
             try:
-                rung = wake_early(self._bells, self._words)
                 nbytes = layout.payload_bytes
                 chunk, token = self._writer.loan(nbytes + len(metadata))
                 if isinstance(payload, bytes):
                     chunk.body[:nbytes] = payload
                 else:
                     np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
-                self._emit(chunk, token, layout, message, metadata, epoch, rung)
+                self._emit(chunk, token, layout, message, metadata, epoch)
             finally:
                 self._limit = limit
                 if self._postponed:
@@ -178,11 +177,6 @@ class Sender:
                     return None
             limit, self._limit = self._limit, SENDING
             try:
-                rung = None
-                for _, asleep in self._bells:
-                    if self._words[asleep]:
-                        rung = wake_early(self._bells, self._words)
-                        break
                 message, chunk, token, layout = loan.message, loan.chunk, loan.token, loan.layout
                 metadata = pack_metadata(message) if message.metadata else b""
                 in_use = loan.withdraw("sent")
@@ -190,7 +184,7 @@ class Sender:
                     source = chunk.array if in_use is None else in_use
                     assert source is not None
                     chunk, token = self._copy_out(loan, source, len(metadata))
-                self._emit(chunk, token, layout, message, metadata, None, rung)
+                self._emit(chunk, token, layout, message, metadata, None)
             finally:
                 self._limit = limit
                 if self._postponed:
@@ -219,7 +213,6 @@ class Sender:
         message: Message,
         metadata: bytes,
         epoch: int | None,
-        rung: dict[int, int] | None,
     ) -> None:
         words, sent, nbytes = self._words, self._sent + 1, layout.payload_bytes
         if metadata:
@@ -251,8 +244,7 @@ class Sender:
             self._bytes += nbytes
             words[self._bytes_at] = self._bytes
             for fd, asleep in self._bells:
-                nap = words[asleep]
-                if nap and (rung is None or rung.get(asleep) != nap):
+                if words[asleep]:
                     os.eventfd_write(fd, 1)
         except ChannelError:
             words[self._sent_at] = self._sent

@@ -106,7 +106,7 @@ class Subscriber(Intake):
         except BaseException as error:
             self._note_interrupt(error)
             raise
-        return self._doorbell.wait_for(self._take_or_end, timeout_seconds, has_spun=True)
+        return self._doorbell.wait_for(self._take_or_end, timeout_seconds, has_looked=True)
 
     def receive_soon(self) -> Message | None:
         """Take the next message, looking for it no longer than the spin time, and never asleep.

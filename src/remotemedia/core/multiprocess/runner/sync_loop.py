@@ -49,7 +49,7 @@ class SyncLoop(Work):
             if message is not None and only is not None:
                 subscriber = only
             else:
-                found = wait_for(self.attempt, None, has_spun=only is not None)
+                found = wait_for(self.attempt, None, has_looked=only is not None)
                 if isinstance(found, Wake):
                     if found is Wake.FINISHED:
                         return

@@ -11,7 +11,6 @@ rings.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import select
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEFAULT_SPIN_NS = 50_000
-LINGER_NS = 100_000
-"""How long to look after a ring that brought nothing: senders ring before they make the message."""
 _MAX_POLL_MS = 1 << 30  # poll(2) takes an int; a longer wait is several
 
 _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(os.uname().machine)
@@ -45,17 +42,13 @@ class _Membarrier:
 
     def __init__(self) -> None:
         self._call = ctypes.CDLL(None).syscall
-        self.is_available = _SYS_MEMBARRIER is not None and not self._command(
-            _CMD_REGISTER_GLOBAL_EXPEDITED
+        self.is_available = _SYS_MEMBARRIER is not None and not self._call(
+            _SYS_MEMBARRIER, _CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0
         )
-
-    def _command(self, command: int) -> int:
-        result: int = self._call(_SYS_MEMBARRIER, command, 0, 0)
-        return result
 
     def fence(self) -> None:
         """Order all memory accesses of all registered processes around this point."""
-        if self._command(_CMD_GLOBAL_EXPEDITED):
+        if self._call(_SYS_MEMBARRIER, _CMD_GLOBAL_EXPEDITED, 0, 0):
             raise ChannelError("membarrier failed after it was registered")
 
 
@@ -93,7 +86,6 @@ class Doorbell:
         self._waiter = 0  # the thread that waits
         self._closing = threading.RLock()  # nobody rings a descriptor that is gone
         self._closed = False
-        self._naps = 0
         if not _membarrier.is_available:
             words[self._asleep] = ALWAYS_ASLEEP
         tell_children(self)
@@ -139,27 +131,28 @@ class Doorbell:
         attempt: Callable[[], T | None],
         timeout_seconds: float | None,
         *,
-        has_spun: bool = False,
+        has_looked: bool = False,
     ) -> T | None:
         """Call `attempt` until it gives something; None when the time is over first.
 
         Args:
             attempt: looks for what is waited for.
             timeout_seconds: how long to wait; None is for ever, 0 not at all.
-            has_spun: the caller has looked for the spin time already.
+            has_looked: the caller has looked already, and for the spin time too.
 
         Raises:
             ChannelClosed: the doorbell was closed meanwhile.
             ChannelError: another thread, or an event loop in one, is waiting on this doorbell.
         """
-        found = attempt()
-        if found is not None or timeout_seconds == 0:
-            return found
+        if not has_looked or timeout_seconds == 0:
+            found = attempt()
+            if found is not None or timeout_seconds == 0:
+                return found
         watcher = self.watcher
         is_elsewhere = watcher is not None and watcher.is_waited_on_elsewhere
         if is_elsewhere or self._waiter == threading.get_ident():
             return self._refuse()
-        return self._wait(attempt, timeout_seconds, otherwise=self._refuse, has_spun=has_spun)
+        return self._wait(attempt, timeout_seconds, otherwise=self._refuse, has_looked=has_looked)
 
     def in_loop(self) -> LoopDoorbell:
         """Return what tasks of the running loop wait on; errors as `LoopDoorbell.of`."""
@@ -187,7 +180,7 @@ class Doorbell:
         *,
         otherwise: Callable[[], T | None],
         turn_seconds: float = 0.0,
-        has_spun: bool = False,
+        has_looked: bool = False,
     ) -> T | None:
         """Wait, or do something else if another thread waits for `turn_seconds` more.
 
@@ -199,7 +192,7 @@ class Doorbell:
                 return otherwise()
             if turn_seconds and timeout_seconds is not None:
                 timeout_seconds = max(0, timeout_seconds - (time.monotonic() - began))
-            return self._wait_alone(attempt, timeout_seconds, has_spun=has_spun)
+            return self._wait_alone(attempt, timeout_seconds, has_looked=has_looked)
         finally:
             try:  # noqa: SIM105 (a handler could raise before `suppress` is left for the release)
                 self._waiting.release()
@@ -207,11 +200,11 @@ class Doorbell:
                 pass  # it never was ours
 
     def _wait_alone(
-        self, attempt: Callable[[], T | None], timeout_seconds: float | None, *, has_spun: bool
+        self, attempt: Callable[[], T | None], timeout_seconds: float | None, *, has_looked: bool
     ) -> T | None:
         try:
             self._waiter = threading.get_ident()
-            found = None if has_spun else self.spin(attempt, timeout_seconds)
+            found = None if has_looked else self.spin(attempt, timeout_seconds)
             return self._block(attempt, timeout_seconds) if found is None else found
         finally:
             self._waiter = 0
@@ -225,14 +218,12 @@ class Doorbell:
     ) -> T | None:
         """Call `attempt` again and again for the spin time, yielding the processor in between."""
         for_ns = self.spin_ns
+        if not for_ns:
+            return None
         if timeout_seconds is not None:
             for_ns = int(min(for_ns, timeout_seconds * 1e9))
-        return self._look(attempt, for_ns)
-
-    @staticmethod
-    def _look(attempt: Callable[[], T | None], for_ns: int) -> T | None:
         now, give_way = time.monotonic_ns, os.sched_yield
-        until = now() + for_ns if for_ns else 0
+        until = now() + for_ns
         while now() < until:
             give_way()
             found = attempt()
@@ -245,18 +236,16 @@ class Doorbell:
         while True:
             self.arm()
             found = attempt()
-            if found is None:
-                left = None if deadline is None else (deadline - time.monotonic()) * 1000
-                if left is not None and left <= 0:
-                    self.clear()
-                    return None
-                self._poller.poll(None if left is None else min(left, _MAX_POLL_MS))
+            if found is not None:
                 self.clear()
-                found = attempt()
-                if found is None:
-                    found = self._look(attempt, LINGER_NS)
-            else:
+                return found
+            left = None if deadline is None else (deadline - time.monotonic()) * 1000
+            if left is not None and left <= 0:
                 self.clear()
+                return None
+            self._poller.poll(None if left is None else min(left, _MAX_POLL_MS))
+            self.clear()
+            found = attempt()
             if found is not None:
                 return found
 
@@ -268,7 +257,7 @@ class Doorbell:
         """
         self._require_open()
         if _membarrier.is_available:
-            self._naps = self._words[self._asleep] = self._naps + 1
+            self._words[self._asleep] = 1
             _membarrier.fence()
 
     @staticmethod
@@ -284,8 +273,10 @@ class Doorbell:
         """
         if _membarrier.is_available:
             self._words[self._asleep] = 0
-        with contextlib.suppress(BlockingIOError):
+        try:  # noqa: SIM105 (a context manager costs what half a look costs)
             os.eventfd_read(self.fd if fd is None else fd)
+        except BlockingIOError:
+            pass
 
     def ring(self) -> None:
         """Wake the process, whether or not it sleeps. Any thread may call it."""

@@ -54,8 +54,7 @@ class EndpointWord(IntEnum):
     """Words of a process. Written by that process."""
 
     ASLEEP = 0
-    """Not 0 while it is about to block or blocked: whoever has news for it rings its doorbell. Naps
-    are numbered, so that who rang knows whether it is the same one; or it is `ALWAYS_ASLEEP`."""
+    """Not 0 while it is about to block or blocked: whoever has news for it rings its doorbell."""
     STATE = auto()
     SEQUENCE = auto()
     """Sequence number of the message it is processing."""
