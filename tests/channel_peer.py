@@ -12,7 +12,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
+from remotemedia.core.multiprocess.channel.endpoint import Endpoint
+from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.transport import doorbell as doorbell_module
 from remotemedia.core.multiprocess.transport.doorbell import Doorbell
 from remotemedia.core.multiprocess.transport.ledger import Ledger

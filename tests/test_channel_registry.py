@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
+from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
+from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.plan import MAX_CAPACITY, Policy, SpareTaps
 from remotemedia.core.multiprocess.transport.folder import leftovers, private_folder
 from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport

@@ -100,7 +100,8 @@ class Other:
 
     CODE = """
 import sys, numpy as np
-from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
+from remotemedia.core.multiprocess.channel.endpoint import Endpoint
+from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.data import Binary
 with Endpoint.open(Ticket.from_json(sys.argv[1])) as endpoint:
     publishers = list(endpoint.publishers.values())

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from benchmarks.processes import Workers
 from benchmarks.rings import DEADLINE_SECONDS, SPIN_NS, Ends, Job, Ring
-from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
+from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
+from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.data import Binary
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from remotemedia.core.executor import NodeExecutor as NodeExecutor
     from remotemedia.core.executor import NodeHandle as NodeHandle
     from remotemedia.core.multiprocess.channel.endpoint import Endpoint as Endpoint
-    from remotemedia.core.multiprocess.channel.endpoint import Ticket as Ticket
     from remotemedia.core.multiprocess.channel.publisher import Publisher as Publisher
     from remotemedia.core.multiprocess.channel.registry import Channel as Channel
     from remotemedia.core.multiprocess.channel.registry import ChannelRegistry as ChannelRegistry
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber as Subscriber
+    from remotemedia.core.multiprocess.channel.ticket import Ticket as Ticket
     from remotemedia.core.multiprocess.config import MultiprocessConfig as MultiprocessConfig
     from remotemedia.core.multiprocess.executor import (
         InlineExecutor as InlineExecutor,
@@ -169,7 +169,8 @@ _MODULE_OF = {
     **dict.fromkeys(("NodeContext", "NodeExecutor", "NodeHandle"), "core.executor"),
     "MultiprocessHandle": "core.multiprocess.growing",
     **dict.fromkeys(("Channel", "ChannelRegistry"), "core.multiprocess.channel.registry"),
-    **dict.fromkeys(("Endpoint", "Ticket"), "core.multiprocess.channel.endpoint"),
+    "Endpoint": "core.multiprocess.channel.endpoint",
+    "Ticket": "core.multiprocess.channel.ticket",
     "Publisher": "core.multiprocess.channel.publisher",
     "Subscriber": "core.multiprocess.channel.subscriber",
     **dict.fromkeys(("Policy", "SpareTaps"), "core.multiprocess.plan"),

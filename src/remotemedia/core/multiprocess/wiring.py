@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from remotemedia.core.describe import Port
     from remotemedia.core.multiprocess.channel.bell import Bell
-    from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
+    from remotemedia.core.multiprocess.channel.endpoint import Endpoint
+    from remotemedia.core.multiprocess.channel.ticket import Ticket
     from remotemedia.core.multiprocess.config import MultiprocessConfig
     from remotemedia.core.multiprocess.transport.base import Transport
     from remotemedia.core.validation import (

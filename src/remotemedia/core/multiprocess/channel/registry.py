@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess.channel.deaths import await_again, is_owed, note_death
-from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
+from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.parties import Parties
 from remotemedia.core.multiprocess.channel.planning import (
     DEFAULT_CAPACITY,
@@ -21,6 +21,7 @@ from remotemedia.core.multiprocess.channel.planning import (
     taps_left,
 )
 from remotemedia.core.multiprocess.channel.stats import PortStats, port_stats
+from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.plan import (
     MAX_CAPACITY,
     ConnectionPlan,

@@ -11,7 +11,8 @@ import msgspec
 
 from remotemedia.core.describe import describe
 from remotemedia.core.multiprocess import control
-from remotemedia.core.multiprocess.channel.endpoint import Endpoint, Ticket
+from remotemedia.core.multiprocess.channel.endpoint import Endpoint
+from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.runner.commands import Commands, Reporter
 from remotemedia.core.multiprocess.runner.context import RunnerContext
 from remotemedia.core.multiprocess.runner.work import Stopped, Work, format_error, summary
