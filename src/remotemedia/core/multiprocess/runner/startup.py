@@ -15,7 +15,8 @@ from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.runner.commands import Commands, Reporter
 from remotemedia.core.multiprocess.runner.context import RunnerContext
-from remotemedia.core.multiprocess.runner.work import Stopped, Work, format_error, summary
+from remotemedia.core.multiprocess.runner.tracebacks import format_error, summary
+from remotemedia.core.multiprocess.runner.work import Stopped, Work
 from remotemedia.core.parameters import create_node
 from remotemedia.core.reference import NodeReference
 

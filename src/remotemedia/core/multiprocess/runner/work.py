@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,6 +12,7 @@ from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.bell import Bell
 from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
+from remotemedia.core.multiprocess.runner.tracebacks import format_error, summary
 from remotemedia.core.multiprocess.transport.ledger import (
     ENDPOINT_WORDS,
     HISTOGRAM_BUCKETS,
@@ -34,11 +34,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Stopped", "Wake", "Work"]
 
+_NEVER = 1 << 63
+_SEQUENCE = int(EndpointWord.SEQUENCE)
+_CORRELATION = int(EndpointWord.CORRELATION)
+_BEGAN = int(EndpointWord.BEGAN_NS)
+_EPOCH = int(LedgerWord.EPOCH)
+_PROCESSED = int(EndpointWord.PROCESSED)
 _HISTOGRAM_AT = ENDPOINT_WORDS - HISTOGRAM_BUCKETS
 _LAST_BUCKET = HISTOGRAM_BUCKETS - 1
 Handler: TypeAlias = "Callable[[Message], object]"
-
-
 Found: TypeAlias = "tuple[Subscriber, Message] | Wake"
 
 
@@ -246,42 +250,3 @@ class Work:
         if len(counted) == 1:
             return counted[0].ended_input()
         return min((subscriber.ended_input() for subscriber in counted), default=0)
-
-
-_NEVER = 1 << 63
-_SEQUENCE = int(EndpointWord.SEQUENCE)
-_CORRELATION = int(EndpointWord.CORRELATION)
-_BEGAN = int(EndpointWord.BEGAN_NS)
-_EPOCH = int(LedgerWord.EPOCH)
-_PROCESSED = int(EndpointWord.PROCESSED)
-
-
-MAX_SUMMARY_BYTES = 4096
-
-
-def summary(error: BaseException) -> str:
-    """Return an error in a few words: its type and its message, which may have several lines."""
-    if isinstance(error, SyntaxError):  # its last line says what is wrong, those before show where
-        text = traceback.format_exception_only(error)[-1]
-    else:
-        text = traceback.format_exception_only(error)[0]
-    return control.shorten(text.strip(), MAX_SUMMARY_BYTES)
-
-
-def format_error(error: BaseException) -> str:
-    """Return an error with its traceback, without the frames of the runner."""
-    trace = error.__traceback__
-    while (
-        trace is not None
-        and trace.tb_next is not None
-        and _is_ours(trace.tb_frame.f_code.co_filename)
-    ):
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))
-
-
-def _is_ours(filename: str) -> bool:
-    return filename.startswith(_HERE)
-
-
-_HERE = __file__.rpartition("/")[0] + "/"

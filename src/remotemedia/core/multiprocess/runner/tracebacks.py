@@ -1,0 +1,35 @@
+"""What a node raised, in words for the executor."""
+
+from __future__ import annotations
+
+import traceback
+
+from remotemedia.core.multiprocess import control
+
+_HERE = __file__.rpartition("/")[0] + "/"
+MAX_SUMMARY_BYTES = 4096
+
+
+def summary(error: BaseException) -> str:
+    """Return an error in a few words: its type and its message, which may have several lines."""
+    if isinstance(error, SyntaxError):  # its last line says what is wrong, those before show where
+        text = traceback.format_exception_only(error)[-1]
+    else:
+        text = traceback.format_exception_only(error)[0]
+    return control.shorten(text.strip(), MAX_SUMMARY_BYTES)
+
+
+def format_error(error: BaseException) -> str:
+    """Return an error with its traceback, without the frames of the runner."""
+    trace = error.__traceback__
+    while (
+        trace is not None
+        and trace.tb_next is not None
+        and _is_ours(trace.tb_frame.f_code.co_filename)
+    ):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(_HERE)
