@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.ticket import Ticket
-from remotemedia.core.multiprocess.transport import doorbell as doorbell_module
 from remotemedia.core.multiprocess.transport.doorbell import Doorbell
 from remotemedia.core.multiprocess.transport.ledger import Ledger
+from remotemedia.core.multiprocess.transport.membarrier import membarrier
 from remotemedia.data import Binary
 from remotemedia.errors import BackpressureError, ChannelError, PeerLost
 from tests.channel_helpers import number, open_seal, sealed, value_of
@@ -36,7 +36,7 @@ def say(what: object) -> None:
 @contextmanager
 def opened(options: dict[str, Any]) -> Iterator[Endpoint]:
     if not options.get("has_membarrier", True):
-        doorbell_module._membarrier.is_available = False
+        membarrier.is_available = False
     spin_ns = options.get("spin_ns", 0)
     with Endpoint.open(Ticket.from_json(options["ticket"]), spin_ns=spin_ns) as endpoint:
         say("ready")
@@ -51,7 +51,7 @@ def only_reader(endpoint: Endpoint) -> Subscriber:
 def pong(options: dict[str, Any]) -> None:
     """Answer each count in one ledger word with the same count in another."""
     if not options["has_membarrier"]:
-        doorbell_module._membarrier.is_available = False
+        membarrier.is_available = False
     words = Ledger(options["ledger_fd"]).words
     mine, theirs = options["mine"], options["theirs"]
     bell = Doorbell(words, mine, options["doorbell_fd"], options["spin_ns"])

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from remotemedia.core.multiprocess.transport import doorbell as doorbell_module
-from remotemedia.core.multiprocess.transport.doorbell import Doorbell, _Membarrier
+from remotemedia.core.multiprocess.transport.doorbell import Doorbell
 from remotemedia.core.multiprocess.transport.ledger import ALWAYS_ASLEEP, ENDPOINT_WORDS, Ledger
 from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.core.multiprocess.transport.membarrier import Membarrier
 from remotemedia.errors import ChannelClosed, ChannelError
 from tests.channel_helpers import IS_LONG, Background, Peer, eventually, open_fds
 from tests.strikes import strikes
@@ -30,7 +31,7 @@ BLOCK, ADAPTIVE = 0, 50_000
 ROUNDS = 100_000 if IS_LONG else 20_000
 
 
-class NoMembarrier(_Membarrier):
+class NoMembarrier(Membarrier):
     """A kernel without the system call."""
 
     def __init__(self) -> None:
@@ -80,7 +81,7 @@ def is_armed(side: Side) -> Callable[[], bool]:
 @pytest.fixture(params=[True, False], ids=["membarrier", "no membarrier"])
 def has_membarrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     if not request.param:
-        monkeypatch.setattr(doorbell_module, "_membarrier", NoMembarrier())
+        monkeypatch.setattr(doorbell_module, "membarrier", NoMembarrier())
     return bool(request.param)
 
 
@@ -166,7 +167,7 @@ def test_a_sleeper_says_so_and_one_that_is_awake_is_never_rung(side: Side) -> No
 def test_without_membarrier_a_process_counts_as_asleep_always(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doorbell_module, "_membarrier", NoMembarrier())
+    monkeypatch.setattr(doorbell_module, "membarrier", NoMembarrier())
     side = Side(ledger, BLOCK)
     assert not side.bell.is_fenced
     assert side.words[side.slot] == ALWAYS_ASLEEP

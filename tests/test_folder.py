@@ -14,13 +14,13 @@ import pytest
 
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.transport import library
+from remotemedia.core.multiprocess.transport.domain import new_domain
 from remotemedia.core.multiprocess.transport.folder import (
     leftovers,
     new_prefix,
     private_folder,
     sweep,
 )
-from remotemedia.core.multiprocess.transport.iceoryx import new_domain
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from remotemedia.data import Text
 from remotemedia.errors import ExecutorError, SharedMemoryExhausted

@@ -57,7 +57,7 @@ import remotemedia
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.plan import SpareTaps
 from remotemedia.core.multiprocess.transport import library
-from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport, new_domain
+from remotemedia.core.multiprocess.transport.domain import new_domain
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from remotemedia.data import Binary, Tensor, Text
 from remotemedia.data.layout import tensor_layout
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.transport.base import Chunk
+    from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
 
 SOURCE = Path(remotemedia.__file__).parent
 FEW_TAPS = SpareTaps(2, 2, 1)

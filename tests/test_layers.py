@@ -152,12 +152,27 @@ def test_one_module_imports_iceoryx2() -> None:
 
 
 def test_the_transport_over_iceoryx2_is_loaded_only_where_it_is_used() -> None:
-    names = {f"{MULTIPROCESS}.transport.{name}" for name in ("iceoryx", "iceoryx_ends", "library")}
+    doors = {f"{MULTIPROCESS}.transport.{name}" for name in ("iceoryx", "domain")}
+    names = doors | {f"{MULTIPROCESS}.transport.{name}" for name in ("iceoryx_ends", "library")}
     for name in MODULES.keys() - names:
         used = own_imports(name) & names
-        assert used <= {f"{MULTIPROCESS}.transport.iceoryx"}, name
+        assert used <= doors, name
         for of in used:
             assert Import(f"remotemedia.{of}", at_once=True) not in set(imports_of(MODULES[name]))
+
+
+def test_a_node_process_does_not_load_what_only_its_executor_needs() -> None:
+    code = (
+        "import sys, remotemedia.core.multiprocess.runner.startup, "
+        "remotemedia.core.multiprocess.transport.iceoryx as _; print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    )
+    assert not set(loaded.stdout.split()) & {
+        "asyncio", "click", "difflib", "remotemedia.core.multiprocess.session", "rich", "shutil",
+        "sysconfig", "tempfile", "yaml",
+    }  # fmt: skip
 
 
 def test_the_spawner_imports_the_standard_library_alone() -> None:

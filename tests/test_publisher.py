@@ -895,7 +895,7 @@ def test_without_membarrier_it_asks_for_credit_always(
     from remotemedia.core.multiprocess.transport import doorbell
     from tests.test_doorbell import NoMembarrier
 
-    monkeypatch.setattr(doorbell, "_membarrier", NoMembarrier())
+    monkeypatch.setattr(doorbell, "membarrier", NoMembarrier())
     with new_registry(transport) as registry:
         publisher, (reader,) = channel_of(registry, ("block", 1))
         wanted = reader.connection.slot + ConnectionWord.CREDIT_WANTED

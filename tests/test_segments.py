@@ -18,16 +18,17 @@ from remotemedia.core.multiprocess.plan import (
     service_name,
 )
 from remotemedia.core.multiprocess.transport import segments
-from remotemedia.core.multiprocess.transport.iceoryx import (
-    IceoryxTransport,
-    IceoryxWriter,
-    new_domain,
-)
+from remotemedia.core.multiprocess.transport.domain import new_domain
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER, Maps
 from remotemedia.data.message import MAX_METADATA_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from remotemedia.core.multiprocess.transport.iceoryx import (
+        IceoryxTransport,
+        IceoryxWriter,
+    )
 
 MIB = 1 << 20
 

@@ -17,7 +17,7 @@ from remotemedia.core.multiprocess.plan import (
     service_name,
 )
 from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES
-from remotemedia.core.multiprocess.transport.iceoryx import new_domain
+from remotemedia.core.multiprocess.transport.domain import new_domain
 from remotemedia.core.multiprocess.transport.memory import MemoryTransport
 from remotemedia.data.memory import array_at
 from remotemedia.data.wire import HEADER_BYTES

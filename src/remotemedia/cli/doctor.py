@@ -100,15 +100,9 @@ def _kernel() -> Check:
 
 
 def _has_membarrier() -> bool:
-    from remotemedia.core.multiprocess.transport.doorbell import Doorbell
-    from remotemedia.core.multiprocess.transport.ledger import EndpointWord
+    from remotemedia.core.multiprocess.transport.membarrier import membarrier
 
-    words = memoryview(bytearray(8 * len(EndpointWord))).cast("Q")
-    bell = Doorbell(words, 0, Doorbell.new_fd())
-    try:
-        return bell.is_fenced
-    finally:
-        bell.close()
+    return membarrier.is_available
 
 
 _PROBES: dict[str, Callable[[], int]] = {

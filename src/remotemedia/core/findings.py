@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from enum import Enum
 from types import NoneType
 from typing import TYPE_CHECKING, Literal, get_args, get_origin
@@ -17,6 +16,8 @@ _MAX_LISTED = 12
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "did you mean 'x'?", or an empty text if no known name is close."""
+    from difflib import get_close_matches  # here: only where something is wrong
+
     name = name.casefold()
     folded = {choice.casefold(): choice for choice in known}
     close = [choice for choice in folded if sorted(choice) == sorted(name)]  # swapped letters

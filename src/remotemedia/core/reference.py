@@ -18,7 +18,6 @@ import importlib
 import importlib.util
 import linecache
 import sys
-import sysconfig
 import threading
 import zlib
 from contextlib import contextmanager
@@ -283,6 +282,8 @@ def _require_same(module: ModuleType, target: NodeTarget) -> None:
 
 
 def _installed_roots() -> set[Path]:
+    import sysconfig  # here: a node's process never asks
+
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     paths = sysconfig.get_paths()
     return {Path(paths[name]).resolve() for name in names}

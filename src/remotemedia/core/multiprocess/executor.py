@@ -235,11 +235,11 @@ class MultiprocessExecutor(SessionExecutor):
 
     async def _initialize(self) -> None:
         # Imported here: the process that only checks pipelines needs no iceoryx2.
-        from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport, new_domain
+        from remotemedia.core.multiprocess.transport.domain import Domain, new_domain
         from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 
         _raise_descriptor_limit()
-        self._domain: IceoryxTransport = new_domain()
+        self._domain: Domain = new_domain()
         root, prefix = self._domain.address
         self._files = [f"{SHM_FOLDER}/{prefix}*", root]
         self._lost: list[ProcessManager] = []

@@ -5,7 +5,6 @@ Everything here can be sent to another process as it is, and decided without one
 
 from __future__ import annotations
 
-import hashlib
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
@@ -136,6 +135,9 @@ class PortPlan(msgspec.Struct, frozen=True):
 
 def service_name(*parts: str) -> str:
     """Hash the parts of a name: "a_b" and "c" never meet "a" and "b_c"."""
+    # Imported here: it loads OpenSSL, and a node's process is told the names.
+    import hashlib
+
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         encoded = part.encode()

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
     from remotemedia.core.multiprocess.transport.base import Transport
-    from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
+    from remotemedia.core.multiprocess.transport.domain import Domain
 
 __all__ = ["Channel", "ChannelRegistry"]
 
@@ -90,10 +90,10 @@ class ChannelRegistry:
         scope: str = "",
         spin_ns: int = DEFAULT_SPIN_NS,
     ) -> None:
-        self._own: IceoryxTransport | None = None
+        self._own: Domain | None = None
         if transport is None:
             # Imported here: who only uses the transport in memory needs no iceoryx2.
-            from remotemedia.core.multiprocess.transport.iceoryx import new_domain
+            from remotemedia.core.multiprocess.transport.domain import new_domain
 
             transport = self._own = new_domain()
             atexit.register(self.cleanup)  # its files would stay until the next one starts

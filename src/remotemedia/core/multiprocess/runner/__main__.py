@@ -48,6 +48,7 @@ def main() -> int:
         sys.stderr.write(f"{CONTROL_VARIABLE}={number} is no socket: {error}\n\n{_BY_HAND}")
         return 2
     # Imported here: by hand, or with wrong arguments, the answer comes at once.
+    import remotemedia.core.multiprocess.transport.membarrier  # noqa: F401 (before numpy: see there)
     from remotemedia.core.multiprocess.runner.startup import NodeRun
 
     return NodeRun(end).run()

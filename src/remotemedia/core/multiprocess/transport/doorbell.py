@@ -11,7 +11,6 @@ rings.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import threading
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from remotemedia.core.multiprocess.transport.forks import inherited, tell_children
 from remotemedia.core.multiprocess.transport.ledger import ALWAYS_ASLEEP, EndpointWord
 from remotemedia.core.multiprocess.transport.limits import limits_named
+from remotemedia.core.multiprocess.transport.membarrier import membarrier
 from remotemedia.errors import ChannelClosed, ChannelError
 
 if TYPE_CHECKING:
@@ -31,28 +31,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DEFAULT_SPIN_NS = 50_000
 _MAX_POLL_MS = 1 << 30  # poll(2) takes an int; a longer wait is several
-
-_SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(os.uname().machine)
-_CMD_GLOBAL_EXPEDITED = 1 << 1
-_CMD_REGISTER_GLOBAL_EXPEDITED = 1 << 2
-
-
-class _Membarrier:
-    """The system call, and whether this process may use it."""
-
-    def __init__(self) -> None:
-        self._call = ctypes.CDLL(None).syscall
-        self.is_available = _SYS_MEMBARRIER is not None and not self._call(
-            _SYS_MEMBARRIER, _CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0
-        )
-
-    def fence(self) -> None:
-        """Order all memory accesses of all registered processes around this point."""
-        if self._call(_SYS_MEMBARRIER, _CMD_GLOBAL_EXPEDITED, 0, 0):
-            raise ChannelError("membarrier failed after it was registered")
-
-
-_membarrier = _Membarrier()
 
 
 class Doorbell:
@@ -86,7 +64,7 @@ class Doorbell:
         self._waiter = 0  # the thread that waits
         self._closing = threading.RLock()  # nobody rings a descriptor that is gone
         self._closed = False
-        if not _membarrier.is_available:
+        if not membarrier.is_available:
             words[self._asleep] = ALWAYS_ASLEEP
         tell_children(self)
 
@@ -109,7 +87,7 @@ class Doorbell:
     @property
     def is_fenced(self) -> bool:
         """Whether `fence` works; where it does not, this process counts as always asleep."""
-        return _membarrier.is_available
+        return membarrier.is_available
 
     @property
     def is_asleep(self) -> bool:
@@ -256,14 +234,14 @@ class Doorbell:
             ChannelClosed: the doorbell is closed.
         """
         self._require_open()
-        if _membarrier.is_available:
+        if membarrier.is_available:
             self._words[self._asleep] = 1
-            _membarrier.fence()
+            membarrier.fence()
 
     @staticmethod
     def fence() -> None:
         """Order what this thread wrote before what it reads next, and the same for its peers."""
-        _membarrier.fence()
+        membarrier.fence()
 
     def clear(self, fd: int | None = None) -> None:
         """Say that this process is awake, and silence what rang.
@@ -271,7 +249,7 @@ class Doorbell:
         Args:
             fd: a duplicate of the doorbell's descriptor; None is the doorbell's own.
         """
-        if _membarrier.is_available:
+        if membarrier.is_available:
             self._words[self._asleep] = 0
         try:  # noqa: SIM105 (a context manager costs what half a look costs)
             os.eventfd_read(self.fd if fd is None else fd)

@@ -1,4 +1,4 @@
-"""The transport over iceoryx2: services, domains, and who cleans up; its rules are in `library`."""
+"""The transport over iceoryx2: services and their two ends; its rules are in `library`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from remotemedia.core.multiprocess.plan import MAX_LOANS
 from remotemedia.core.multiprocess.transport import segments
-from remotemedia.core.multiprocess.transport.folder import (
-    claim,
-    new_prefix,
-    private_folder,
-    restrict,
-    sweep,
-    sweep_dead,
-)
 from remotemedia.core.multiprocess.transport.forks import tell_children
 from remotemedia.core.multiprocess.transport.iceoryx_ends import IceoryxReader, IceoryxWriter
 from remotemedia.core.multiprocess.transport.library import (
@@ -25,8 +17,7 @@ from remotemedia.core.multiprocess.transport.library import (
     never_drop,
     new_node,
 )
-from remotemedia.core.multiprocess.transport.limits import limits_named
-from remotemedia.core.multiprocess.transport.locks import FolderLock, MemoryLock
+from remotemedia.core.multiprocess.transport.locks import MemoryLock
 from remotemedia.core.multiprocess.transport.pages import Maps, require_free
 from remotemedia.errors import ChannelError
 
@@ -35,7 +26,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 
-__all__ = ["IceoryxTransport", "IceoryxWriter", "new_domain"]
+__all__ = ["IceoryxTransport", "IceoryxWriter"]
 
 MAX_PROCESSES = 128
 
@@ -63,16 +54,14 @@ class IceoryxTransport:
     Args:
         root: folder of the domain; the executor's own, private.
         prefix: what all its names in shared memory begin with.
-        mark: marks the domain as alive, for the process that made it; owned.
 
     Raises:
         ChannelError: iceoryx2 cannot start on this machine, and why.
     """
 
-    def __init__(self, root: Path, prefix: str, mark: FolderLock | None = None) -> None:
+    def __init__(self, root: Path, prefix: str) -> None:
         self._root = root
         self._prefix = prefix
-        self._mark = mark
         self._pid = os.getpid()
         self._lock = MemoryLock(root.parent)
         self._maps = Maps()
@@ -168,21 +157,6 @@ class IceoryxTransport:
         self._lock.close()
         self._maps.close()
 
-    def close_and_sweep(self) -> None:
-        """Give everything back, and remove all that is left of the whole domain.
-
-        For the process that made the domain, when all others are gone. A forked child leaves it
-        alone.
-        """
-        if self._pid != os.getpid():
-            return
-        if self._node is not None:
-            self.clean_up_dead()
-        self.close()
-        sweep(self._root, self._prefix)
-        if self._mark is not None:
-            self._mark.close()
-
     def _builder(self, port: PortPlan) -> Any:
         if self._node is None:
             raise ChannelError("the transport is closed")
@@ -190,35 +164,3 @@ class IceoryxTransport:
 
     def _open(self, port: PortPlan, what: str) -> Any:
         return attempt(what, lambda: self._builder(port).open(), iox.PublishSubscribeOpenError)
-
-
-def new_domain() -> IceoryxTransport:
-    """Start a domain that nobody else has: a private folder and a prefix of its own.
-
-    What domains of this user left whose processes are all dead is removed first.
-
-    Raises:
-        ChannelError, ExecutorError: iceoryx2 cannot start on this machine, and why.
-    """
-    folder = private_folder()
-    prefix = new_prefix()
-    root = folder / prefix.rstrip("_")
-    mark = None
-    try:
-        # Under the lock, so that nobody takes it for dead before it is claimed.
-        mark = MemoryLock(folder).run(partial(_claim_new, folder, root))
-        transport = IceoryxTransport(root, prefix, mark)
-        restrict(prefix)
-    except BaseException:
-        sweep(root, prefix)
-        if mark is not None:
-            mark.close()
-        raise
-    return transport
-
-
-def _claim_new(folder: Path, root: Path) -> FolderLock:
-    with limits_named("looking for what dead processes left"):
-        sweep_dead(folder)
-    root.mkdir(mode=0o700)
-    return claim(root)
