@@ -129,6 +129,17 @@ class Mixer(rm.Node):
         return rm.Text(f"right {text.text}")
 
 
+class Sides(rm.Node):
+    """Sends what it takes by two outputs."""
+
+    left = rm.Output(rm.Text)
+    right = rm.Output(rm.Text)
+
+    def process(self, text: rm.Text) -> Iterator[rm.Addressed]:
+        yield self.left(text)
+        yield self.right(text)
+
+
 class Keys(rm.Node):
     """Names the keys of an object."""
 

@@ -92,6 +92,15 @@ def test_json_gives_a_line_per_output_and_a_summary(echo: Path) -> None:
     assert done.stderr == ""
 
 
+def test_json_says_which_output_each_message_left_by(tmp_path: Path) -> None:
+    sides = write_pipeline(tmp_path, ("Sides", {}))
+    *outputs, _ = json_lines(inside("run", sides, "--text", "a", "--json", "-q"))
+    assert {(one["output"], one["input"], one["text"]) for one in outputs} == {
+        ("sides.left", 1, "a"),
+        ("sides.right", 1, "a"),
+    }
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 def test_sound_goes_through_in_every_format(gain: Path, tmp_path: Path, suffix: str) -> None:
     source, target = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
