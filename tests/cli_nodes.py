@@ -84,6 +84,17 @@ class Loading(rm.Node):
         return rm.Text(text.text)
 
 
+class Chatty(rm.Node):
+    """Prints a long line."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def process(self, text: rm.Text) -> rm.Text:
+        sys.stdout.write("x" * self.length + "\n")
+        return rm.Text(text.text)
+
+
 class Boom(rm.Node):
     """Fails on "raise", kills itself on "kill"."""
 

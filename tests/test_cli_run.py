@@ -431,6 +431,17 @@ def test_a_terminal_shows_a_live_view_and_the_summary(tmp_path: Path) -> None:
     assert "\x1b[?25h" in terminal.seen, "the cursor is shown again"
 
 
+def test_a_long_line_of_a_node_takes_a_few_rows_of_a_terminal_and_is_whole_elsewhere(
+    tmp_path: Path,
+) -> None:
+    path = write_pipeline(tmp_path, ("Chatty", {"length": 5000}))
+    with OnTerminal("run", path, "--text", "a") as terminal:
+        found = terminal.wait_for(r"chatty \| x+ \[[\d,]+ more characters\]")
+        assert terminal.wait_ended() == 0
+    assert 200 < found.count("x") < 300
+    assert "chatty | " + "x" * 5000 + "\n" in inside("run", path, "--text", "a").stderr
+
+
 def test_who_types_gets_lines_and_no_live_view(echo: Path) -> None:
     with OnTerminal("run", echo, "-i", "-") as terminal:
         terminal.wait_for("ready in")
