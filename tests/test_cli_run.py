@@ -115,6 +115,19 @@ def test_sound_goes_through_in_every_format(gain: Path, tmp_path: Path, suffix: 
         assert np.array_equal(soundfile.read(source)[0], soundfile.read(target)[0])
 
 
+def test_sound_of_a_file_has_the_times_of_a_recording(tmp_path: Path) -> None:
+    pipeline = tmp_path / "p.yaml"
+    pipeline.write_text("version: v1\nnodes: [{id: r, node_type: audio.resample}]")
+    write_sound(tmp_path / "in.wav", 44_100, rate=44_100)
+    *outputs, _ = json_lines(inside("run", pipeline, "-i", tmp_path / "in.wav", "--json", "-q"))
+    position, began_ns = 0, cast("int", outputs[0]["timestamp_ns"])
+    for out in outputs:
+        passed = cast("int", out["timestamp_ns"]) - began_ns
+        assert passed == pytest.approx(position * 1e9 / 16_000, abs=50_000)
+        position += cast("int", out["frames"])
+    assert position == pytest.approx(16_000, abs=2)
+
+
 def test_realtime_takes_as_long_as_the_sound(gain: Path, tmp_path: Path) -> None:
     write_sound(tmp_path / "in.wav", RATE)
     arguments = ("run", gain, "-i", tmp_path / "in.wav", "-o", tmp_path / "out.wav", "--json", "-q")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,11 @@ def sound_files() -> Any:
 
 
 class SoundFileSource:
-    """A sound file, read in chunks of `CHUNK_SECONDS` with its own rate and channels."""
+    """A sound file, read in chunks of `CHUNK_SECONDS` with its own rate and channels.
+
+    Chunks have the times that they would have were it recorded from the first one on, also where
+    they are sent faster than that.
+    """
 
     kinds: tuple[str, ...] = ("Audio", "File")
 
@@ -58,6 +63,7 @@ class SoundFileSource:
         rate = self._file.samplerate
         frames = max(1, round(rate * CHUNK_SECONDS))
         done = 0
+        began_ns = time.monotonic_ns()
         while True:
             try:
                 samples = self._file.read(frames, dtype="float32", always_2d=True)
@@ -66,8 +72,8 @@ class SoundFileSource:
                 raise Failure(f"{self.name} {at}: {error.error_string}", UNREADABLE) from error
             if not len(samples):
                 return
+            yield Audio(samples, rate, timestamp_ns=began_ns + done * 10**9 // rate)
             done += len(samples)
-            yield Audio(samples, rate)
 
     def close(self) -> None:
         """See `Source.close`."""
