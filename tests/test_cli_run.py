@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+import remotemedia as rm
+from remotemedia.cli.sinks import json_line
 from tests.cli_helpers import COMMAND, OnTerminal, inside, remotemedia, start, write_pipeline
 
 if TYPE_CHECKING:
@@ -90,6 +92,11 @@ def test_json_gives_a_line_per_output_and_a_summary(echo: Path) -> None:
     connections = cast("list[dict[str, object]]", summary["connections"])
     assert [one["sent"] for one in connections] == [2, 2]
     assert done.stderr == ""
+
+
+def test_json_has_null_where_json_has_no_number() -> None:
+    message = rm.Json([float("nan"), float("-inf"), 1.5], metadata={"mean": float("inf")})
+    assert '"value":[null,null,1.5],"metadata":{"mean":null}' in json_line(message)
 
 
 def test_json_says_which_output_each_message_left_by(tmp_path: Path) -> None:
