@@ -218,8 +218,8 @@ UNREADABLE = {
     "missing.wav": (None, "there is no file"),
     "zero.wav": (b"", "is empty"),
     "text.wav": (b"hello, this is text", "it holds text ('hello, this is text')"),
-    "header.wav": (b"RIFF\x24\x00\x00\x00WAVEfmt ", "is no sound file that can be read"),
-    "bytes.mp3": (bytes(range(256)), "is no sound file that can be read"),
+    "header.wav": (b"RIFF\x24\x00\x00\x00WAVEfmt ", "cut off: it has 16 of 44 bytes; there is no"),
+    "bytes.mp3": (bytes(range(256)), "is no sound file that can be read: it begins as no format"),
     "latin.txt": (b"\xe9t\xe9\n", "is no UTF-8 text"),
 }
 

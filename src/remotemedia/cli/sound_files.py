@@ -88,17 +88,27 @@ def _unreadable(path: Path, problem: str) -> str:
             shown = text.strip().partition("\n")[0][:40]
             return f"{path} is no sound file: it holds text ({shown!r}); is the name right?"
     size = path.stat().st_size
+    if cut := _cut_off(path, head):
+        return f"{cut}; there is no sound in it"
+    if "not a regular file" in problem:  # what libsndfile says where it tried MP3 last
+        problem = "it begins as no format does that is known"
     return f"{path} ({size:,} bytes) is no sound file that can be read: {problem.rstrip('.')}"
+
+
+def _cut_off(path: Path, head: bytes) -> str:
+    """Say that a file is shorter than its head says, where it is."""
+    said, size = int.from_bytes(head[4:8], "little") + 8, path.stat().st_size
+    # Who writes to a pipe says a length near 2 or 4 GiB, for "unknown".
+    if head[:4] != b"RIFF" or not size < said < 0x7FFF_0000:
+        return ""
+    return f"{path} is cut off: it has {size:,} of {said:,} bytes"
 
 
 def _oddity(path: Path, frames: int) -> str:
     with path.open("rb") as file:
         head = file.read(8)
-    said = int.from_bytes(head[4:8], "little") + 8
-    size = path.stat().st_size
-    # Who writes to a pipe says a length near 2 or 4 GiB, for "unknown".
-    if head[:4] == b"RIFF" and size < said < 0x7FFF_0000:
-        return f"{path} is cut off: it has {size:,} of {said:,} bytes; what is there is used"
+    if cut := _cut_off(path, head):
+        return f"{cut}; {'what is there is used' if frames else 'there is no sound in it'}"
     return "" if frames else f"{path} holds no sound that could be found: is it cut off?"
 
 
