@@ -84,6 +84,17 @@ class Loading(rm.Node):
         return rm.Text(text.text)
 
 
+class Chatty(rm.Node):
+    """Prints a long line."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def process(self, text: rm.Text) -> rm.Text:
+        sys.stdout.write("x" * self.length + "\n")
+        return rm.Text(text.text)
+
+
 class Boom(rm.Node):
     """Fails on "raise", kills itself on "kill"."""
 
@@ -127,6 +138,17 @@ class Mixer(rm.Node):
     @rm.input
     def on_right(self, text: rm.Text) -> rm.Text:
         return rm.Text(f"right {text.text}")
+
+
+class Sides(rm.Node):
+    """Sends what it takes by two outputs."""
+
+    left = rm.Output(rm.Text)
+    right = rm.Output(rm.Text)
+
+    def process(self, text: rm.Text) -> Iterator[rm.Addressed]:
+        yield self.left(text)
+        yield self.right(text)
 
 
 class Keys(rm.Node):

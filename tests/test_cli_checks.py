@@ -41,6 +41,58 @@ def test_validate_says_everything_with_its_line(tmp_path: Path) -> None:
     ]
 
 
+def test_validate_says_what_is_wrong_with_keys_and_with_the_rest_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("""version: v1
+nmae: x
+modules: [nowhere.py]
+nodes:
+  - {id: a, nodetype: text.upper}
+  - {id: b, node_type: text.join, parms: {count: 2}}
+  - {id: c, node_type: text.uper}
+  - {id: d, node_type: text.suffix, params: {sufix: "!", suffix: ""}, on_error: skipp}
+connections:
+  - {fom: a, to: b}
+  - {from: a, to: b, policy: blok}
+  - {from: b, to: e, polcy: block}
+""")
+    done = CliRunner().invoke(app, ["validate", str(path)])
+    found = [line.removeprefix(f"{path}:") for line in done.stderr.splitlines() if line[0] != " "]
+    assert (done.exit_code, found) == (
+        2,
+        [
+            "2: pipeline, key 'nmae': unknown key",
+            f"3: module 'nowhere.py': cannot be imported: there is no Python file "
+            f"{tmp_path}/nowhere.py",
+            "5: node 'a', key 'nodetype': unknown key",
+            "6: node 'b', key 'parms': unknown key",
+            "7: node 'c': unknown node type 'text.uper'",
+            "8: node 'd', key 'on_error': must be one of 'fail', 'skip', got 'skipp'",
+            "8: node 'd', parameter 'sufix': unknown parameter",
+            "10: connections[0], key 'fom': unknown key",
+            "11: connection a -> b, key 'policy': must be one of 'block', 'drop_oldest', "
+            "'latest', 'error', got 'blok'",
+            "12: connection b -> e, key 'polcy': unknown key",
+            "12: connection b -> e: there is no node 'e'",
+        ],
+    )
+    done = CliRunner().invoke(app, ["run", str(path), "--text", "a"])
+    assert (done.exit_code, done.stderr.count("\n  line ")) == (2, 11)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["modles: [a.py]\nnodes: [{id: a, node_type: 'a:A'}]", "nodes: [{node_type: x}, {id: 3}]"],
+)
+def test_validate_does_not_take_consequences_for_mistakes(tmp_path: Path, wrong: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"version: v1\n{wrong}\nconnections: [{{from: a, to: b}}]\n")
+    done = CliRunner().invoke(app, ["validate", str(path)])
+    assert done.exit_code == 2
+    assert "there is no node" not in done.stderr
+    assert "is not among" not in done.stderr
+
+
 def test_validate_gives_its_findings_as_json(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(BAD)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -62,7 +63,7 @@ def test_a_machine_that_has_everything_is_well() -> None:
 
 def test_people_get_a_line_per_check() -> None:
     done = CliRunner().invoke(app, ["doctor"])
-    assert "ok       leftovers       none\n" in done.stdout
+    assert re.search(r"^ok +leftovers +none$", done.stdout, re.MULTILINE)
 
 
 def test_what_is_short_is_a_warning_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,14 +95,39 @@ def test_what_dead_programs_have_left_is_found_and_removed() -> None:
     name = f"{folder.PREFIX}0123456789"
     root = folder.private_folder() / name
     root.mkdir()
-    lost = Path(f"/dev/shm/{folder.PREFIX}abcdef0123_lost")
-    for path in (Path(f"/dev/shm/{name}_of_a_dead_one"), lost):
-        path.write_bytes(b"x")
+    lost = [f"{folder.PREFIX}abcdef0123_{number}" for number in range(5)]
+    for file in (f"{name}_of_a_dead_one", *lost):
+        Path(f"/dev/shm/{file}").write_bytes(b"x")
     leftovers = checks()["leftovers"]
     assert leftovers["state"] == "problem"
-    assert leftovers["text"] == "1 folder, 1 file in shared memory"
+    folders, _, files = leftovers["text"].partition("; ")
+    assert folders == f"1 folder in {root.parent}: {name}"
+    named = re.fullmatch(r"5 files in /dev/shm: (\S+), (\S+), (\S+) and 2 more", files)
+    assert named is not None, files
+    assert set(named.groups()) < set(lost)
     assert checks("--clean")["leftovers"]["text"].startswith("removed: 1 folder")
     assert checks()["leftovers"]["text"] == "none"
+
+
+def test_an_extra_that_is_not_installed_is_named_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    needed = [
+        "numpy>=1",
+        "numpy>=1; extra == 'audio'",
+        "no-such-package==1; extra == 'speech'",
+        "numpy>=1; extra == 'speech'",
+        "numpy>=1; (python_version >= '3.99') and extra == 'lfm2'",
+        "no-such-package; extra == 'dev'",
+    ]
+    monkeypatch.setattr(doctor, "requires", lambda name: needed)
+    found = {name: check for name, check in checks().items() if name.startswith("extra ")}
+    assert found.keys() == {"extra audio", "extra speech", "extra lfm2"}
+    assert found["extra audio"]["state"] == "ok"
+    assert found["extra speech"]["state"] == "absent"
+    assert found["extra speech"]["text"] == "not installed: no-such-package"
+    assert found["extra speech"]["advice"] == "to use it: pip install 'remotemedia[speech]'"
+    assert "Python 3.99 or later" in found["extra lfm2"]["text"]
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+import remotemedia as rm
+from remotemedia.cli.sinks import json_line
 from tests.cli_helpers import COMMAND, OnTerminal, inside, remotemedia, start, write_pipeline
 
 if TYPE_CHECKING:
@@ -92,6 +94,20 @@ def test_json_gives_a_line_per_output_and_a_summary(echo: Path) -> None:
     assert done.stderr == ""
 
 
+def test_json_has_null_where_json_has_no_number() -> None:
+    message = rm.Json([float("nan"), float("-inf"), 1.5], metadata={"mean": float("inf")})
+    assert '"value":[null,null,1.5],"metadata":{"mean":null}' in json_line(message)
+
+
+def test_json_says_which_output_each_message_left_by(tmp_path: Path) -> None:
+    sides = write_pipeline(tmp_path, ("Sides", {}))
+    *outputs, _ = json_lines(inside("run", sides, "--text", "a", "--json", "-q"))
+    assert {(one["output"], one["input"], one["text"]) for one in outputs} == {
+        ("sides.left", 1, "a"),
+        ("sides.right", 1, "a"),
+    }
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 def test_sound_goes_through_in_every_format(gain: Path, tmp_path: Path, suffix: str) -> None:
     source, target = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
@@ -104,6 +120,19 @@ def test_sound_goes_through_in_every_format(gain: Path, tmp_path: Path, suffix: 
     assert about.samplerate == RATE
     if suffix in ("wav", "flac"):
         assert np.array_equal(soundfile.read(source)[0], soundfile.read(target)[0])
+
+
+def test_sound_of_a_file_has_the_times_of_a_recording(tmp_path: Path) -> None:
+    pipeline = tmp_path / "p.yaml"
+    pipeline.write_text("version: v1\nnodes: [{id: r, node_type: audio.resample}]")
+    write_sound(tmp_path / "in.wav", 44_100, rate=44_100)
+    *outputs, _ = json_lines(inside("run", pipeline, "-i", tmp_path / "in.wav", "--json", "-q"))
+    position, began_ns = 0, cast("int", outputs[0]["timestamp_ns"])
+    for out in outputs:
+        passed = cast("int", out["timestamp_ns"]) - began_ns
+        assert passed == pytest.approx(position * 1e9 / 16_000, abs=50_000)
+        position += cast("int", out["frames"])
+    assert position == pytest.approx(16_000, abs=2)
 
 
 def test_realtime_takes_as_long_as_the_sound(gain: Path, tmp_path: Path) -> None:
@@ -189,8 +218,8 @@ UNREADABLE = {
     "missing.wav": (None, "there is no file"),
     "zero.wav": (b"", "is empty"),
     "text.wav": (b"hello, this is text", "it holds text ('hello, this is text')"),
-    "header.wav": (b"RIFF\x24\x00\x00\x00WAVEfmt ", "is no sound file that can be read"),
-    "bytes.mp3": (bytes(range(256)), "is no sound file that can be read"),
+    "header.wav": (b"RIFF\x24\x00\x00\x00WAVEfmt ", "cut off: it has 16 of 44 bytes; there is no"),
+    "bytes.mp3": (bytes(range(256)), "is no sound file that can be read: it begins as no format"),
     "latin.txt": (b"\xe9t\xe9\n", "is no UTF-8 text"),
 }
 
@@ -420,6 +449,17 @@ def test_a_terminal_shows_a_live_view_and_the_summary(tmp_path: Path) -> None:
         assert terminal.wait_ended() == 130
     assert "messages" in terminal.text
     assert "\x1b[?25h" in terminal.seen, "the cursor is shown again"
+
+
+def test_a_long_line_of_a_node_takes_a_few_rows_of_a_terminal_and_is_whole_elsewhere(
+    tmp_path: Path,
+) -> None:
+    path = write_pipeline(tmp_path, ("Chatty", {"length": 5000}))
+    with OnTerminal("run", path, "--text", "a") as terminal:
+        found = terminal.wait_for(r"chatty \| x+ \[[\d,]+ more characters\]")
+        assert terminal.wait_ended() == 0
+    assert 200 < found.count("x") < 300
+    assert "chatty | " + "x" * 5000 + "\n" in inside("run", path, "--text", "a").stderr
 
 
 def test_who_types_gets_lines_and_no_live_view(echo: Path) -> None:

@@ -78,6 +78,10 @@ REFUSED: dict[str, tuple[Callable[[], object], list[str]]] = {
         lambda: Audio(np.zeros((1, 257), np.float32), 16000),
         ["257", "1 to 256"],
     ),
+    "audio with channels first": (
+        lambda: Audio(np.zeros((2, 16000), np.float32), 16000),
+        ["(2, 16000)", "(frames, channels)", "1 to 256", "samples.T"],
+    ),
     "rate 0": (lambda: Audio(mono(), 0), ["sample_rate is 0", "1 to 768,000"]),
     "rate below 0": (lambda: Audio(mono(), -16000), ["-16000", "1 to 768,000"]),
     "rate too high": (lambda: Audio(mono(), 768_001), ["768001", "1 to 768,000"]),

@@ -62,6 +62,33 @@ def test_what_leaves_has_the_time_of_the_sound_in_it() -> None:
         position += out.frames
 
 
+@pytest.mark.parametrize("size", [1, 441, 480, 1000])
+@pytest.mark.parametrize(("rate", "wanted"), [(44_100, 16_000), (8_000, 48_000)])
+def test_times_do_not_go_back_where_sound_comes_faster_than_live(
+    size: int, rate: int, wanted: int
+) -> None:
+    sound = stream_of(tone(rate, 0.3), rate, size)
+    for number, chunk in enumerate(sound):
+        chunk.timestamp_ns = number * 100_000
+    times = [out.timestamp_ns for out in audios(run_node(Resample, sound, sample_rate=wanted))]
+    assert times[0] == 0
+    assert times == sorted(times)
+
+
+def test_times_follow_a_gap_and_a_new_beginning() -> None:
+    first, second, third = (stream_of(tone(48_000, 0.2), 48_000, 960) for _ in range(3))
+    for chunk in second:
+        chunk.timestamp_ns += 100 * SECOND_NS
+    outputs = audios(run_node(Resample, [*first, *second, *third], sample_rate=16_000))
+    position = 0
+    for out in outputs:
+        seconds = position / 16_000
+        expected = seconds % 0.2 + (100 if 0.2 <= seconds < 0.4 else 0)
+        assert out.timestamp_ns == pytest.approx(expected * SECOND_NS, abs=50_000)
+        position += out.frames
+    assert position == pytest.approx(0.6 * 16_000, abs=2)
+
+
 def test_what_has_the_right_format_passes_as_it_is() -> None:
     given: list[RuntimeData] = [Audio(tone(16_000), 16_000, metadata={"a": 1})]
     assert run_node(Resample, given, sample_rate=16_000) == given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,18 @@ async def test_recv_gives_outputs_with_the_number_of_their_input(executor: str) 
         numbers = [await session.send(rm.Text("a b")) for _ in range(3)]
         got = [(await session.recv()).correlation_id for _ in range(6)]
         assert got == [number for number in numbers for _ in range(2)]
+
+
+async def test_an_output_says_which_port_it_left_by(executor: str) -> None:
+    async with running(nodes.Join, executor=executor) as session:
+        sent = rm.Text("1")
+        await session.send(sent, "n1.a")
+        first = await session.recv()
+        await session.send(first, "n1.b")  # where it came from before does not count
+        assert (sent.origin, first.origin) == ("", "n1.left")
+        assert (await session.recv()).origin == "n1.right"
+        assert [one.origin async for one in session.stream(sent, "n1.a")] == ["n1.left"]
+        assert copy.copy(first).origin == "n1.left"
 
 
 async def test_a_stream_and_recv_share_a_session(executor: str) -> None:

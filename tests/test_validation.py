@@ -354,11 +354,28 @@ def test_modules_are_found_beside_the_pipelines_file(tmp_path: Path) -> None:
 
 
 def test_a_module_that_cannot_be_loaded_is_a_finding_with_its_line(tmp_path: Path) -> None:
-    path = heavy_pipeline(tmp_path, "import torch_of_another_environment\n")
+    path = heavy_pipeline(tmp_path, "import json\n\nimport torch_of_another_environment\n")
     assert problems(load_pipeline(path)) == [
         "line 2, module 'heavy.py': cannot be imported: No module named "
-        "'torch_of_another_environment' (import heavy or optional libraries inside of initialize())"
+        f"'torch_of_another_environment' ({tmp_path}/heavy.py:3) (import heavy or optional "
+        "libraries inside of initialize())"
     ]
+    path = heavy_pipeline(tmp_path, "import json\n\n\njson.loads('nothing')\n")
+    assert (
+        f"JSONDecodeError: Expecting value: line 1 column 1 (char 0) ({tmp_path}/heavy.py:4)"
+        in (problems(load_pipeline(path))[0])
+    )
+
+
+def test_a_module_that_is_not_there_is_a_finding_without_advice_on_its_imports(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "version: v1\nmodules: [no_such.module]\nnodes: [{id: a, node_type: text.upper}]"
+    )
+    expected = "line 2, module 'no_such.module': cannot be imported: No module named 'no_such'"
+    assert problems(load_pipeline(path))[0] == expected
 
 
 def test_validating_imports_no_model_library(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import resource
 import sys
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING
 
 import click
@@ -17,18 +18,23 @@ from remotemedia.cli.failure import FAILED
 from remotemedia.cli.wording import bytes_text, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from remotemedia.cli.remains import Remains
 
 __all__ = ["doctor"]
 
+NOT_INSTALLED = "is not installed"
 LOW_BYTES = 64 << 20
 """What Docker gives a container by default."""
 LOW_DESCRIPTORS = 4096
 LOW_PROCESSES = 256
 DESCRIPTORS_PER_CHANNEL = 13
-STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
+STYLES = {"ok": "green", "absent": "blue", "warning": "yellow", "problem": "red"}
+NAMED_LEFTOVERS = 3
+OUR_EXTRAS = ("bench", "dev", "docs")
+"""For who works on this package: nobody misses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class Check:
 
     Attributes:
         name: what.
-        state: "ok", "warning" or "problem".
+        state: "ok", "absent" (it can be had, and nothing asks for it), "warning" or "problem".
         text: how it is.
         advice: what to do about it; empty if nothing.
     """
@@ -57,7 +63,7 @@ def doctor(clean: bool, as_json: bool) -> None:
     Exit codes: 0 all is well, perhaps with warnings; 1 there is a problem.
     """
     checks = [look() for look in (_versions, _kernel, _shared_memory, _descriptors, _processes)]
-    checks += _runtime_folder(clean=clean)
+    checks += [*_runtime_folder(clean=clean), *_extras()]
     if as_json:
         click.echo(json.dumps([asdict(check) for check in checks]))
     else:
@@ -85,7 +91,7 @@ def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "is not installed"
+        return NOT_INSTALLED
 
 
 def _kernel() -> Check:
@@ -186,8 +192,39 @@ def _runtime_folder(*, clean: bool) -> list[Check]:
 
 def _listed(found: Remains) -> str:
     parts = [
-        *([plural(len(found.folders), "folder")] if found.folders else []),
-        *([plural(len(found.files), "file") + " in shared memory"] if found.files else []),
+        *([_named(found.folders, "folder")] if found.folders else []),
+        *([_named(found.files, "file")] if found.files else []),
         *(f"process {pid} ({name})" for pid, name in found.processes.items()),
     ]
-    return ", ".join(parts)
+    return "; ".join(parts)
+
+
+def _named(paths: Sequence[Path], one: str) -> str:
+    names = ", ".join(path.name for path in paths[:NAMED_LEFTOVERS])
+    more = len(paths) - NAMED_LEFTOVERS
+    names += f" and {more:,} more" if more > 0 else ""
+    return f"{plural(len(paths), one)} in {paths[0].parent}: {names}"
+
+
+def _extras() -> list[Check]:
+    """What the extras of this package install, by its own metadata."""
+    missing: dict[str, list[str]] = {}
+    for requirement in requires("remotemedia") or ():
+        extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        if extra is None or extra[1] in OUR_EXTRAS:
+            continue
+        packages = missing.setdefault(extra[1], [])
+        package = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        python = re.search(r"python_version >= ['\"](\d+)\.(\d+)['\"]", requirement)
+        if python is not None and sys.version_info[:2] < (int(python[1]), int(python[2])):
+            packages.append(f"{package} (on Python {python[1]}.{python[2]} or later)")
+        elif _version(package) == NOT_INSTALLED:
+            packages.append(package)
+    return [_extra(name, missing[name]) for name in sorted(missing)]
+
+
+def _extra(name: str, missing: Sequence[str]) -> Check:
+    if not missing:
+        return Check(f"extra {name}", "ok", "installed")
+    advice = f"to use it: pip install 'remotemedia[{name}]'"
+    return Check(f"extra {name}", "absent", f"not installed: {', '.join(missing)}", advice)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from remotemedia.cli.failure import INVALID, Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from remotemedia.core.pipeline import Pipeline
     from remotemedia.core.validation import ValidatedPipeline
     from remotemedia.errors import Finding
 
-__all__ = ["checked", "load", "with_settings"]
+__all__ = ["checked", "load"]
 
 EXECUTORS = ("python", "inline")
 
@@ -25,42 +25,59 @@ def load(file: str, settings: Iterable[str] = ()) -> ValidatedPipeline:
     Raises:
         Failure: it cannot run as written, with everything that is wrong.
     """
-    from remotemedia.core.pipeline_file import load_pipeline
     from remotemedia.errors import PipelineError
 
     try:
-        return checked(with_settings(load_pipeline(file), settings))
+        return checked(file, settings)
     except PipelineError as error:
-        text = str(error) if error.pipeline == file else f"{file}: {error}"
-        raise Failure(text, INVALID) from error
+        raise Failure(str(error), INVALID) from error
 
 
-def checked(pipeline: Pipeline) -> ValidatedPipeline:
-    """Validate a pipeline for the command line, which has no limit of processes.
+def checked(file: str, settings: Iterable[str] = ()) -> ValidatedPipeline:
+    """Read and validate a pipeline for the command line, which has no limit of processes.
 
     Raises:
-        PipelineError: with everything that is wrong.
+        PipelineError: with everything that is wrong: with the file, and with what it says.
+        Failure: a setting is wrong.
     """
     from remotemedia.core.multiprocess.config import MultiprocessConfig
+    from remotemedia.core.pipeline_file import read_pipeline
     from remotemedia.core.validation import validate
+    from remotemedia.errors import PipelineError
 
+    reading = read_pipeline(file)
+    if not reading.is_checkable:
+        raise PipelineError(file, reading.findings)
+    pipeline = _with_settings(reading.pipeline, settings, reading.unread)
     limits = MultiprocessConfig(max_processes_per_session=None)
-    return validate(pipeline, limits=limits, executors=EXECUTORS)
+    try:
+        valid = validate(pipeline, limits=limits, executors=EXECUTORS, unread=reading.unread)
+    except PipelineError as error:
+        found = [*reading.findings, *error.findings]
+        ordered = sorted(found, key=lambda finding: finding.line or 0)
+        raise PipelineError(file, tuple(ordered)) from error
+    if reading.findings:
+        raise PipelineError(file, reading.findings)
+    return valid
 
 
-def with_settings(pipeline: Pipeline, settings: Iterable[str]) -> Pipeline:
+def _with_settings(
+    pipeline: Pipeline, settings: Iterable[str], unread: Collection[str] = ()
+) -> Pipeline:
     """Return a pipeline with parameters changed.
 
     Args:
         pipeline: as it was read.
         settings: "node.param=value", the value as YAML.
+        unread: ids of nodes that could not be read; settings of those change nothing.
 
     Raises:
         Failure: one is not of that form, or there is no such node.
     """
     from remotemedia.core.pipeline import Pipeline
 
-    changes = dict(_parsed(one, pipeline) for one in settings)
+    ids = [*(node.node_id for node in pipeline.nodes), *unread]
+    changes = dict(_parsed(one, ids) for one in settings)
     changed = Pipeline(pipeline.name, modules=pipeline.modules, folder=pipeline.folder)
     changed.lines = pipeline.lines
     for node in pipeline.nodes:
@@ -71,7 +88,7 @@ def with_settings(pipeline: Pipeline, settings: Iterable[str]) -> Pipeline:
     return changed
 
 
-def _parsed(setting: str, pipeline: Pipeline) -> tuple[tuple[str, str], object]:
+def _parsed(setting: str, ids: Collection[str]) -> tuple[tuple[str, str], object]:
     from remotemedia.core.document import Syntax, parse_yaml
     from remotemedia.core.findings import suggested
 
@@ -79,7 +96,6 @@ def _parsed(setting: str, pipeline: Pipeline) -> tuple[tuple[str, str], object]:
     node_id, dot, param = key.rpartition(".")
     if not equals or not dot or not param:
         raise Failure(f"--set {setting!r} must be node.param=value", INVALID)
-    ids = [node.node_id for node in pipeline.nodes]
     if node_id not in ids:
         hint = suggested(node_id, ids)
         raise Failure(f"--set {setting!r}: there is no node {node_id!r} ({hint})", INVALID)

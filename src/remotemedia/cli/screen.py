@@ -30,6 +30,8 @@ PROGRESS_STEP = 0.1
 MIN_WIDTH = 100
 BURST_SECONDS = 0.05
 NODE_LOGGER = "remotemedia.node."
+MAX_LINE_ROWS = 3
+"""Of a terminal, for a line that a node has printed: it may be thousands of characters."""
 
 Self = TypeVar("Self", bound="QuietScreen")
 
@@ -190,7 +192,14 @@ class LineScreen(QuietScreen):
 
     def node_line(self, node_id: str, text: str) -> None:
         """See `Screen.node_line`."""
-        self.console.print(Text.assemble((f"{node_id} | ", "dim"), text))
+        self.console.print(self._node_text(node_id, text))
+
+    def _node_text(self, node_id: str, text: str) -> Text:
+        room = MAX_LINE_ROWS * self.console.width - len(node_id)
+        if self.console.is_terminal and len(text) > room:
+            mark = f" [{len(text) - room:,} more characters]"
+            return Text.assemble((f"{node_id} | ", "dim"), text[:room], (mark, "dim"))
+        return Text.assemble((f"{node_id} | ", "dim"), text)
 
     def show_summary(self, watch: Watch) -> None:
         """See `Screen.show_summary`."""
@@ -243,7 +252,7 @@ class LiveScreen(LineScreen):
 
     def node_line(self, node_id: str, text: str) -> None:
         """See `Screen.node_line`."""
-        self._print(Text.assemble((f"{node_id} | ", "dim"), text))
+        self._print(self._node_text(node_id, text))
 
     def write(self, line: str) -> None:
         """See `Screen.write`."""

@@ -127,6 +127,7 @@ def json_line(message: RuntimeData) -> str:
     """Return a message as one line of JSON; of arrays, what they are and not what they hold."""
     about: dict[str, object] = {
         "type": type(message).__name__,
+        "output": message.origin,
         "input": message.correlation_id,
         "timestamp_ns": message.timestamp_ns,
         **_content(message),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,11 @@ def sound_files() -> Any:
 
 
 class SoundFileSource:
-    """A sound file, read in chunks of `CHUNK_SECONDS` with its own rate and channels."""
+    """A sound file, read in chunks of `CHUNK_SECONDS` with its own rate and channels.
+
+    Chunks have the times that they would have were it recorded from the first one on, also where
+    they are sent faster than that.
+    """
 
     kinds: tuple[str, ...] = ("Audio", "File")
 
@@ -58,6 +63,7 @@ class SoundFileSource:
         rate = self._file.samplerate
         frames = max(1, round(rate * CHUNK_SECONDS))
         done = 0
+        began_ns = time.monotonic_ns()
         while True:
             try:
                 samples = self._file.read(frames, dtype="float32", always_2d=True)
@@ -66,8 +72,8 @@ class SoundFileSource:
                 raise Failure(f"{self.name} {at}: {error.error_string}", UNREADABLE) from error
             if not len(samples):
                 return
+            yield Audio(samples, rate, timestamp_ns=began_ns + done * 10**9 // rate)
             done += len(samples)
-            yield Audio(samples, rate)
 
     def close(self) -> None:
         """See `Source.close`."""
@@ -82,17 +88,27 @@ def _unreadable(path: Path, problem: str) -> str:
             shown = text.strip().partition("\n")[0][:40]
             return f"{path} is no sound file: it holds text ({shown!r}); is the name right?"
     size = path.stat().st_size
+    if cut := _cut_off(path, head):
+        return f"{cut}; there is no sound in it"
+    if "not a regular file" in problem:  # what libsndfile says where it tried MP3 last
+        problem = "it begins as no format does that is known"
     return f"{path} ({size:,} bytes) is no sound file that can be read: {problem.rstrip('.')}"
+
+
+def _cut_off(path: Path, head: bytes) -> str:
+    """Say that a file is shorter than its head says, where it is."""
+    said, size = int.from_bytes(head[4:8], "little") + 8, path.stat().st_size
+    # Who writes to a pipe says a length near 2 or 4 GiB, for "unknown".
+    if head[:4] != b"RIFF" or not size < said < 0x7FFF_0000:
+        return ""
+    return f"{path} is cut off: it has {size:,} of {said:,} bytes"
 
 
 def _oddity(path: Path, frames: int) -> str:
     with path.open("rb") as file:
         head = file.read(8)
-    said = int.from_bytes(head[4:8], "little") + 8
-    size = path.stat().st_size
-    # Who writes to a pipe says a length near 2 or 4 GiB, for "unknown".
-    if head[:4] == b"RIFF" and size < said < 0x7FFF_0000:
-        return f"{path} is cut off: it has {size:,} of {said:,} bytes; what is there is used"
+    if cut := _cut_off(path, head):
+        return f"{cut}; {'what is there is used' if frames else 'there is no sound in it'}"
     return "" if frames else f"{path} holds no sound that could be found: is it cut off?"
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from remotemedia.cli.failure import INVALID
-from remotemedia.cli.loading import checked, with_settings
+from remotemedia.cli.loading import checked
 from remotemedia.cli.wording import plural
 
 __all__ = ["validate"]
@@ -23,13 +23,12 @@ def validate(file: str, settings: tuple[str, ...], as_json: bool) -> int:
 
     Modules that it names are imported, as `run` would. Exit codes: 0 it can run, 2 it cannot.
     """
-    from remotemedia.core.pipeline_file import load_pipeline
     from remotemedia.errors import Finding, PipelineError
 
     findings: tuple[Finding, ...] = ()
     summary = ""
     try:
-        pipeline = checked(with_settings(load_pipeline(file), settings))
+        pipeline = checked(file, settings)
         counts = (
             plural(len(pipeline.nodes), "node"),
             plural(len(pipeline.connections), "connection"),

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,27 @@ from remotemedia.errors import Finding, PipelineError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["load_pipeline", "parse_pipeline"]
+__all__ = ["Reading", "load_pipeline", "parse_pipeline", "read_pipeline"]
 
 MAX_FILE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What could be read of a pipeline file.
+
+    Attributes:
+        pipeline: what is right as far as a file's format goes.
+        findings: what is wrong, by line.
+        unread: ids of nodes that are in the file and not in `pipeline`, for what is wrong there.
+        is_checkable: whether `pipeline` can be validated; what is missing in it would have too
+            many consequences otherwise.
+    """
+
+    pipeline: Pipeline
+    findings: tuple[Finding, ...]
+    unread: frozenset[str] = frozenset()
+    is_checkable: bool = True
 
 
 def load_pipeline(path: str | Path) -> Pipeline:
@@ -47,6 +66,15 @@ def load_pipeline(path: str | Path) -> Pipeline:
 
     Raises:
         PipelineError: the file cannot be read or is no pipeline, with everything that is wrong.
+    """
+    return _without_findings(read_pipeline(path), str(path))
+
+
+def read_pipeline(path: str | Path) -> Reading:
+    """Read as much of a pipeline file as there is; otherwise as `load_pipeline`.
+
+    Raises:
+        PipelineError: the file cannot be read, or is neither YAML nor JSON.
     """
     path = Path(path)
     try:
@@ -61,7 +89,7 @@ def load_pipeline(path: str | Path) -> Pipeline:
     if len(content) > MAX_FILE_BYTES:
         problem = f"is larger than {MAX_FILE_BYTES:,} bytes"
         raise PipelineError(str(path), (Finding("file", problem),))
-    return parse_pipeline(text, str(path), is_json=path.suffix == ".json", folder=path.parent)
+    return _read(text, str(path), is_json=path.suffix == ".json", folder=path.parent)
 
 
 def parse_pipeline(
@@ -78,6 +106,16 @@ def parse_pipeline(
     Raises:
         PipelineError: it is no pipeline, with everything that is wrong, by line.
     """
+    return _without_findings(_read(text, name, is_json=is_json, folder=folder), name)
+
+
+def _without_findings(reading: Reading, name: str) -> Pipeline:
+    if reading.findings:
+        raise PipelineError(name, reading.findings)
+    return reading.pipeline
+
+
+def _read(text: str, name: str, *, is_json: bool, folder: Path | None) -> Reading:
     findings: list[Finding] = []
     try:
         root = (parse_json if is_json else parse_yaml)(text, findings)
@@ -85,10 +123,8 @@ def parse_pipeline(
         raise PipelineError(name, (error.finding,)) from error
     reader = _Reader(findings)
     pipeline = reader.pipeline(root, Path(name).stem, folder)
-    if findings:
-        ordered = sorted(findings, key=lambda finding: finding.line or 0)
-        raise PipelineError(name, tuple(ordered))
-    return pipeline
+    ordered = sorted(findings, key=lambda finding: finding.line or 0)
+    return Reading(pipeline, tuple(ordered), frozenset(reader.unread), reader.is_checkable)
 
 
 class _Reader:
@@ -96,9 +132,12 @@ class _Reader:
 
     def __init__(self, findings: list[Finding]) -> None:
         self.findings = findings
+        self.unread: set[str] = set()
+        self.is_checkable = True
 
     def pipeline(self, root: Located, name: str, folder: Path | None) -> Pipeline:
-        fields = self.fields(root, PipelineEntry, "pipeline")
+        fields, lost = self.fields(root, PipelineEntry, "pipeline")
+        self.is_checkable = not lost & {"nodes", "modules"}
         given = fields.get("name")
         modules = fields.get("modules", [])
         pipeline = Pipeline(
@@ -106,32 +145,39 @@ class _Reader:
             modules=tuple(modules) if isinstance(modules, list) else (),
             folder=folder,
         )
+        for key, read in (("nodes", self.node), ("connections", self.connection)):
+            kept = [
+                entry for place, entry in self.entries(root, key) if read(entry, place, pipeline)
+            ]
+            if (listed := _items(root).get(key)) is not None:
+                listed.value = kept  # lines are found by the place of an entry in the pipeline
         pipeline.lines = dict(_lines(root, ()))
-        for place, entry in self.entries(root, "nodes"):
-            self.node(entry, place, pipeline)
-        for place, entry in self.entries(root, "connections"):
-            self.connection(entry, place, pipeline)
         return pipeline
 
-    def node(self, entry: Located, place: str, pipeline: Pipeline) -> None:
-        before = len(self.findings)
-        fields = self.fields(entry, NodeEntry, place)
+    def node(self, entry: Located, place: str, pipeline: Pipeline) -> bool:
+        """Add a node; False if it cannot be."""
+        fields, lost = self.fields(entry, NodeEntry, place)
         restart = _items(entry).get("restart")
-        if restart is not None and restart.value is not None:
-            values = self.fields(restart, RestartEntry, f"{place}, restart")
-            fields["restart"] = values
-        if len(self.findings) == before:
-            node = msgspec.convert(fields, NodeEntry)
-            pipeline.add_node(_config(node))
+        if restart is not None and isinstance(restart.value, dict):
+            fields["restart"] = self.fields(restart, RestartEntry, f"{place}, restart")[0]
+        if "id" in lost:
+            self.is_checkable = False  # connections would seem to lead nowhere
+            return False
+        if lost & {"node_type", "params"}:
+            self.unread.add(str(fields["id"]))
+            return False
+        node = msgspec.convert(fields, NodeEntry)
+        pipeline.add_node(_config(node))
+        return True
 
-    def connection(self, entry: Located, place: str, pipeline: Pipeline) -> None:
-        before = len(self.findings)
-        fields = self.fields(entry, ConnectionEntry, place)
-        if len(self.findings) == before:
-            line = msgspec.convert(fields, ConnectionEntry)
-            pipeline.connect(
-                Connection(line.source, None, line.to, None, line.policy, line.capacity)
-            )
+    def connection(self, entry: Located, place: str, pipeline: Pipeline) -> bool:
+        """Add a connection; False if it cannot be."""
+        fields, lost = self.fields(entry, ConnectionEntry, place)
+        if lost & {"from", "to"}:
+            return False
+        line = msgspec.convert(fields, ConnectionEntry)
+        pipeline.connect(Connection(line.source, None, line.to, None, line.policy, line.capacity))
+        return True
 
     def entries(self, root: Located, key: str) -> list[tuple[str, Located]]:
         """Return the entries of a list with a place to name each by."""
@@ -149,17 +195,22 @@ class _Reader:
             places.append((place, entry))
         return places
 
-    def fields(self, entry: Located, type_: type[msgspec.Struct], place: str) -> dict[str, object]:
-        """Return the plain values of a mapping that fit the fields of `type_`; the rest is found.
+    def fields(
+        self, entry: Located, type_: type[msgspec.Struct], place: str
+    ) -> tuple[dict[str, object], set[str]]:
+        """Read a mapping; what does not fit the fields of `type_` is found.
 
         Lists of entries are left to `entries`.
+
+        Returns:
+            The plain values that fit, and the fields that were meant or needed and have none.
         """
+        known = {field.encode_name: field for field in msgspec.structs.fields(type_)}
         if not isinstance(entry.value, dict):
             self.find(place, "must be a mapping of keys to values", entry.line)
-            return {}
-        known = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+            return {}, set(known)
         values: dict[str, object] = {}
-        meant: set[str] = set()
+        meant: set[str] = set()  # by a key that is misspelt, or has a wrong value
         for key, item in entry.value.items():
             line = entry.key_lines[key]
             if key not in known:
@@ -174,11 +225,13 @@ class _Reader:
             if problem is None:
                 values[key] = value
             else:
+                meant.add(key)
                 self.find(f"{place}, key {key!r}", problem[0], line, problem[1])
         for key, field in known.items():
             if field.required and key not in entry.value and key not in meant:
+                meant.add(key)
                 self.find(place, f"the key {key!r} is missing", entry.line)
-        return values
+        return values, meant - values.keys()
 
     def find(self, where: str, problem: str, line: int, suggestion: str = "") -> None:
         self.findings.append(Finding(where, problem, suggestion, line))

@@ -16,6 +16,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import sysconfig
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,7 @@ __all__ = [
     "NodeTypeNotFound",
     "Registry",
     "default_registry",
+    "failed_at",
     "module_key",
     "node",
 ]
@@ -227,6 +230,28 @@ def node(name: str) -> Callable[[Target], Target]:
 def module_key(name: str) -> str:
     """Return what stands before the colon for a module of a pipeline: voice for lib/voice.py."""
     return Path(name).stem if name.endswith(".py") else name
+
+
+def failed_at(error: ImportError) -> str:
+    """Return which line of the user's own code `load_module` failed at, as "path:line".
+
+    Empty where it is none of it: the module is not there, or its text is no Python.
+    """
+    raised = error.__cause__ or error  # what other code raises is the cause
+    lines = [
+        f"{frame.filename}:{frame.lineno}"
+        for frame in traceback.extract_tb(raised.__traceback__)
+        if not frame.filename.startswith(("<", *_not_the_users()))
+    ]
+    return lines[-1] if lines else ""
+
+
+@cache
+def _not_the_users() -> tuple[str, ...]:
+    """Return the folders of this package, of Python's own library and of what is installed."""
+    paths = sysconfig.get_paths()
+    installed = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return (str(Path(__file__).parents[1]), *installed)
 
 
 def _home(target: NodeTarget) -> str:

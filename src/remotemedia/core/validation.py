@@ -15,7 +15,13 @@ from remotemedia.core.parameters import bind_parameters, plain_parameters
 from remotemedia.core.pipeline import Connection, NodeConfig, Pipeline
 from remotemedia.core.pipeline_schema import option_problems
 from remotemedia.core.reference import reference_to
-from remotemedia.core.registry import NodeTypeNotFound, Registry, default_registry, module_key
+from remotemedia.core.registry import (
+    NodeTypeNotFound,
+    Registry,
+    default_registry,
+    failed_at,
+    module_key,
+)
 from remotemedia.core.validated import (
     Limits,
     SessionPort,
@@ -50,6 +56,7 @@ def validate(
     *,
     executors: Collection[str] | None = None,
     refer: Callable[[NodeTarget], NodeReference] = reference_to,
+    unread: Collection[str] = (),
 ) -> ValidatedPipeline:
     """Check a pipeline; nothing is started, and modules of nodes are imported at most.
 
@@ -63,6 +70,7 @@ def validate(
         limits: settings of the executor; None: its defaults.
         executors: names of the executors that there are; None: any name is right.
         refer: says where a node type is found; not as usual where no other process has to.
+        unread: ids of further nodes, of which something is wrong that the caller knows.
 
     Returns:
         Plain data: the same for the same pipeline.
@@ -72,6 +80,7 @@ def validate(
     """
     limits = limits or MultiprocessConfig()
     checker = _Checker(pipeline, registry or default_registry, limits, refer)
+    checker.unread = unread
     return checker.check(executors)
 
 
@@ -112,13 +121,14 @@ class _Checker:
         self.findings: list[Finding] = []
         self.failed_modules: set[str] = set()
         self.ids: set[str] = set()
+        self.unread: Collection[str] = ()
         self.nodes: dict[str, ValidatedNode] = {}
         self.connections: list[ValidatedConnection] = []
 
     def check(self, executors: Collection[str] | None) -> ValidatedPipeline:
         self.load_modules()
         self.check_size()
-        self.ids = {config.node_id for config in self.pipeline.nodes}
+        self.ids = {config.node_id for config in self.pipeline.nodes}.union(self.unread)
         seen: set[str] = set()
         for index, config in enumerate(self.pipeline.nodes):
             self.check_node(index, config, is_duplicate=config.node_id in seen)
@@ -140,17 +150,17 @@ class _Checker:
                 self.registry.load_module(name, self.pipeline.folder)
             except ImportError as error:
                 self.failed_modules.add(module_key(name))
-                hint = ""
-                if isinstance(error, ModuleNotFoundError) and error.name != name:
+                at, hint = failed_at(error), ""
+                if isinstance(error, ModuleNotFoundError) and at:
                     hint = "import heavy or optional libraries inside of initialize()"
-                problem = f"cannot be imported: {error}"
+                problem = f"cannot be imported: {error}" + (f" ({at})" if at else "")
                 self.find(f"module {name!r}", problem, hint, "modules", index)
             except ValueError as error:
                 self.find(f"module {name!r}", str(error), "", "modules", index)
 
     def check_size(self) -> None:
         count, limit = len(self.pipeline.nodes), self.limits.max_processes_per_session
-        if count == 0:
+        if count == 0 and not self.unread:
             self.find("pipeline", "it has no nodes", "add one", "nodes")
         if limit is not None and count > limit:
             self.find(

@@ -55,6 +55,11 @@ class Audio(ArrayMessage):
             array = array[:, None]
         if array.ndim != 2:
             raise DataError(f"samples have shape {array.shape}; it must be (frames, channels)")
+        if array.shape[1] > MAX_CHANNELS >= array.shape[0]:
+            raise DataError(
+                f"samples have shape {array.shape}; it must be (frames, channels), with 1 to "
+                f"{MAX_CHANNELS} channels; where channels come first, transpose it: samples.T"
+            )
         check_channels(array.shape[1])
         self.sample_rate = check_sample_rate(sample_rate)
         self._array = array

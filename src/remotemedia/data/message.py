@@ -46,11 +46,18 @@ class Message:
     Two messages are equal when type, content and metadata are; times and ids do not count.
     """
 
-    __slots__ = ("__weakref__", "correlation_id", "metadata", "timestamp_ns")
+    __slots__ = ("__weakref__", "_origin", "correlation_id", "metadata", "timestamp_ns")
 
     timestamp_ns: int
     correlation_id: int
     metadata: Metadata
+    _origin: str
+    """Set where a message leaves a session, and nowhere else."""
+
+    @property
+    def origin(self) -> str:
+        """The output of a session that it came out of, as "node.port"; else empty."""
+        return getattr(self, "_origin", "")
 
     def _set_envelope(
         self, timestamp_ns: int | None, correlation_id: int, metadata: Metadata | None
@@ -77,7 +84,8 @@ class Message:
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         """Copies, deep copies and pickles own their memory, whatever the message holds."""
         slots = {name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())}
-        fields = {name: getattr(self, name) for name in slots - _NOT_COPIED}
+        there = {name for name in slots - _NOT_COPIED if hasattr(self, name)}
+        fields = {name: getattr(self, name) for name in there}
         return _restore, (type(self), {**fields, "metadata": dict(self.metadata)})
 
     def __eq__(self, other: object) -> bool:

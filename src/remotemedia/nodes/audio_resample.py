@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator  # noqa: TC003 (a node's annotations are read)
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -34,7 +35,8 @@ class Resample(Node):
 
     The chunks that come in are one stream: the filter goes on from chunk to chunk, and what it
     holds back leaves at the end. A stream that changes its rate or its channels begins anew. What
-    has the right format passes as it is. Times and metadata are those of the sound that came in.
+    has the right format passes as it is. Times and metadata are those of the sound that came in;
+    where the times of what comes in never go back, those of what leaves do not either.
 
     Ports: `in` takes Audio of any rate and channels, `out` sends Audio.
 
@@ -112,26 +114,40 @@ class _Stream:
         self.form = form
         self._made_rate = made_rate
         self._resample = resample
-        self._fed_frames = self._made_frames = self._fed_until_ns = 0
+        self._fed_frames = self._made_frames = 0
+        # Where in the stream chunks begin and when that was: those of which frames are held.
+        self._chunks: deque[tuple[int, int]] = deque()
+        self._sent_ns: int | None = None
 
     def feed(self, samples: Samples, audio: Audio) -> tuple[Samples, int]:
         """Put a chunk in; return what comes out, and the time of its first frame."""
-        began_ns = audio.timestamp_ns - self._held_ns()
+        self._chunks.append((self._fed_frames, audio.timestamp_ns))
         self.metadata = audio.metadata
         self._fed_frames += len(samples)
-        self._fed_until_ns = audio.timestamp_ns + len(samples) * 10**9 // self.form[0]
-        made = self._resample(samples)
-        self._made_frames += len(made)
-        return made, began_ns
+        return self._timed(self._resample(samples))
 
     def flush(self) -> tuple[Samples, int]:
         """Return all that is left, and the time of its first frame."""
         import numpy as np
 
-        began_ns = self._fed_until_ns - self._held_ns()
-        return self._resample(np.empty((0, self.form[1]), np.float32), last=True), began_ns
+        return self._timed(self._resample(np.empty((0, self.form[1]), np.float32), last=True))
 
-    def _held_ns(self) -> int:
-        """How much of the stream went in and has not come out."""
-        held_seconds = self._fed_frames / self.form[0] - self._made_frames / self._made_rate
-        return round(held_seconds * 1e9)
+    def _timed(self, made: Samples) -> tuple[Samples, int]:
+        """Return what came out with the time of its first frame: its chunk's, and its place there.
+
+        Chunks that come faster than live overlap, by their times. So it may be later than that: it
+        is never before what left already.
+        """
+        at = self._made_frames * self.form[0] // self._made_rate
+        while len(self._chunks) > 1 and self._chunks[1][0] <= at:
+            _, before_ns = self._chunks.popleft()
+            if self._chunks[0][1] < before_ns:
+                self._sent_ns = None  # what comes in went back itself
+        begin, chunk_ns = self._chunks[0]
+        began_ns = chunk_ns + (at - begin) * 10**9 // self.form[0]
+        if len(made):
+            self._made_frames += len(made)
+            if self._sent_ns is not None:
+                began_ns = max(began_ns, self._sent_ns)
+            self._sent_ns = began_ns
+        return made, began_ns

@@ -128,6 +128,9 @@ class Exchange:
         self._watched = [
             one for name, one in host.subscribers.items() if wiring.host_outputs[name][0] in reached
         ]
+        self._origins = {
+            name: f"{node_id}.{port}" for name, (node_id, port) in wiring.host_outputs.items()
+        }
         self._announce()
 
     async def send(
@@ -334,7 +337,8 @@ class Exchange:
             return False
         if taken is None:
             return False
-        _, message = taken
+        subscriber, message = taken
+        message._origin = self._origins[subscriber.connection.name]
         self._on_first()
         number = message.correlation_id
         if number in self._streams:

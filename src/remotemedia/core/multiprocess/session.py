@@ -148,7 +148,7 @@ class Session:
         return await self.send(message, to, timeout_seconds=0)
 
     async def recv(self) -> RuntimeData:
-        """Await the next output, of whatever input.
+        """Await the next output, of whatever input; its `origin` says which port it left by.
 
         Raises:
             EndOfStream: the pipeline has finished: nothing more will come.
@@ -157,7 +157,10 @@ class Session:
         return await self._open_exchange().recv()
 
     async def outputs(self) -> AsyncIterator[RuntimeData]:
-        """Iterate over the outputs, of whatever input, until the pipeline has finished."""
+        """Iterate over the outputs, of whatever input, until the pipeline has finished.
+
+        Which port of which node each left by, its `origin` says.
+        """
         async for message in self._open_exchange().outputs():
             yield message
 
