@@ -262,7 +262,7 @@ def module_reference(module: str, path: str, qualname: str) -> ModuleReference |
     if list(stem.parts[-len(parts) :]) != parts:
         return None
     root = stem.parents[len(parts) - 1]
-    return ModuleReference(module, qualname, None if root in _installed_roots() else str(root))
+    return ModuleReference(module, qualname, None if root in installed_roots() else str(root))
 
 
 def _is_typed_at_prompt(target: NodeTarget, path: str) -> bool:
@@ -281,7 +281,8 @@ def _require_same(module: ModuleType, target: NodeTarget) -> None:
         )
 
 
-def _installed_roots() -> set[Path]:
+def installed_roots() -> set[Path]:
+    """Return the folders of Python's own library and of what is installed."""
     import sysconfig  # here: a node's process never asks
 
     names = ("stdlib", "platstdlib", "purelib", "platlib")

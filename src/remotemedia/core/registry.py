@@ -16,8 +16,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-import sysconfig
-import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +28,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from remotemedia.core.describe import TYPE_NAME_MARK, NodeTarget, is_target
 from remotemedia.core.findings import suggested
-from remotemedia.core.reference import load_file
+from remotemedia.core.reference import installed_roots, load_file
 from remotemedia.errors import RemoteMediaError
 
 if TYPE_CHECKING:
@@ -237,21 +235,16 @@ def failed_at(error: ImportError) -> str:
 
     Empty where it is none of it: the module is not there, or its text is no Python.
     """
+    import traceback  # here: only where something is wrong
+
     raised = error.__cause__ or error  # what other code raises is the cause
+    folders = (str(Path(__file__).parents[1]), *map(str, installed_roots()))
     lines = [
         f"{frame.filename}:{frame.lineno}"
         for frame in traceback.extract_tb(raised.__traceback__)
-        if not frame.filename.startswith(("<", *_not_the_users()))
+        if not frame.filename.startswith(("<", *folders))
     ]
     return lines[-1] if lines else ""
-
-
-@cache
-def _not_the_users() -> tuple[str, ...]:
-    """Return the folders of this package, of Python's own library and of what is installed."""
-    paths = sysconfig.get_paths()
-    installed = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return (str(Path(__file__).parents[1]), *installed)
 
 
 def _home(target: NodeTarget) -> str:
