@@ -19,6 +19,7 @@ from remotemedia.core.multiprocess.growing import (
 from remotemedia.core.multiprocess.launch import Launcher, ProcessLauncher, ThreadLauncher
 from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.core.multiprocess.session import Session
+from remotemedia.core.multiprocess.transport.forks import inherited_whole, tell_children
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.pipeline import Connection
 from remotemedia.core.reference import local_reference_to, reference_to, script_being_loaded
@@ -57,6 +58,7 @@ class SessionExecutor:
         self._is_shut_down = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
+        self._is_inherited = False  # this is a forked child, and all of it is the parent's
 
     @property
     def sessions(self) -> dict[str, Session]:
@@ -134,9 +136,12 @@ class SessionExecutor:
 
     async def initialize(self, config: MultiprocessConfig | None = None) -> None:
         """See `NodeExecutor.initialize`. Done by the first session if not before."""
+        if self._is_inherited:
+            raise inherited_whole("the executor")
         require_loop(self._loop, "the executor")
         check_config(config)
         self._loop = asyncio.get_running_loop()
+        tell_children(self)
         async with self._lock:
             if config is not None and config != self.config:
                 if self._is_initialized:
@@ -171,8 +176,11 @@ class SessionExecutor:
     async def shutdown(self) -> None:
         """End every session and leave nothing behind. Twice is harmless.
 
-        Cancelled, it goes on to its end, which is near, and raises `CancelledError` then.
+        Cancelled, it goes on to its end, which is near, and raises `CancelledError` then. In a
+        forked child nothing happens: all of it is the parent's.
         """
+        if self._is_inherited:
+            return
         require_loop(self._loop, "the executor")
         self._is_shut_down = True
         work = asyncio.ensure_future(self._end_all())
@@ -205,6 +213,10 @@ class SessionExecutor:
         trace: TracebackType | None,
     ) -> None:
         await self.shutdown()
+
+    def disown(self) -> None:
+        """See `Inheritable`."""
+        self._is_inherited = True
 
     def _forget_session(self, session: Session) -> None:
         if self._sessions.get(session.session_id) is session:
