@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import secrets
 from typing import TYPE_CHECKING
@@ -21,7 +22,8 @@ from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.core.multiprocess.session import Session
 from remotemedia.core.multiprocess.transport.forks import inherited_whole, tell_children
 from remotemedia.core.multiprocess.transport.limits import limits_named
-from remotemedia.core.pipeline import Connection
+from remotemedia.core.parameters import PROCESS_OPTIONS
+from remotemedia.core.pipeline import Connection, NodeConfig
 from remotemedia.core.reference import local_reference_to, reference_to, script_being_loaded
 from remotemedia.core.validation import ValidatedPipeline, validate
 from remotemedia.errors import ExecutorError, SessionNotFound
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from remotemedia.core.registry import Registry
 
 __all__ = ["InlineExecutor", "MultiprocessExecutor", "SessionExecutor", "new_session_id"]
+
+
+_log = logging.getLogger("remotemedia.session")
 
 
 class SessionExecutor:
@@ -289,8 +294,8 @@ class InlineExecutor(SessionExecutor):
     """Runs every node in a thread of this process, with the same channels in ordinary memory.
 
     For tests and debuggers: a breakpoint in a node stops here. Options of a node's process have no
-    effect, and a node that does not come back cannot be killed. Node types may be made anywhere,
-    inside of a test or at any prompt.
+    effect, which is logged, and a node that does not come back cannot be killed. Node types may be
+    made anywhere, inside of a test or at any prompt.
     """
 
     refer = staticmethod(local_reference_to)
@@ -299,6 +304,25 @@ class InlineExecutor(SessionExecutor):
         from remotemedia.core.multiprocess.transport.memory import MemoryTransport
 
         return MemoryTransport(), ThreadLauncher()
+
+    async def _start_session(self, session_id: str, pipeline: ValidatedPipeline) -> Session:
+        _warn_of_ignored(session_id, pipeline)
+        return await super()._start_session(session_id, pipeline)
+
+
+def _warn_of_ignored(session_id: str, pipeline: ValidatedPipeline) -> None:
+    """Log what nodes ask of a process of their own: the pipeline is right, and runs without it."""
+    ignored = []
+    for node in pipeline.nodes:
+        plain = NodeConfig(node.config.node_type, node.node_id)
+        options = [o for o in PROCESS_OPTIONS if getattr(node.config, o) != getattr(plain, o)]
+        if options:
+            ignored.append(f"{', '.join(options)} of node {node.node_id!r}")
+    if ignored:
+        _log.warning(
+            "session %r: the executor inline runs nodes in threads of this process, and ignores %s",
+            *(session_id, "; ".join(ignored)),
+        )
 
 
 def check_session_id(session_id: str) -> None:
