@@ -336,6 +336,16 @@ class Session:
         self._end_of_nodes.cut_short()
         await asyncio.shield(self._ending)
 
+    async def kill(self) -> None:
+        """End the session at once: its nodes are killed, with no time to clean up.
+
+        An end that is under way is cut short by it. Otherwise as `terminate`.
+        """
+        self._require_own()
+        require_loop(self._loop, f"session {self.session_id!r}")
+        self._end_of_nodes.kill()
+        await self.terminate()
+
     async def wait_ended(self) -> None:
         """Wait until it has ended, for whatever reason; raise the failure if there was one.
 
