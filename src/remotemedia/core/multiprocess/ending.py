@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -90,8 +91,8 @@ class Ending:
         """End all processes, in this order.
 
         1. Processes that are just being started are awaited. 2. All nodes are asked to stop, at
-        once. 3. Who has not exited after nine tenths of the grace period is terminated, and killed
-        at its end, descendants too. 4. Whoever is left is killed, where `kill` was called.
+        once, and stopped ones go on. 3. Who has not exited after nine tenths of the grace period is
+        terminated, and killed at its end, descendants too; at once, where `kill` was called.
         """
         nodes = list(self._nodes.values())
         slow = asyncio.get_running_loop().call_later(
@@ -103,6 +104,10 @@ class Ending:
                 start.cancel()  # its process is killed as soon as there is one
         for node in nodes:
             node.stop()
+            if node.launched is not None:
+                # A stopped process acts on nothing but SIGKILL, nor is its end told by a stopped
+                # spawner, which this rouses.
+                node.launched.signal(signal.SIGCONT)
         exits = [asyncio.ensure_future(node.wait_exit()) for node in nodes]
         if exits and grace_seconds:
             await self._unless_killing(asyncio.wait(exits, timeout=grace_seconds * 0.9))
