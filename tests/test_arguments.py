@@ -83,6 +83,33 @@ async def test_what_is_no_pipeline_is_said_to_be_none(
         twin.create_session(session_id, pipeline)
 
 
+@pytest.mark.parametrize(
+    ("to", "text"),
+    [
+        (rm.Text("a"), "message and input are swapped: send"),
+        (3, "the input is 3; it must be a str"),
+    ],
+)
+async def test_an_input_that_is_no_name_is_said_to_be_none(to: Any, text: str) -> None:
+    async with running(nodes.Echo, executor="inline") as session:
+        with pytest.raises(TypeError, match=text):
+            await session.send(any_("n1"), to)
+        with pytest.raises(TypeError, match=text):
+            [output async for output in session.stream(any_("n1"), to)]
+        assert session.stats()["n1.out"].sent == 0
+
+
+async def test_a_message_that_was_not_awaited_is_said_to_be_none() -> None:
+    async def made() -> rm.Text:
+        return rm.Text("a")
+
+    async with running(nodes.Echo, executor="inline") as session:
+        text = made()
+        with pytest.raises(rm.DataError, match="not coroutine; await it first"):
+            await session.send(any_(text))
+        await session.send(await text)
+
+
 @pytest.mark.parametrize("value", [float("nan"), -1, "1", True], ids=repr)
 async def test_a_timeout_that_is_no_time_is_refused(value: Any) -> None:
     async with running(nodes.Echo, executor="inline") as session:

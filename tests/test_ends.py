@@ -267,6 +267,39 @@ async def test_the_spawner_killed_ends_every_session(runtime: rm.Runtime, round_
         assert await texts(another, "a") == ["a"]
 
 
+@pytest.mark.parametrize("how", ["close", "terminate", "shutdown", "crash", "start"])
+async def test_a_stopped_spawner_holds_up_no_end(how: str) -> None:
+    runtime = rm.Runtime()  # with the grace period that is set by default
+    session = await runtime.create_session("s", chain(nodes.Echo, nodes.Echo))
+    pids = session.pids
+    executor = runtime._executors["python"]
+    assert isinstance(executor, rm.MultiprocessExecutor)
+    spawner = executor._manager.spawner_pid
+    os.kill(spawner, signal.SIGSTOP)
+    async with asyncio.timeout(END_SECONDS):
+        if how in ("close", "terminate"):
+            await getattr(session, how)()
+        elif how == "crash":
+            os.kill(pids["n1"], signal.SIGKILL)
+            assert isinstance(await cause_of(session.recv()), rm.ProcessCrashed)
+        elif how == "start":
+            creating = asyncio.create_task(runtime.create_session("t", chain(nodes.Echo)))
+            await wait_until(lambda: "t" in runtime.sessions)
+            creating.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await creating
+        await runtime.shutdown()
+    assert all(map(is_dead, [*pids.values(), spawner]))
+
+
+async def test_a_stopped_node_hears_that_its_session_ends() -> None:
+    async with rm.Runtime() as runtime:
+        session = await runtime.create_session("s", chain(nodes.Echo, nodes.Echo))
+        os.kill(session.pids["n1"], signal.SIGSTOP)
+        async with asyncio.timeout(2):  # the grace period is 5 s
+            await session.terminate()
+
+
 async def test_a_runtime_that_is_shut_down_ends_a_session_that_starts() -> None:
     runtime = rm.Runtime()
     creating = asyncio.create_task(runtime.create_session("s", chain(nodes.NeverReady)))

@@ -224,3 +224,24 @@ async def test_an_inline_node_keeps_its_class() -> None:
     async with rm.InlineExecutor() as executor:
         await executor.execute_node(Local, "a", rm.NodeContext(session_id="s"))
     assert type(made[-1]) is Local
+
+
+async def test_an_inline_node_runs_without_what_it_asks_of_a_process_which_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asking = rm.NodeConfig(
+        *(nodes.Echo, "n1"), memory_limit_bytes=2**40, environment={"A": "b"}, on_error="skip"
+    )
+    pinned = rm.NodeConfig(nodes.Echo, "n2", cpu_affinity=(0,), stall_timeout_seconds=9.0)
+    async with running(asking, pinned, nodes.Echo, executor="inline") as session:
+        assert await texts(session, "a") == ["a"]
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("remotemedia.session", "WARNING")
+    assert record.getMessage() == (
+        f"session {session.session_id!r}: the executor inline runs nodes in threads of this "
+        f"process, and ignores environment, memory_limit_bytes of node 'n1'; cpu_affinity, "
+        f"stall_timeout_seconds of node 'n2'"
+    )
+    caplog.clear()
+    async with running(nodes.Echo, executor="inline"):
+        assert not caplog.records

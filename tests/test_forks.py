@@ -1,4 +1,4 @@
-"""A forked child can do its parent's channels no harm, is told so, and can open ends of its own."""
+"""A forked child can do its parent's channels and sessions no harm, and is told so at once."""
 
 from __future__ import annotations
 
@@ -272,3 +272,76 @@ child(use)
 child(use, is_normal_exit=True)
 """,
     )
+
+
+SESSIONS = """
+import asyncio, os, sys
+import remotemedia as rm
+
+async def run():
+    pipeline = rm.Pipeline("p").add_node("upper", "text.upper")
+    runtime = rm.Runtime()
+    session = await runtime.create_session("s", pipeline, executor=sys.argv[1])
+
+    async def upper(text):
+        return [output.text async for output in session.stream(rm.Text(text))]
+
+    async def events():
+        async for _ in session.events():
+            pass
+
+    async def child():
+        uses = [
+            lambda: upper("b"), lambda: session.send(rm.Text("b")), session.recv, events,
+            session.wait_ended, session.close, session.terminate,
+            lambda: runtime.terminate_session("s"),
+            lambda: runtime.create_session("t", pipeline, executor=sys.argv[1]),
+        ]
+        for number, use in enumerate(uses):
+            try:
+                await asyncio.wait_for(use(), 20)
+            except rm.ExecutorError as error:
+                assert "belongs to the parent: make another Runtime here" in str(error), number
+            else:
+                raise AssertionError(number)
+        async with session:  # its end is left to the parent, as is the runtime's
+            pass
+        await runtime.shutdown()
+        async with rm.Runtime() as own, own.session(pipeline, "s", executor=sys.argv[1]) as other:
+            async for output in other.stream(rm.Text("c")):
+                assert output.text == "C"
+
+    assert await upper("a") == ["A"]
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            asyncio.run(child())
+            status = 7
+        finally:
+            if status == 1:
+                sys.excepthook(*sys.exc_info())
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert await upper("d") == ["D"]
+    await session.close()
+    await runtime.shutdown()
+    print("done")
+
+if __name__ == "__main__":
+    asyncio.run(run())
+"""
+
+
+@pytest.mark.parametrize("executor", ["python", "inline"])
+def test_a_session_in_a_child_says_whose_it_is_and_the_child_makes_one_of_its_own(
+    executor: str,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SESSIONS, executor],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

@@ -13,10 +13,15 @@ import numpy as np
 import pytest
 
 from remotemedia.core.describe import NodeType, describe
+from remotemedia.core.hooks import misspelled_hooks
 from remotemedia.core.node import Node
+from remotemedia.core.pipeline import Pipeline
 from remotemedia.core.ports import Addressed, Output, input  # noqa: A004
+from remotemedia.core.reference import local_reference_to
+from remotemedia.core.validation import validate
 from remotemedia.data import Audio, Control, Json, Message, RuntimeData, Text, Video
 from remotemedia.errors import NodeDefinitionError
+from remotemedia.testing import run_node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -276,6 +281,10 @@ def test_ports_and_handlers_are_inherited_and_can_be_replaced() -> None:
 class Nothing(Node): ...
 
 
+class Proces(Node):
+    def proces(self, text: Text) -> None: ...
+
+
 class Silent(Node):
     def process(self, text: Text):  # type: ignore[no-untyped-def]
         return text
@@ -333,6 +342,7 @@ def mix(one: Audio, two: Audio) -> Audio:
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
+        (Proces, "it handles nothing: it has proces(); did you mean 'process'?"),
         (Nothing, "handles nothing: write `def process(self, text: Text) -> Text`"),
         (Silent, "process() does not say what it returns; annotate it"),
         (Unsaid, "process() takes 'text' without saying what it is"),
@@ -350,6 +360,53 @@ def mix(one: Audio, two: Audio) -> Audio:
 )
 def test_what_cannot_be_a_node_is_refused_with_what_to_write(target: object, reason: str) -> None:
     assert reason in refusal(target)
+
+
+def with_method(name: str, *, of: type[Node] = Upper) -> type[Node]:
+    def method(self: Node) -> None: ...
+
+    method.__name__ = name
+    return type("Odd", (of,), {name: method})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("initalize", "initialize"),
+        ("initialise", "initialize"),
+        ("Initialize", "initialize"),
+        ("cleanup_", "cleanup"),
+        ("clean_up", "cleanup"),
+        ("finsh", "finish"),
+        ("finnish", "finish"),
+        ("interupt", "interrupt"),
+        ("on_interrupt", "interrupt"),
+    ],
+)
+def test_a_method_that_looks_like_a_hook_is_warned_of_where_it_stands(
+    name: str, meant: str
+) -> None:
+    odd = with_method(name)
+    with pytest.warns(
+        UserWarning, match=f"Odd.{name}.. is no hook .* did you mean '{meant}'"
+    ) as got:
+        validate(Pipeline("odd").add_node("odd", odd), refer=local_reference_to)
+    assert [warning.filename for warning in got] == [__file__]
+    with pytest.warns(UserWarning, match=name):
+        run_node(odd, [])
+    assert not list(misspelled_hooks(with_method(meant, of=odd)))  # it has that hook
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("_initalize", "initialized", "is_finished", "finished", "interrupted"),
+        *("process_text", "processor", "cleaned", "clean", "init", "final", "progress"),
+    ],
+)
+def test_other_methods_are_the_nodes_own(name: str) -> None:
+    assert not list(misspelled_hooks(with_method(name)))
+    assert not list(misspelled_hooks(Duck))
 
 
 def test_an_output_addresses_messages_of_its_types_only() -> None:

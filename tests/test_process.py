@@ -184,6 +184,8 @@ async def test_the_runner_is_started_with_the_command_line_of_the_contract() -> 
         {"session_id": "a b"},
         {"argv": ("nul\0",)},
         {"env": {"NUL": "\0"}},
+        {"env": {"HALF": "\ud800"}},
+        {"cwd": "/\ud800"},
         {"env": {"A=B": ""}},
         {"fds": {2: 0}},
         {"cpus": frozenset()},

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator  # noqa: TC003 (annotations of nodes are read)
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import remotemedia
 from remotemedia import (
     EndOfStream,
     ExecutorError,
+    MultiprocessConfig,
     Pipeline,
     PipelineTerminated,
     SessionNotFound,
@@ -27,6 +29,8 @@ from remotemedia import (
 from remotemedia.core.multiprocess.events import SessionReady, SessionStateChanged
 from remotemedia.core.multiprocess.states import SessionState
 from remotemedia.nodes.text import Split, Suffix, Upper
+from tests.executor_nodes import Deaf
+from tests.process_helpers import exists
 
 
 @pytest.fixture
@@ -186,6 +190,48 @@ def test_ctrl_c_does_not_cut_a_shutdown_short() -> None:
         runtime.shutdown()
     runtime.shutdown()
     assert session.state is SessionState.TERMINATED
+
+
+def interrupt_twice(runtime: SyncRuntime, session: SyncSession) -> None:
+    """Press Ctrl-C soon, and again when it ends and its node has been told."""
+
+    async def press() -> None:
+        for state in (session.state, SessionState.TERMINATING):
+            while session.state is not state:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    asyncio.run_coroutine_threadsafe(press(), runtime._loop._started())
+
+
+@pytest.mark.parametrize("first", ["in the block", "while it closes", "in the shutdown"])
+def test_a_second_ctrl_c_kills_what_the_first_has_told_to_end(first: str) -> None:
+    began = time.monotonic()
+    config = MultiprocessConfig(grace_period_seconds=60, drain_timeout_seconds=60)
+    with pytest.raises(KeyboardInterrupt), SyncRuntime(config) as runtime:  # noqa: PT012
+        session = runtime.create_session("deaf", Pipeline("deaf").add_node("deaf", Deaf))
+        (pid,) = session.pids.values()
+        session.send(Text(""))
+        interrupt_twice(runtime, session)
+        if first == "in the block":
+            with session:
+                session.recv()
+        elif first == "while it closes":
+            session.close()
+        runtime.shutdown()
+    assert time.monotonic() - began < 10
+    assert session.state is SessionState.TERMINATED
+    assert not exists(pid)
+
+
+def test_a_session_that_is_killed_has_ended(runtime: SyncRuntime) -> None:
+    session = runtime.create_session("deaf", Pipeline("deaf").add_node("deaf", Deaf))
+    (pid,) = session.pids.values()
+    session.send(Text(""))
+    session.kill()
+    assert not exists(pid)
+    session.kill()
 
 
 def test_a_repl_that_is_left_without_a_word_leaves_nothing(tmp_path: Path) -> None:

@@ -224,6 +224,34 @@ def test_nodes_given_in_python_are_checked_like_those_of_files() -> None:
         assert after in line
 
 
+def test_no_process_gets_a_text_that_the_system_does_not_take() -> None:
+    node = NodeConfig(
+        Upper,
+        "n",
+        environment={
+            "GOOD": "é \udcff",  # a byte that is no UTF-8, as `os.environ` has it
+            "HALF": "secret \ud83d",
+            "NUL": "secret\0",
+            "A=B": "",
+            "": "",
+            "\ud800": "",
+        },
+        working_directory="/\0",
+        cuda_visible_devices="\ud800",
+    )
+    assert problems(Pipeline().add_node(node)) == [
+        "node 'n', environment: the variable 'HALF' holds '\\ud83d', which is no character of "
+        "utf-8",
+        "node 'n', environment: the variable 'NUL' holds a NUL character",
+        "node 'n', environment: the name of the variable 'A=B' is empty or holds '='",
+        "node 'n', environment: the name of the variable '' is empty or holds '='",
+        "node 'n', environment: the variable '\\ud800' holds '\\ud800', which is no character of "
+        "utf-8",
+        "node 'n', working_directory: it holds a NUL character",
+        "node 'n', cuda_visible_devices: it holds '\\ud800', which is no character of utf-8",
+    ]
+
+
 def test_a_connection_needs_ports_that_exist_and_fit() -> None:
     pipeline = (
         Pipeline()

@@ -8,7 +8,8 @@ An event loop in a thread of its own runs the asynchronous `Runtime`; every meth
 waits. Any thread may use it, also one that runs an event loop, which is held up meanwhile.
 
 Ctrl-C ends the wait that it meets with `KeyboardInterrupt`: what was waited for is cancelled first.
-The end of a runtime is not cut short: it is bounded by the grace period.
+The end of a runtime is not cut short: it is bounded by the grace period. A second Ctrl-C, in the
+end that the first has led to, kills the nodes: the end comes at once, and leaves as little.
 """
 
 from __future__ import annotations
@@ -108,11 +109,15 @@ class SyncRuntime:
     def shutdown(self) -> None:
         """End every session, and the thread. Twice is harmless.
 
-        A Ctrl-C meanwhile is raised when it is done. In a forked child nothing happens: all of it
-        is the parent's.
+        A Ctrl-C meanwhile is raised when it is done, and a second one kills the nodes. In a forked
+        child nothing happens: all of it is the parent's.
         """
         atexit.unregister(self.shutdown)
-        self._loop.finish(self._runtime.shutdown)
+        self._loop.finish(self._runtime.shutdown, self._kill)
+
+    async def _kill(self) -> None:
+        kills = [session.kill() for session in self._runtime.sessions.values()]
+        await asyncio.gather(*kills, return_exceptions=True)  # `shutdown` says what went wrong
 
     def __enter__(self) -> SyncRuntime:
         return self
@@ -123,6 +128,7 @@ class SyncRuntime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._loop.note_exit(kind)
         self.shutdown()
 
 
@@ -201,11 +207,15 @@ class SyncSession:
 
     def close(self) -> None:
         """See `Session.close`."""
-        self._loop.run(self._session.close())
+        self._loop.end(self._session.close(), self._session.kill)
 
     def terminate(self) -> None:
         """See `Session.terminate`."""
-        self._loop.run(self._session.terminate())
+        self._loop.end(self._session.terminate(), self._session.kill)
+
+    def kill(self) -> None:
+        """See `Session.kill`."""
+        self._loop.run(self._session.kill())
 
     def wait_ended(self) -> None:
         """See `Session.wait_ended`."""
@@ -222,6 +232,7 @@ class SyncSession:
     ) -> None:
         if self._loop.is_finished or self._loop.is_inherited:
             return  # it ended with the runtime; or it is the parent's
+        self._loop.note_exit(kind)
         if kind is None:
             self.close()
         else:
@@ -240,6 +251,7 @@ class _LoopThread:
         self._lock = threading.Lock()
         self._last: _Call[None] | None = None
         self._pid = os.getpid()
+        self._is_interrupted = False  # by a Ctrl-C that led to an end, or came in one
         self.is_finished = False
 
     @property
@@ -260,6 +272,24 @@ class _LoopThread:
         except KeyboardInterrupt:
             loop.call_soon_threadsafe(call.cancel)
             wait([call.future])
+            raise
+
+    def note_exit(self, kind: type[BaseException] | None) -> None:
+        """Take note of what a block is left by: with Ctrl-C, the next one is the second."""
+        self._is_interrupted |= kind is not None and issubclass(kind, KeyboardInterrupt)
+
+    def end(
+        self,
+        coroutine: Coroutine[object, object, None],
+        kill: Callable[[], Coroutine[object, object, None]],
+    ) -> None:
+        """Run what ends a session; the first Ctrl-C cancels it, and the second kills."""
+        try:
+            self.run(coroutine)
+        except KeyboardInterrupt:
+            is_second, self._is_interrupted = self._is_interrupted, True
+            if is_second:
+                self.run(kill())
             raise
 
     def ask(self, function: Callable[[], T]) -> T:
@@ -284,8 +314,15 @@ class _LoopThread:
         finally:
             self._let_go(source)
 
-    def finish(self, last: Callable[[], Coroutine[object, object, None]]) -> None:
-        """Run this to its end whatever happens, and end the thread. Twice is harmless."""
+    def finish(
+        self,
+        last: Callable[[], Coroutine[object, object, None]],
+        kill: Callable[[], Coroutine[object, object, None]],
+    ) -> None:
+        """Run `last` to its end whatever happens, and end the thread. Twice is harmless.
+
+        The second Ctrl-C runs `kill` beside it.
+        """
         interrupted: KeyboardInterrupt | None = None
         while True:
             try:
@@ -293,6 +330,10 @@ class _LoopThread:
                 break
             except KeyboardInterrupt as error:  # wherever it struck, go on from there
                 interrupted = error
+                is_second, self._is_interrupted = self._is_interrupted, True
+                # While `last` runs, so does the loop: it is this thread that stops it.
+                if is_second and self._loop and self._last and not self._last.future.done():
+                    _Call(self._loop, kill())
         if interrupted is not None:
             raise interrupted
 

@@ -9,9 +9,10 @@ from remotemedia.core.findings import shortened
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.pipeline import Pipeline
 from remotemedia.core.validated import ValidatedPipeline
+from remotemedia.data import Message
 from remotemedia.errors import ExecutorError
 
-__all__ = ["check_config", "check_pipeline", "check_seconds", "require_asyncio"]
+__all__ = ["check_config", "check_input", "check_pipeline", "check_seconds", "require_asyncio"]
 
 
 def check_pipeline(pipeline: object, session_id: object = None) -> None:
@@ -34,6 +35,15 @@ def check_config(config: object) -> None:
             f"config is {shortened(config)}; it must be a MultiprocessConfig, such as "
             f"MultiprocessConfig(channel_capacity=8)"
         )
+
+
+def check_input(to: object) -> None:
+    """Raise `TypeError` unless it is the name of an input, or None."""
+    if to is None or isinstance(to, str):
+        return
+    is_swapped = isinstance(to, Message)
+    hint = "message and input are swapped" if is_swapped else "it must be a str"
+    raise TypeError(f"the input is {shortened(to)}; {hint}: send(message, to), stream(message, to)")
 
 
 def check_seconds(name: str, value: object) -> None:

@@ -10,6 +10,7 @@ from types import FunctionType
 from typing import TypeAlias, TypeGuard
 
 from remotemedia.core.annotations import emitted, input_kinds, remember_local_names, type_name
+from remotemedia.core.hooks import HOOKS, misspelled_hooks
 from remotemedia.core.node import Node
 from remotemedia.core.parameters import takes_any_parameter, typed_parameters
 from remotemedia.core.ports import INPUT_MARK, Input, Output
@@ -23,7 +24,6 @@ NodeTarget: TypeAlias = type[Node] | Callable[..., object]
 TYPE_NAME_MARK = "__remotemedia_type__"
 
 _PORT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # no dot: "node.port" splits at the last one
-_HOOKS = ("initialize", "finish", "interrupt", "cleanup")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -111,7 +111,7 @@ def describe(target: NodeTarget) -> NodeType:
         inputs, handlers = _inputs_of_class(target)
         overridden = [
             (name, hook)
-            for name in _HOOKS
+            for name in HOOKS
             if (hook := getattr(target, name)) is not getattr(Node, name)
         ]
         methods = handlers + [hook for _, hook in overridden]
@@ -168,6 +168,12 @@ def _inputs_of_class(
         kinds = input_kinds(taken.annotation, handler, cls)
         ports[port] = Port(port, kinds, name, mark.capacity, mark.max_message_bytes)
     if not handlers:
+        for method, meant in misspelled_hooks(cls):
+            if meant == "process":
+                raise NodeDefinitionError(
+                    cls.__qualname__,
+                    f"it handles nothing: it has {method.__name__}(); did you mean 'process'?",
+                )
         raise NodeDefinitionError(
             cls.__qualname__,
             "it handles nothing: write `def process(self, text: Text) -> Text`, or mark a method "

@@ -35,22 +35,19 @@ __all__ = [
 ]
 
 MAX_PARAMETER_BYTES = 1024 * 1024
-NODE_OPTIONS = frozenset(
-    [
-        "executor",
-        "python_executable",
-        "environment",
-        "inherit_environment",
-        "working_directory",
-        "cpu_affinity",
-        "memory_limit_bytes",
-        "cuda_visible_devices",
-        "restart",
-        "on_error",
-        "stall_timeout_seconds",
-    ]
+PROCESS_OPTIONS = (
+    "python_executable",
+    "environment",
+    "inherit_environment",
+    "working_directory",
+    "cpu_affinity",
+    "memory_limit_bytes",
+    "cuda_visible_devices",
+    "stall_timeout_seconds",
 )
-"""What a `NodeConfig` says of a node's process: none of it is a parameter."""
+"""What a `NodeConfig` says of a node's process, and a thread cannot do."""
+NODE_OPTIONS = frozenset([*PROCESS_OPTIONS, "executor", "restart", "on_error"])
+"""What a `NodeConfig` says of how a node is run: none of it is a parameter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
-from remotemedia.core.findings import wrong_choice
+from remotemedia.core.findings import unpassable, wrong_choice
 from remotemedia.core.multiprocess.plan import PolicyName
 from remotemedia.core.pipeline import OnError
 
@@ -112,9 +113,26 @@ def option_problems(config: NodeConfig) -> list[tuple[str, str, str]]:
     problems = []
     for field in msgspec.structs.fields(NodeEntry):
         if field.name not in ("id", "node_type", "params"):
-            problem = value_problem(getattr(config, field.name), field.type)
+            value = getattr(config, field.name)
+            problem = value_problem(value, field.type)
             if problem is not None:
                 problems.append((field.name, *problem))
+            else:
+                problems += [(field.name, text, "") for text in _text_problems(value)]
+    return problems
+
+
+def _text_problems(value: object) -> list[str]:
+    """Return why no process can be started with an option: a text, or variables."""
+    if isinstance(value, str):
+        problem = unpassable(value)
+        return [f"it {problem}"] if problem else []
+    problems = []
+    for name, text in value.items() if isinstance(value, Mapping) else ():
+        if not name or "=" in name:
+            problems.append(f"the name of the variable {name!r} is empty or holds '='")
+        elif problem := unpassable(name) or unpassable(text):
+            problems.append(f"the variable {name!r} {problem}")
     return problems
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 from remotemedia.core.describe import NodeTarget, Port, describe, is_target
 from remotemedia.core.findings import listed, suggested
 from remotemedia.core.graph import feedback, find_cycles
+from remotemedia.core.hooks import warn_of_misspelled_hooks
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.plan import MAX_CAPACITY, PolicyName
 from remotemedia.core.parameters import bind_parameters, plain_parameters
@@ -59,6 +60,8 @@ def validate(
     unread: Collection[str] = (),
 ) -> ValidatedPipeline:
     """Check a pipeline; nothing is started, and modules of nodes are imported at most.
+
+    A method of a node class that looks like a misspelled hook is warned of (`UserWarning`).
 
     Cycles: one whose connections all block could wait for itself for ever and is refused. In the
     others, connections that do not block are feedback if they close a cycle with the blocking ones
@@ -188,6 +191,7 @@ class _Checker:
         try:
             target = self.target_of(config)
             described = describe(target)
+            warn_of_misspelled_hooks(target)
             reference = self.refer(target)
         except NodeTypeNotFound as error:
             module = str(config.node_type).partition(":")[0]

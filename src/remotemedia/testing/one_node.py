@@ -14,6 +14,7 @@ import numpy as np
 
 from remotemedia.core.describe import NodeTarget, describe
 from remotemedia.core.findings import suggested
+from remotemedia.core.hooks import warn_of_misspelled_hooks
 from remotemedia.core.multiprocess.runner.context import (
     RunnerContext,
     is_async_stream,
@@ -110,6 +111,7 @@ class _Run:
 
     def __init__(self, target: NodeTarget, parameters: Mapping[str, object]) -> None:
         self.kind = describe(target)
+        warn_of_misspelled_hooks(target)
         self.outputs = Outputs()
         where = f"node {self.kind.name!r}"
         plain = plain_parameters(parameters)

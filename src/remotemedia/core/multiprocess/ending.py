@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from remotemedia.core.multiprocess.states import ProcessState
 from remotemedia.errors import ChannelError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Coroutine, Mapping
 
     from remotemedia.core.multiprocess.config import MultiprocessConfig
     from remotemedia.core.multiprocess.exchange import Exchange
@@ -54,6 +55,8 @@ class Ending:
         self._config = config
         self._draining: asyncio.Task[None] | None = None
         self._is_cut_short = False
+        self._step: asyncio.Future[object] | None = None
+        self._is_killing = False
 
     async def drain(self, exchange: Exchange) -> None:
         """Wait until all that was sent is out; no longer than `drain_timeout_seconds`."""
@@ -77,32 +80,54 @@ class Ending:
         if self._draining is not None:
             self._draining.cancel()
 
+    def kill(self) -> None:
+        """Give nodes no more time to end by themselves, in an end under way or to come."""
+        self.cut_short()
+        self._is_killing = True
+        if self._step is not None:
+            self._step.cancel()
+
     async def stop(self, starts: Collection[asyncio.Task[None]], grace_seconds: float) -> None:
         """End all processes, in this order.
 
         1. Processes that are just being started are awaited. 2. All nodes are asked to stop, at
-        once. 3. Who has not exited after nine tenths of the grace period is terminated, and killed
-        at its end, descendants too.
+        once, and stopped ones go on. 3. Who has not exited after nine tenths of the grace period is
+        terminated, and killed at its end, descendants too; at once, where `kill` was called.
         """
         nodes = list(self._nodes.values())
         slow = asyncio.get_running_loop().call_later(
             SLOW_SECONDS, self._log_slow_stop, grace_seconds
         )
         if starts:
-            _, late = await asyncio.wait(starts, timeout=START_SECONDS)
-            for start in late:
+            await self._unless_killing(asyncio.wait(starts, timeout=START_SECONDS))
+            for start in starts:
                 start.cancel()  # its process is killed as soon as there is one
         for node in nodes:
             node.stop()
+            if node.launched is not None:
+                # A stopped process acts on nothing but SIGKILL, nor is its end told by a stopped
+                # spawner, which this rouses.
+                node.launched.signal(signal.SIGCONT)
         exits = [asyncio.ensure_future(node.wait_exit()) for node in nodes]
         if exits and grace_seconds:
-            await asyncio.wait(exits, timeout=grace_seconds * 0.9)
+            await self._unless_killing(asyncio.wait(exits, timeout=grace_seconds * 0.9))
         try:
             launched = [node.launched for node in nodes if node.launched is not None]
-            await self._launcher.end(launched, grace_seconds * 0.1)
+            await self._unless_killing(self._launcher.end(launched, grace_seconds * 0.1))
+            if self._is_killing:
+                await self._launcher.end(launched, 0.0)
             await asyncio.gather(*exits)
         finally:
             slow.cancel()
+
+    async def _unless_killing(self, step: Coroutine[object, object, object]) -> None:
+        """Take a step to its end, or to the moment that `kill` is called."""
+        self._step = asyncio.ensure_future(step)
+        if self._is_killing:
+            self._step.cancel()
+        await asyncio.wait([self._step])
+        if not self._step.cancelled():
+            self._step.result()
 
     def _log_slow_drain(self) -> None:
         waits = listed(one.node_id for one in self._nodes.values() if not one.is_drained)

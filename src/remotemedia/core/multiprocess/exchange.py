@@ -12,6 +12,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from remotemedia.core.arguments import check_input
 from remotemedia.core.graph import reachable
 from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
@@ -140,8 +141,9 @@ class Exchange:
         port = self._input(to)
         if not isinstance(message, port.kinds):
             takes = " or ".join(kind.__name__ for kind in port.kinds)
+            hint = "; await it first" if asyncio.iscoroutine(message) else ""
             raise DataError(
-                f"{port.publisher.port.name} takes {takes}, not {type(message).__name__}"
+                f"{port.publisher.port.name} takes {takes}, not {type(message).__name__}{hint}"
             )
         self._require_open()
         self._last += 1
@@ -382,6 +384,7 @@ class Exchange:
             port.publisher.end_input(min(port.pending) - 1 if port.pending else self._last)
 
     def _input(self, to: str | None) -> _Input:
+        check_input(to)
         if to is None and len(self._inputs) == 1:
             return next(iter(self._inputs.values()))
         names = {f"{node}.{port}": one for (node, port), one in self._inputs.items()}

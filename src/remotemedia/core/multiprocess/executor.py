@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import secrets
 from typing import TYPE_CHECKING
@@ -19,8 +20,10 @@ from remotemedia.core.multiprocess.growing import (
 from remotemedia.core.multiprocess.launch import Launcher, ProcessLauncher, ThreadLauncher
 from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.core.multiprocess.session import Session
+from remotemedia.core.multiprocess.transport.forks import inherited_whole, tell_children
 from remotemedia.core.multiprocess.transport.limits import limits_named
-from remotemedia.core.pipeline import Connection
+from remotemedia.core.parameters import PROCESS_OPTIONS
+from remotemedia.core.pipeline import Connection, NodeConfig
 from remotemedia.core.reference import local_reference_to, reference_to, script_being_loaded
 from remotemedia.core.validation import ValidatedPipeline, validate
 from remotemedia.errors import ExecutorError, SessionNotFound
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["InlineExecutor", "MultiprocessExecutor", "SessionExecutor", "new_session_id"]
 
 
+_log = logging.getLogger("remotemedia.session")
+
+
 class SessionExecutor:
     """What executors have in common that run whole sessions."""
 
@@ -57,6 +63,7 @@ class SessionExecutor:
         self._is_shut_down = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
+        self._is_inherited = False  # this is a forked child, and all of it is the parent's
 
     @property
     def sessions(self) -> dict[str, Session]:
@@ -134,9 +141,12 @@ class SessionExecutor:
 
     async def initialize(self, config: MultiprocessConfig | None = None) -> None:
         """See `NodeExecutor.initialize`. Done by the first session if not before."""
+        if self._is_inherited:
+            raise inherited_whole("the executor")
         require_loop(self._loop, "the executor")
         check_config(config)
         self._loop = asyncio.get_running_loop()
+        tell_children(self)
         async with self._lock:
             if config is not None and config != self.config:
                 if self._is_initialized:
@@ -171,8 +181,11 @@ class SessionExecutor:
     async def shutdown(self) -> None:
         """End every session and leave nothing behind. Twice is harmless.
 
-        Cancelled, it goes on to its end, which is near, and raises `CancelledError` then.
+        Cancelled, it goes on to its end, which is near, and raises `CancelledError` then. In a
+        forked child nothing happens: all of it is the parent's.
         """
+        if self._is_inherited:
+            return
         require_loop(self._loop, "the executor")
         self._is_shut_down = True
         work = asyncio.ensure_future(self._end_all())
@@ -205,6 +218,10 @@ class SessionExecutor:
         trace: TracebackType | None,
     ) -> None:
         await self.shutdown()
+
+    def disown(self) -> None:
+        """See `Inheritable`."""
+        self._is_inherited = True
 
     def _forget_session(self, session: Session) -> None:
         if self._sessions.get(session.session_id) is session:
@@ -277,8 +294,8 @@ class InlineExecutor(SessionExecutor):
     """Runs every node in a thread of this process, with the same channels in ordinary memory.
 
     For tests and debuggers: a breakpoint in a node stops here. Options of a node's process have no
-    effect, and a node that does not come back cannot be killed. Node types may be made anywhere,
-    inside of a test or at any prompt.
+    effect, which is logged, and a node that does not come back cannot be killed. Node types may be
+    made anywhere, inside of a test or at any prompt.
     """
 
     refer = staticmethod(local_reference_to)
@@ -287,6 +304,25 @@ class InlineExecutor(SessionExecutor):
         from remotemedia.core.multiprocess.transport.memory import MemoryTransport
 
         return MemoryTransport(), ThreadLauncher()
+
+    async def _start_session(self, session_id: str, pipeline: ValidatedPipeline) -> Session:
+        _warn_of_ignored(session_id, pipeline)
+        return await super()._start_session(session_id, pipeline)
+
+
+def _warn_of_ignored(session_id: str, pipeline: ValidatedPipeline) -> None:
+    """Log what nodes ask of a process of their own: the pipeline is right, and runs without it."""
+    ignored = []
+    for node in pipeline.nodes:
+        plain = NodeConfig(node.config.node_type, node.node_id)
+        options = [o for o in PROCESS_OPTIONS if getattr(node.config, o) != getattr(plain, o)]
+        if options:
+            ignored.append(f"{', '.join(options)} of node {node.node_id!r}")
+    if ignored:
+        _log.warning(
+            "session %r: the executor inline runs nodes in threads of this process, and ignores %s",
+            *(session_id, "; ".join(ignored)),
+        )
 
 
 def check_session_id(session_id: str) -> None:

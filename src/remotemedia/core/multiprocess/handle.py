@@ -110,11 +110,13 @@ class ProcessHandle:
         """Send a signal to its process group; does nothing once it has exited."""
         if number in (signal.SIGTERM, signal.SIGKILL):
             self._mark_terminating()
+        self._lifeline.rouse()
         self._lifeline.send({"op": "signal", "id": self._process.number, "number": int(number)})
 
     def kill(self) -> None:
         """Kill it and all its descendants, whatever groups or sessions they moved to."""
         self._mark_terminating()
+        self._lifeline.rouse()
         self._lifeline.send({"op": "kill_tree", "id": self._process.number})
 
     def _mark_terminating(self) -> None:

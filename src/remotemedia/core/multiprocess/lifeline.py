@@ -105,8 +105,15 @@ class Lifeline:
         """Let the spawner kill all, sweep and end; its reports keep coming until then."""
         if not self._ended.is_set():
             self._discard_outbox()
+            self.rouse()
             with contextlib.suppress(OSError):  # it is about to end by itself
                 self._socket.shutdown(socket.SHUT_WR)
+
+    def rouse(self) -> None:
+        """Have a stopped spawner go on: it would obey nothing, and tell no end of a process."""
+        if not self._ended.is_set():
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill the spawner; its runners die with it."""

@@ -285,6 +285,8 @@ class NodeProcess:
             if not frame:
                 # Its end is on its way: the exit of its process tells how.
                 self._stop_listening()
+                if self.launched is not None:
+                    self.launched.signal(signal.SIGCONT)  # rouses the spawner, if it is stopped
                 return
             self._hear(control.decode_from_runner(frame))
 

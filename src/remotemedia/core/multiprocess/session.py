@@ -19,6 +19,7 @@ from remotemedia.core.multiprocess.states import (
     SessionEvent,
     SessionState,
 )
+from remotemedia.core.multiprocess.transport.forks import inherited_whole, tell_children
 from remotemedia.core.multiprocess.transport.ledger import LedgerWord
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.multiprocess.wiring import Wiring
@@ -100,6 +101,8 @@ class Session:
         self._transport = transport
         self._final_stats: dict[str, PortStats] = {}
         self._has_dead = False
+        self._is_inherited = False  # this is a forked child, and all of it is the parent's
+        tell_children(self)
 
     # What a user asks.
 
@@ -276,6 +279,7 @@ class Session:
 
     def events(self) -> events.EventStream:
         """Follow what happens in the session from now on: `async for event in session.events()`."""
+        self._require_own()
         return self._bus.subscribe()
 
     def stats(self) -> dict[str, PortStats]:
@@ -289,6 +293,7 @@ class Session:
 
         What is sent after this is not touched. Nodes hear it by their `interrupt` hook.
         """
+        self._require_own()
         words = self._wiring.registry.ledger.words
         words[LedgerWord.EPOCH] += 1
         for node in self._nodes.values():
@@ -306,6 +311,7 @@ class Session:
             PipelineTerminated: the session has failed, now or before, and nobody was told: no
                 call raised it. It has ended nevertheless.
         """
+        self._require_own()
         require_loop(self._loop, f"session {self.session_id!r}")
         if self._ending is None and self._state in (SessionState.READY, SessionState.RUNNING):
             self._advance(SessionEvent.TERMINATE)
@@ -323,6 +329,7 @@ class Session:
 
         Nodes are asked, and killed after `grace_period_seconds`. Cancelled, it goes on by itself.
         """
+        self._require_own()
         require_loop(self._loop, f"session {self.session_id!r}")
         if self._ending is None:
             self._advance(SessionEvent.TERMINATE)
@@ -332,12 +339,23 @@ class Session:
         self._end_of_nodes.cut_short()
         await asyncio.shield(self._ending)
 
+    async def kill(self) -> None:
+        """End the session at once: its nodes are killed, with no time to clean up.
+
+        An end that is under way is cut short by it. Otherwise as `terminate`.
+        """
+        self._require_own()
+        require_loop(self._loop, f"session {self.session_id!r}")
+        self._end_of_nodes.kill()
+        await self.terminate()
+
     async def wait_ended(self) -> None:
         """Wait until it has ended, for whatever reason; raise the failure if there was one.
 
         Raises:
             PipelineTerminated: it failed.
         """
+        self._require_own()
         async for _ in self._bus.subscribe():
             continue
         if self._failure is not None:
@@ -352,10 +370,16 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._is_inherited:
+            return
         if kind is None:
             await self.close()
         else:
             await self.terminate()
+
+    def disown(self) -> None:
+        """See `Inheritable`."""
+        self._is_inherited = True
 
     def __repr__(self) -> str:
         return f"<Session {self.session_id!r} {self._state.value}, {len(self._nodes)} nodes>"
@@ -531,7 +555,12 @@ class Session:
         if self._state is SessionState.READY:
             self._advance(SessionEvent.FIRST_INPUT)
 
+    def _require_own(self) -> None:
+        if self._is_inherited:
+            raise inherited_whole(f"session {self.session_id!r}")
+
     def _open_exchange(self) -> Exchange:
+        self._require_own()
         failure = self._why_not()
         if failure is not None:
             raise failure

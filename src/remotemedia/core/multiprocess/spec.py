@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from remotemedia.core.findings import unpassable
 from remotemedia.errors import SpawnError
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ class SpawnSpec:
             if not _ID.fullmatch(name):
                 raise self.error(f"{name!r} is not an id", "use 1 to 64 of A-Z a-z 0-9 _ . -")
         variables = {} if self.env is None else self.env
-        if any("\0" in text for text in (*self.command, *variables, *variables.values())):
-            raise self.error("a NUL character stands in its command line or environment")
+        folder = [] if self.cwd is None else [self.cwd]
+        for text in (*self.command, *folder, *variables, *variables.values()):
+            if problem := unpassable(text):
+                raise self.error(f"a text of its command line, folder or environment {problem}")
         if any(not name or "=" in name for name in variables):
             raise self.error("the name of an environment variable is empty or holds '='")
         if any(number < 3 for number in self.fds):

@@ -11,7 +11,7 @@ import os
 import weakref
 from typing import NoReturn, Protocol
 
-from remotemedia.errors import ChannelError
+from remotemedia.errors import ChannelError, ExecutorError
 
 
 class Inheritable(Protocol):
@@ -38,6 +38,18 @@ def inherited() -> ChannelError:
         "this was opened before the process was forked and belongs to the parent: channel ends "
         "cannot be used after a fork; let the parent write a Ticket, and open it in the child with "
         "Endpoint.open"
+    )
+
+
+def inherited_whole(what: str) -> ExecutorError:
+    """Make the error for what a forked child may not use and has no way to share.
+
+    Args:
+        what: a session or an executor, in a few words.
+    """
+    return ExecutorError(
+        f"{what} was started before the process was forked and belongs to the parent: make "
+        f"another Runtime here, or fork before the first session is started"
     )
 
 
