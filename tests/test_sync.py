@@ -192,12 +192,21 @@ def test_ctrl_c_does_not_cut_a_shutdown_short() -> None:
     assert session.state is SessionState.TERMINATED
 
 
+def deafen(runtime: SyncRuntime) -> SyncSession:
+    """Start a session whose node is at work that it will not leave."""
+    session = runtime.create_session("deaf", Pipeline("deaf").add_node("deaf", Deaf))
+    session.send(Text(""))
+    while not any(one.received for port in session.stats().values() for one in port.connections):
+        time.sleep(0.005)  # nobody announces it
+    return session
+
+
 def interrupt_twice(runtime: SyncRuntime, session: SyncSession) -> None:
     """Press Ctrl-C soon, and again when it ends and its node has been told."""
 
     async def press() -> None:
-        for state in (session.state, SessionState.TERMINATING):
-            while session.state is not state:
+        for states in (SessionState, (SessionState.TERMINATING,)):
+            while session.state not in states:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
             os.kill(os.getpid(), signal.SIGINT)
@@ -210,9 +219,8 @@ def test_a_second_ctrl_c_kills_what_the_first_has_told_to_end(first: str) -> Non
     began = time.monotonic()
     config = MultiprocessConfig(grace_period_seconds=60, drain_timeout_seconds=60)
     with pytest.raises(KeyboardInterrupt), SyncRuntime(config) as runtime:  # noqa: PT012
-        session = runtime.create_session("deaf", Pipeline("deaf").add_node("deaf", Deaf))
+        session = deafen(runtime)
         (pid,) = session.pids.values()
-        session.send(Text(""))
         interrupt_twice(runtime, session)
         if first == "in the block":
             with session:
@@ -226,9 +234,8 @@ def test_a_second_ctrl_c_kills_what_the_first_has_told_to_end(first: str) -> Non
 
 
 def test_a_session_that_is_killed_has_ended(runtime: SyncRuntime) -> None:
-    session = runtime.create_session("deaf", Pipeline("deaf").add_node("deaf", Deaf))
+    session = deafen(runtime)
     (pid,) = session.pids.values()
-    session.send(Text(""))
     session.kill()
     assert not exists(pid)
     session.kill()

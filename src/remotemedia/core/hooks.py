@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from difflib import get_close_matches
 from types import FunctionType
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,8 @@ def misspelled_hooks(cls: type[Node]) -> Iterator[tuple[FunctionType, str]]:
     A hook that the class has is not looked for, nor are private methods and those of classes that
     are no nodes.
     """
+    from difflib import get_close_matches  # here: a node's process never asks
+
     known = [name for name in ("process", *HOOKS) if not _has(cls, name)]
     for base in cls.__mro__:
         if base is Node or not issubclass(base, Node):
