@@ -511,13 +511,10 @@ async def test_a_pipeline_that_shared_memory_cannot_hold_is_refused_before_it_st
 
 
 async def test_events_come_in_order(runtime: rm.Runtime) -> None:
-    creating = asyncio.create_task(runtime.create_session("s", chain(nodes.Echo)))
-    await wait_until(lambda: "s" in runtime.sessions)
-    seen = runtime.sessions["s"].events()
-    session = await creating
+    got: list[events.Event] = []
+    session = await runtime.create_session("s", chain(nodes.Echo), on_event=got.append)
     assert await texts(session, "a") == ["a"]
     await session.close()
-    got = [event async for event in seen]
     names = [
         f"{event.before.value}->{event.after.value}"
         if isinstance(event, events.SessionStateChanged)
@@ -539,6 +536,18 @@ async def test_events_come_in_order(runtime: rm.Runtime) -> None:
     assert phases == ["importing", "loading", "connecting"]
     ends = [event for event in got if isinstance(event, events.ProcessExited)]
     assert [(end.exit.code, end.is_expected) for end in ends] == [(0, True)]
+
+
+async def test_a_listener_that_raises_is_told_of_and_ends_nothing(runtime: rm.Runtime) -> None:
+    def listen(event: events.Event) -> None:
+        raise ValueError(type(event).__name__)
+
+    told: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    async with runtime.session(chain(nodes.Echo), on_event=listen) as session:
+        assert await texts(session, "a") == ["a"]
+    assert "SessionReady" in map(str, told)
 
 
 async def test_the_account_is_balanced_after_close(executor: str) -> None:

@@ -74,9 +74,12 @@ class SyncRuntime:
         pipeline: Pipeline | ValidatedPipeline,
         *,
         executor: str | None = None,
+        on_event: Callable[[Event], object] | None = None,
     ) -> SyncSession:
-        """See `Runtime.create_session`."""
-        create = self._runtime.create_session(session_id, pipeline, executor=executor)
+        """See `Runtime.create_session`; `on_event` is called in the thread of the runtime."""
+        create = self._runtime.create_session(
+            session_id, pipeline, executor=executor, on_event=on_event
+        )
         return SyncSession(self._loop.run(create), self._loop)
 
     @contextmanager
@@ -86,14 +89,16 @@ class SyncRuntime:
         session_id: str | None = None,
         *,
         executor: str | None = None,
+        on_event: Callable[[Event], object] | None = None,
     ) -> Iterator[SyncSession]:
-        """See `Runtime.session`."""
+        """See `Runtime.session`; `on_event` is called in the thread of the runtime."""
         # Imported here: its module starts the machinery of processes.
         from remotemedia.core.multiprocess.executor import new_session_id
 
         check_pipeline(pipeline, session_id)
         name = session_id or new_session_id()
-        with self.create_session(name, pipeline, executor=executor) as session:
+        start = self.create_session(name, pipeline, executor=executor, on_event=on_event)
+        with start as session:
             yield session
 
     def terminate_session(self, session_id: str) -> None:

@@ -129,9 +129,11 @@ class Job:
 
     async def _run_session(self, runtime: Runtime) -> None:
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._pipeline.name)[:64] or "run"
-        start = asyncio.create_task(runtime.create_session(name, self._pipeline))
-        while name not in runtime.sessions and not start.done():
-            await asyncio.sleep(0)
+        has_begun = asyncio.Event()
+        start = asyncio.create_task(
+            runtime.create_session(name, self._pipeline, on_event=lambda _: has_begun.set())
+        )
+        await _first(start, has_begun.wait())
         followers = []
         if name in runtime.sessions:
             session = runtime.sessions[name]

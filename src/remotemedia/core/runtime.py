@@ -18,10 +18,11 @@ from remotemedia.core.validation import ValidatedPipeline, validate
 from remotemedia.errors import ExecutorError, SessionNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
     from remotemedia.core.multiprocess.config import MultiprocessConfig
+    from remotemedia.core.multiprocess.events import Event
     from remotemedia.core.multiprocess.session import Session
     from remotemedia.core.pipeline import Pipeline
     from remotemedia.core.registry import Registry
@@ -78,6 +79,7 @@ class Runtime:
         pipeline: Pipeline | ValidatedPipeline,
         *,
         executor: str | None = None,
+        on_event: Callable[[Event], object] | None = None,
     ) -> Session:
         """Start a session and return when every node is ready.
 
@@ -85,6 +87,9 @@ class Runtime:
             session_id: its name, 1 to 64 of A-Z a-z 0-9 _ . -, free again once it has ended.
             pipeline: what to run; it is validated before anything is started.
             executor: what runs it; None is what its nodes say, else "python".
+            on_event: called by the event loop with all that happens, from the start of the first
+                process on: a progress bar, a log. It must return soon. What it raises is logged by
+                the loop and ends nothing.
 
         Raises:
             PipelineError: it cannot run as written, with everything that is wrong.
@@ -102,7 +107,7 @@ class Runtime:
                 executors=self._executors.keys(),
                 refer=chosen.refer,
             )
-        return await chosen.create_session(session_id, pipeline)
+        return await chosen.create_session(session_id, pipeline, on_event=on_event)
 
     @asynccontextmanager
     async def session(
@@ -111,6 +116,7 @@ class Runtime:
         session_id: str | None = None,
         *,
         executor: str | None = None,
+        on_event: Callable[[Event], object] | None = None,
     ) -> AsyncIterator[Session]:
         """Run a session for the length of a block: closed at its end, terminated if it raises.
 
@@ -118,10 +124,12 @@ class Runtime:
             pipeline: as for `create_session`.
             session_id: its name; None makes one.
             executor: as for `create_session`.
+            on_event: as for `create_session`.
         """
         check_pipeline(pipeline, session_id)
         name = session_id or new_session_id()
-        async with await self.create_session(name, pipeline, executor=executor) as session:
+        start = self.create_session(name, pipeline, executor=executor, on_event=on_event)
+        async with await start as session:
             yield session
 
     async def terminate_session(self, session_id: str) -> None:

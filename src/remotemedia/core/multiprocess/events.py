@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from remotemedia.core.multiprocess.exits import ProcessExit
     from remotemedia.core.multiprocess.states import SessionState
 
@@ -171,7 +173,12 @@ class EventBus:
 
     def __init__(self) -> None:
         self._streams: list[EventStream] = []
+        self._listeners: list[Callable[[Event], object]] = []
         self._is_closed = False
+
+    def listen(self, listener: Callable[[Event], object]) -> None:
+        """Have the event loop call this with all that happens from now on, one after the other."""
+        self._listeners.append(listener)
 
     def subscribe(self) -> EventStream:
         """Follow what happens from now on."""
@@ -185,6 +192,8 @@ class EventBus:
         """Tell every subscriber. Never waits."""
         for stream in self._streams:
             stream.put(event)
+        for listener in self._listeners:
+            asyncio.get_running_loop().call_soon(listener, event)
 
     def close(self) -> None:
         """End every stream behind what waits in it. Twice is harmless."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.describe import NodeTarget
     from remotemedia.core.executor import NodeContext
+    from remotemedia.core.multiprocess.events import Event
     from remotemedia.core.multiprocess.plan import PolicyName
     from remotemedia.core.multiprocess.transport.base import Transport
     from remotemedia.core.pipeline import Pipeline
@@ -71,13 +72,20 @@ class SessionExecutor:
         return dict(self._sessions)
 
     async def create_session(
-        self, session_id: str, pipeline: Pipeline | ValidatedPipeline
+        self,
+        session_id: str,
+        pipeline: Pipeline | ValidatedPipeline,
+        *,
+        on_event: Callable[[Event], object] | None = None,
     ) -> Session:
         """Start a session and return when every node is ready.
 
         Args:
             session_id: its name, 1 to 64 of A-Z a-z 0-9 _ . -, free again once it has ended.
             pipeline: what to run; it is validated before anything is started.
+            on_event: called by the event loop with all that happens, from the start of the first
+                process on: a progress bar, a log. It must return soon. What it raises is logged by
+                the loop and ends nothing.
 
         Raises:
             PipelineError: it cannot run as written, with everything that is wrong.
@@ -88,9 +96,14 @@ class SessionExecutor:
         check_pipeline(pipeline, session_id)
         if not isinstance(pipeline, ValidatedPipeline):
             pipeline = validate(pipeline, self._registry, self.config, refer=self.refer)
-        return await self._start_session(session_id, pipeline)
+        return await self._start_session(session_id, pipeline, on_event)
 
-    async def _start_session(self, session_id: str, pipeline: ValidatedPipeline) -> Session:
+    async def _start_session(
+        self,
+        session_id: str,
+        pipeline: ValidatedPipeline,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> Session:
         check_session_id(session_id)
         refuse_what_is_not_there(pipeline)
         refuse_while_loading()
@@ -104,6 +117,8 @@ class SessionExecutor:
             session = Session(
                 session_id, pipeline, transport, launcher, self.config, self._forget_session
             )
+        if on_event is not None:
+            session.listen(on_event)
         self._sessions[session_id] = session
         await session.start()
         return session
@@ -305,9 +320,14 @@ class InlineExecutor(SessionExecutor):
 
         return MemoryTransport(), ThreadLauncher()
 
-    async def _start_session(self, session_id: str, pipeline: ValidatedPipeline) -> Session:
+    async def _start_session(
+        self,
+        session_id: str,
+        pipeline: ValidatedPipeline,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> Session:
         _warn_of_ignored(session_id, pipeline)
-        return await super()._start_session(session_id, pipeline)
+        return await super()._start_session(session_id, pipeline, on_event)
 
 
 def _warn_of_ignored(session_id: str, pipeline: ValidatedPipeline) -> None:

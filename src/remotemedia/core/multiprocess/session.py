@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.multiprocess.channel.stats import PortStats
     from remotemedia.core.multiprocess.config import MultiprocessConfig
+    from remotemedia.core.multiprocess.events import Event
     from remotemedia.core.multiprocess.exits import ProcessExit
     from remotemedia.core.multiprocess.launch import Launcher
     from remotemedia.core.multiprocess.transport.base import Transport
@@ -281,6 +282,11 @@ class Session:
         """Follow what happens in the session from now on: `async for event in session.events()`."""
         self._require_own()
         return self._bus.subscribe()
+
+    def listen(self, listener: Callable[[Event], object]) -> None:
+        """Have the event loop call this with all that happens from now on; see `create_session`."""
+        self._require_own()
+        self._bus.listen(listener)
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger; the last ones once it ended."""

@@ -1,0 +1,27 @@
+"""What happens in a session, as typed objects: what `Session.events` yields and `on_event` hears."""
+
+from remotemedia.core.multiprocess.events import (
+    Event,
+    EventsMissed,
+    NodeError,
+    NodeProgress,
+    NodeReady,
+    PipelineTerminated,
+    ProcessExited,
+    ProcessStarted,
+    SessionReady,
+    SessionStateChanged,
+)
+
+__all__ = [
+    "Event",
+    "EventsMissed",
+    "NodeError",
+    "NodeProgress",
+    "NodeReady",
+    "PipelineTerminated",
+    "ProcessExited",
+    "ProcessStarted",
+    "SessionReady",
+    "SessionStateChanged",
+]
