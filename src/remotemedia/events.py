@@ -1,4 +1,4 @@
-"""What happens in a session, as typed objects: what `Session.events` yields and `on_event` hears."""
+"""What happens in a session, as typed objects: `Session.events` yields them, `on_event` hears."""
 
 from remotemedia.core.multiprocess.events import (
     Event,
