@@ -108,6 +108,34 @@ class AsyncSlowWords(Node):
         self.interrupted += 1
 
 
+class Careful(Node):
+    """Says in which order its generator was closed and its hook called, to one who sends "?"."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def process(self, text: Text) -> Iterator[Text]:
+        if text.text == "?":
+            yield Text(" ".join(self.log))
+            return
+        try:
+            while True:
+                yield Text("more")
+        finally:
+            self.log.append("closed")
+
+    def interrupt(self) -> None:
+        self.log.append("interrupt")
+
+
+class AsyncCareful(Careful):
+    """The same on an event loop."""
+
+    async def process(self, text: Text) -> AsyncIterator[Text]:  # type: ignore[override]
+        for output in super().process(text):
+            yield output
+
+
 class Large(Node):
     """May send messages of 16 MB, a hundred at a time."""
 

@@ -218,6 +218,16 @@ async def test_a_stream_ends_at_an_interrupt(executor: str, kind: type[rm.Node])
         assert await texts(session, "next") == ["next"]
 
 
+@pytest.mark.parametrize("kind", [nodes.Careful, nodes.AsyncCareful])
+async def test_what_a_node_was_making_is_closed_before_its_hook_is_called(
+    executor: str, kind: type[rm.Node]
+) -> None:
+    async with asyncio.timeout(10), running(kind, executor=executor) as session:
+        async for _ in session.stream(rm.Text("go on")):
+            session.interrupt()
+        assert await texts(session, "?") == ["closed interrupt"]
+
+
 async def test_an_async_node_is_cancelled_at_its_await_and_its_hook_is_called(
     executor: str,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, cast
 
 from remotemedia.core.multiprocess.runner.context import outputs_of
@@ -65,7 +66,10 @@ class SyncLoop(Work):
                 result = handlers[subscriber](message)
                 del message
                 if result is not None:
-                    self._emit_all(outputs_of(result))
+                    outputs = outputs_of(result)
+                    del result  # it may hold the message
+                    self._emit_all(outputs)
+                    del outputs
             except (Stopped, ChannelClosed):
                 raise
             except Exception as error:
@@ -79,13 +83,25 @@ class SyncLoop(Work):
             self.node.interrupt()
 
     def _emit_all(self, outputs: Iterator[object], *, is_source: bool = False) -> None:
-        for output in outputs:
-            publisher, message = self.context.route(output)
-            publisher.send(message)  # type: ignore[arg-type]
-            if is_source and self.commands.is_draining:
-                return
-            if self.commands.has_news and self.attach():
-                self.node.interrupt()
-                if not is_source:
-                    # What is still to come of this input is not wanted any more.
+        try:
+            for output in outputs:
+                publisher, message = self.context.route(output)
+                publisher.send(message)  # type: ignore[arg-type]
+                if self._is_over(is_source=is_source):
                     return
+        finally:
+            if isinstance(outputs, Generator):
+                outputs.close()  # its `finally` runs now, and not when somebody drops it
+
+    def _is_over(self, *, is_source: bool) -> bool:
+        """Whether what is still to come of this is not wanted any more."""
+        commands = self.commands
+        if is_source:
+            if commands.has_news and not commands.is_draining and self.attach():
+                self.node.interrupt()
+            return commands.is_draining
+        if commands.is_stopping:
+            raise Stopped
+        if commands.changes:
+            self.change_connections(commands.take_changes())
+        return self.is_outdated  # the hook is called as soon as the loop looks for news
