@@ -136,6 +136,26 @@ class AsyncCareful(Careful):
             yield output
 
 
+class CancelsItself(Node):
+    """Awaits a task that it has cancelled, in one of its methods."""
+
+    def __init__(self, where: str = "process") -> None:
+        self.where = where
+
+    async def initialize(self) -> None:
+        await self._at("initialize")
+
+    async def process(self, text: Text) -> Text:
+        await self._at("process")
+        return text
+
+    async def _at(self, where: str) -> None:
+        if where == self.where:
+            task = asyncio.create_task(asyncio.sleep(3600))
+            task.cancel()
+            await task
+
+
 class Large(Node):
     """May send messages of 16 MB, a hundred at a time."""
 

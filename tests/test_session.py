@@ -191,6 +191,21 @@ async def test_send_with_a_timeout_raises_when_there_is_no_room(executor: str) -
         assert time.monotonic() - start < 5.0
 
 
+async def test_a_node_that_cancels_itself_is_named_and_may_live_on(executor: str) -> None:
+    node = rm.NodeConfig(nodes.CancelsItself, "n1", on_error="skip")
+    async with running(rm.Pipeline().add_node(node), executor=executor) as session:
+        for _ in range(2):
+            with pytest.raises(rm.NodeFailed, match="cancelled, by code of the node"):
+                await texts(session, "a")
+
+
+async def test_a_node_that_cancels_its_own_start_is_named(executor: str) -> None:
+    pipeline = rm.Pipeline().add_node("n1", nodes.CancelsItself, where="initialize")
+    with pytest.raises(rm.ProcessCrashed, match=r"in initialize: RuntimeError: it was cancelled"):
+        async with running(pipeline, executor=executor):
+            raise AssertionError("it cannot have started")
+
+
 # Interrupts.
 
 

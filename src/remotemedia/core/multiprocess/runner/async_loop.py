@@ -16,7 +16,9 @@ from remotemedia.errors import ChannelClosed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["AsyncLoop"]
+__all__ = ["CANCELLED", "AsyncLoop"]
+
+CANCELLED = "it was cancelled, by code of the node: what it awaited was a task that was cancelled"
 
 
 class AsyncLoop(Work):
@@ -86,9 +88,9 @@ class AsyncLoop(Work):
         self._is_busy, self._is_source = True, is_source
         try:
             await self._emit_result(make(), is_source=is_source)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if not self._is_ours_to_end():
-                raise  # the node's own
+                raise RuntimeError(CANCELLED) from error
             self._task.uncancel()
             if is_source and not self.commands.is_stopping:
                 return

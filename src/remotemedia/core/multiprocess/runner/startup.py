@@ -119,7 +119,7 @@ class NodeRun:
     ) -> None:
         import asyncio
 
-        from remotemedia.core.multiprocess.runner.async_loop import AsyncLoop
+        from remotemedia.core.multiprocess.runner.async_loop import CANCELLED, AsyncLoop
         from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 
         node: Any = self._node
@@ -138,10 +138,13 @@ class NodeRun:
             await work.run(None if kind.inputs else node.process)
             self._reporter.say(control.Drained())
             await asyncio.to_thread(self._commands.wait_stop)
-        except asyncio.CancelledError:
-            if not self._commands.is_stopping:
-                raise
-            raise Stopped from None
+        except asyncio.CancelledError as error:
+            if self._commands.is_stopping:
+                raise Stopped from None
+            failure = RuntimeError(CANCELLED)
+            failure.__cause__ = error
+            self._report(failure)
+            raise failure from error
         except Exception as error:
             self._report(error)  # before the clean-up, which may take long
             raise
