@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import secrets
 from typing import TYPE_CHECKING
 
 from remotemedia.core.arguments import check_config, check_pipeline, require_loop
+from remotemedia.core.findings import listed
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.growing import (
     MultiprocessHandle,
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from remotemedia.core.registry import Registry
 
 __all__ = ["InlineExecutor", "MultiprocessExecutor", "SessionExecutor", "new_session_id"]
+
+_log = logging.getLogger("remotemedia.executor")
 
 
 class SessionExecutor:
@@ -85,7 +89,6 @@ class SessionExecutor:
 
     async def _start_session(self, session_id: str, pipeline: ValidatedPipeline) -> Session:
         check_session_id(session_id)
-        refuse_what_is_not_there(pipeline)
         refuse_while_loading()
         await self.initialize()
         if session_id in self._sessions:
@@ -277,11 +280,21 @@ class InlineExecutor(SessionExecutor):
     """Runs every node in a thread of this process, with the same channels in ordinary memory.
 
     For tests and debuggers: a breakpoint in a node stops here. Options of a node's process have no
-    effect, and a node that does not come back cannot be killed. Node types may be made anywhere,
+    effect, `restart` among them: a failure ends the session, where a debugger can look at it. A
+    node that does not come back cannot be killed. Node types may be made anywhere,
     inside of a test or at any prompt.
     """
 
     refer = staticmethod(local_reference_to)
+
+    async def _start_session(self, session_id: str, pipeline: ValidatedPipeline) -> Session:
+        ignored = [one.node_id for one in pipeline.nodes if one.config.restart.policy != "never"]
+        if ignored:
+            _log.warning(
+                "restart of %s has no effect: nodes that run in threads are not restarted",
+                listed(ignored),
+            )
+        return await super()._start_session(session_id, pipeline)
 
     def _parts(self) -> tuple[Transport, Launcher]:
         from remotemedia.core.multiprocess.transport.memory import MemoryTransport
@@ -297,16 +310,6 @@ def check_session_id(session_id: str) -> None:
         raise ExecutorError(
             f"{session_id!r} is no name for a session: use 1 to 64 of A-Z a-z 0-9 _ . -"
         )
-
-
-def refuse_what_is_not_there(pipeline: ValidatedPipeline) -> None:
-    """Raise `ExecutorError` where a node asks for what executors do not do yet."""
-    for node in pipeline.nodes:
-        if node.config.restart.policy != "never":
-            raise ExecutorError(
-                f"node {node.node_id!r} of pipeline {pipeline.name!r} sets restart, which is not "
-                f"supported yet; leave it out"
-            )
 
 
 def refuse_while_loading() -> None:
