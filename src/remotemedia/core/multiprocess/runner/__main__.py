@@ -52,7 +52,19 @@ def main() -> NoReturn:
     from remotemedia.core.multiprocess.runner.startup import NodeRun
 
     run = NodeRun(end)
-    leave(run.run())  # while `run` is there: what it leaves open stays as it is
+    try:
+        code = run.run()
+    except SystemExit as error:  # the node's
+        code = exit_code(error)
+    leave(code)  # while `run` is there: what it leaves open stays as it is
+
+
+def exit_code(error: SystemExit) -> int:
+    """Return the code that the interpreter would exit with, and say what it would say."""
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    sys.stderr.write(f"{error.code}\n")
+    return 1
 
 
 def leave(code: int) -> NoReturn:
