@@ -19,6 +19,7 @@ from remotemedia.core.multiprocess.transport.ledger import LedgerWord
 from remotemedia.core.multiprocess.transport.memory import MemoryReader, MemoryTransport
 from remotemedia.data import Binary
 from remotemedia.errors import (
+    BackpressureError,
     ChannelClosed,
     ChannelError,
     EndOfStream,
@@ -544,6 +545,85 @@ def test_an_endpoint_whose_process_died_may_have_another(shared: ChannelRegistry
     stats = connection_stats_of(shared, reader)
     assert stats.received == received
     assert stats.sent == 30
+
+
+def test_a_reader_waits_for_the_next_process_of_its_writer(shared: ChannelRegistry) -> None:
+    shared.add_endpoint("writer")
+    channel = shared.create_channel("port", 64, writer="writer")
+    reader = shared.create_subscriber(channel)
+    received = []
+    for _ in range(3):
+        peer = Peer.of(shared, "writer", "burst", times=10, nbytes=16, stays=True)
+        peer.wait_ready()
+        assert peer.hear() == "sent"
+        received.append(value_of(reader.receive(30)))
+        peer.kill()
+        shared.endpoint_restarts("writer")
+        received += [value_of(reader.receive(30)) for _ in range(9)]  # what it had sent is there
+        assert reader.receive(0.01) is None  # no `PeerLost`
+    assert received == list(range(10)) * 3
+    assert connection_stats_of(shared, reader).is_confirmed
+
+
+@pytest.mark.parametrize("policy", ["block", "error"])
+def test_a_writer_waits_for_the_next_process_of_its_reader(
+    shared: ChannelRegistry, policy: str
+) -> None:
+    shared.add_endpoint("reader")
+    channel = shared.create_channel("port", 8)
+    shared.connect(channel, "reader", policy=policy)
+    peer = Peer.of(shared, "reader", "take")
+    publisher = shared.create_publisher(channel)
+    for count in range(8):
+        publisher.send(number(count), timeout_seconds=30)
+    peer.wait_ready()
+    peer.say(3)
+    assert peer.hear() == [0, 1, 2]
+    peer.kill()
+    shared.endpoint_restarts("reader")
+    for _ in range(2):
+        with pytest.raises(BackpressureError, match="has no reader"):
+            publisher.send(number(8), timeout_seconds=0.01)
+    waiting = Background(lambda: publisher.send(number(9), timeout_seconds=30))
+    following = Peer.of(shared, "reader", "take")
+    waiting.result()
+    following.wait_ready()
+    following.say(1)
+    assert following.hear() == [9]
+    (stats,) = shared.stats()["port"].connections
+    assert (stats.sent, stats.dropped["lost"]) == (9, 6)  # five unread, and one in its hands
+    assert stats.is_balanced
+    following.kill()
+    shared.endpoint_died("reader")
+
+
+@pytest.mark.parametrize("policy", ["latest", "drop_oldest"])
+def test_a_writer_goes_on_while_a_lossy_reader_is_away(
+    shared: ChannelRegistry, policy: str
+) -> None:
+    shared.add_endpoint("reader")
+    channel = shared.create_channel("port", 8)
+    shared.connect(channel, "reader", policy=policy)
+    peer = Peer.of(shared, "reader", "take")
+    publisher = shared.create_publisher(channel)
+    publisher.send(number(0), timeout_seconds=30)
+    peer.wait_ready()
+    peer.say(1)
+    assert peer.hear() == [0]
+    peer.kill()
+    shared.endpoint_restarts("reader")
+    for count in range(1, 100):
+        publisher.send(number(count), timeout_seconds=0)
+    following = Peer.of(shared, "reader", "take")
+    following.wait_ready()
+    publisher.send(number(100), timeout_seconds=0)
+    following.say(1)
+    assert following.hear() == [100]
+    (stats,) = shared.stats()["port"].connections
+    assert (stats.received, stats.dropped["lost"]) == (1, 100)  # the first was in its hands
+    assert stats.is_balanced
+    following.kill()
+    shared.endpoint_died("reader")
 
 
 # Several registries

@@ -42,8 +42,10 @@ LAYERS = {
             "launch",
             "watchdog",
             "node_process",
+            "losses",
             "exchange",
             "ending",
+            "restarting",
             "session",
             "runner",
         )

@@ -8,7 +8,6 @@ import os
 import pytest
 
 import remotemedia as rm
-from remotemedia.core.pipeline import Restart
 from tests import executor_nodes as nodes
 from tests.cli_nodes import Count, Swallow
 from tests.executor_helpers import chain, texts
@@ -74,13 +73,6 @@ async def test_a_block_that_raises_terminates_its_session() -> None:
             async with runtime.session(chain(nodes.Echo), executor="inline"):
                 raise ZeroDivisionError
         assert not runtime.sessions
-
-
-async def test_options_that_do_nothing_yet_are_refused() -> None:
-    async with rm.Runtime() as runtime:
-        node = rm.NodeConfig(nodes.Echo, "n1", restart=Restart("on_failure"))
-        with pytest.raises(rm.ExecutorError, match="not supported yet"):
-            await runtime.create_session("s", chain(node))
 
 
 async def test_a_runtime_that_ran_nothing_has_started_nothing() -> None:

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from remotemedia.core.pipeline import (
         Pipeline as Pipeline,
     )
+    from remotemedia.core.pipeline import (
+        Restart as Restart,
+    )
     from remotemedia.core.pipeline_file import load_pipeline as load_pipeline
     from remotemedia.core.ports import Addressed as Addressed
     from remotemedia.core.ports import Output as Output
@@ -162,7 +165,7 @@ _MODULE_OF = {
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys((*_DATA, "Video"), "data"),
     **dict.fromkeys(("Addressed", "Output", "input"), "core.ports"),
-    **dict.fromkeys(("Connection", "NodeConfig", "Pipeline"), "core.pipeline"),
+    **dict.fromkeys(("Connection", "NodeConfig", "Pipeline", "Restart"), "core.pipeline"),
     **dict.fromkeys(("Registry", "node"), "core.registry"),
     **dict.fromkeys(("InlineExecutor", "MultiprocessExecutor"), "core.multiprocess.executor"),
     **dict.fromkeys(("SyncRuntime", "SyncSession"), "sync"),

@@ -9,7 +9,7 @@
        |- SpawnError             a process could not be started
        |- InitTimeout            a node was not ready by its deadline
        |- ProcessCrashed         a process ended before its work did
-       |- NodeFailed             a node failed on one message, and lives on
+       |- NodeFailed             a node failed on one input, and lives on
        |- PipelineTerminated     the session ended because of the error in `__cause__`
        |- SessionNotFound        no session of that name
        |- ResourceLimit          a limit that was set would be passed
@@ -194,6 +194,7 @@ class ProcessCrashed(ExecutorError):
         traceback: the Python traceback, or faulthandler's; empty if there was none.
         stderr_tail: last lines of its standard error.
         working_on: the message it was processing; empty if it was idle.
+        restarts: how often the node had been restarted before.
     """
 
     def __init__(
@@ -206,6 +207,7 @@ class ProcessCrashed(ExecutorError):
         traceback: str = "",
         stderr_tail: str = "",
         working_on: str = "",
+        restarts: int = 0,
     ) -> None:
         super().__init__(node_id, session_id, code, cause)
         self.node_id = node_id
@@ -215,12 +217,16 @@ class ProcessCrashed(ExecutorError):
         self.traceback = traceback
         self.stderr_tail = stderr_tail
         self.working_on = working_on
+        self.restarts = restarts
 
     def __str__(self) -> str:
         is_verb = self.cause.startswith("failed ")
         parts = [f"node {self.node_id!r}{'' if is_verb else ':'} {self.cause}"]
         if self.working_on:
             parts[0] += f", while processing {self.working_on}"
+        if self.restarts:
+            times = "once" if self.restarts == 1 else f"{self.restarts} times"
+            parts[0] += f" (it had been restarted {times})"
         if self.traceback:
             parts.append(self.traceback.rstrip())
         elif self.stderr_tail:
@@ -229,13 +235,16 @@ class ProcessCrashed(ExecutorError):
 
 
 class NodeFailed(ExecutorError):
-    """A node failed on one message and skipped it (`on_error: skip`).
+    """A node failed on one input, and lives on.
+
+    It skipped a message (`on_error: skip`); or it crashed and was restarted, and messages of the
+    input were lost with it: then `__cause__` is the `ProcessCrashed`.
 
     Attributes:
         node_id, session_id: the node.
         cause: the error in one line.
         traceback: its Python traceback.
-        working_on: the message.
+        working_on: the message, or what is known of those that were lost.
     """
 
     def __init__(
@@ -249,8 +258,9 @@ class NodeFailed(ExecutorError):
         self.working_on = working_on
 
     def __str__(self) -> str:
-        head = f"node {self.node_id!r} skipped {self.working_on}"
-        return f"{head}: {self.cause}\n{self.traceback.rstrip()}"
+        verb = "skipped" if self.__cause__ is None else "was restarted and lost"
+        head = f"node {self.node_id!r} {verb} {self.working_on}"
+        return f"{head}: {self.cause}\n{self.traceback}".rstrip()
 
 
 class PipelineTerminated(ExecutorError):

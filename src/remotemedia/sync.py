@@ -165,8 +165,13 @@ class SyncSession:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process of every node that was started."""
+        """The process of every node that was started, and is not to be restarted."""
         return self._loop.ask(lambda: self._session.pids)
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often every node was restarted."""
+        return self._loop.ask(lambda: self._session.restarts)
 
     def send(
         self, message: RuntimeData, to: str | None = None, *, timeout_seconds: float | None = None

@@ -168,6 +168,9 @@ class LineScreen(QuietScreen):
             case events.NodeError():
                 what = f"skipped a message of input {event.correlation_id}: {event.error}"
                 self.note(f"{event.node_id}: {what}", "yellow")
+            case events.NodeRestarting():
+                pause = duration_text(event.delay_seconds)
+                self.note(f"{event.cause}; it is restarted after {pause}", "yellow")
 
     def refresh(self, watch: Watch) -> None:
         """See `Screen.refresh`."""
@@ -238,7 +241,7 @@ class LiveScreen(LineScreen):
 
     def hear(self, watch: Watch, event: events.Event) -> None:
         """See `Screen.hear`."""
-        if isinstance(event, events.NodeError):
+        if isinstance(event, events.NodeError | events.NodeRestarting):
             super().hear(watch, event)
 
     def refresh(self, watch: Watch) -> None:

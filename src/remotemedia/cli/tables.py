@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remotemedia.cli.watch import percentile
-from remotemedia.cli.wording import bytes_text, duration_text, rate_text
+from remotemedia.cli.wording import bytes_text, duration_text, plural, rate_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -86,6 +86,8 @@ def _state(node: NodeView) -> Text:
     text = Text(" ".join(words), style=STATE_STYLES.get(node.phase, "cyan"))
     if node.skipped:
         text.append(f" {node.skipped} skipped", style="red")
+    if node.restarts:
+        text.append(f" {plural(node.restarts, 'restart')}", style="red")
     return text
 
 

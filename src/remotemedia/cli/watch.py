@@ -35,6 +35,7 @@ class NodeView:
         ready_seconds: how long its start took; None until then.
         meter: of its process; None until that runs.
         skipped: messages that failed in it and were skipped.
+        restarts: how often it was restarted.
         cpu_percent, memory_bytes: at the last reading.
     """
 
@@ -46,6 +47,7 @@ class NodeView:
     ready_seconds: float | None = None
     meter: UsageMeter | None = None
     skipped: int = 0
+    restarts: int = 0
     cpu_percent: float = 0.0
     memory_bytes: int = 0
 
@@ -150,6 +152,9 @@ class Watch:
                 self.ready_at = time.monotonic()
             case events.NodeError():
                 self.nodes[event.node_id].skipped += 1
+            case events.NodeRestarting():
+                node = self.nodes[event.node_id]
+                node.meter, node.restarts = None, event.incarnation
 
     def _note_started(self, node_id: str, pid: int) -> None:
         node = self.nodes[node_id]

@@ -44,9 +44,10 @@ PROCESS_OPTIONS = (
     "memory_limit_bytes",
     "cuda_visible_devices",
     "stall_timeout_seconds",
+    "restart",
 )
 """What a `NodeConfig` says of a node's process, and a thread cannot do."""
-NODE_OPTIONS = frozenset([*PROCESS_OPTIONS, "executor", "restart", "on_error"])
+NODE_OPTIONS = frozenset([*PROCESS_OPTIONS, "executor", "on_error"])
 """What a `NodeConfig` says of how a node is run: none of it is a parameter."""
 
 

@@ -24,7 +24,9 @@ OnError: TypeAlias = Literal["fail", "skip"]
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Whether a crashed node is started again.
+    """Whether a crashed node is started again, in a process that takes the place of the last.
+
+    Not while its session starts or ends, and not where nodes run in threads.
 
     Attributes:
         policy: "on_failure" restarts, "never" ends the session (the default everywhere).

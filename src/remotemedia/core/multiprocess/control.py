@@ -9,6 +9,7 @@
        |  Join + descriptor ->     |     one more connection of an input port
        |  Attach + descriptor ->   |     one more connection of an output port
        |  Count ->                 |     the session's inputs now come by a connection too
+       |  Recount ->               |     a reader has died, and another is to take its place
        |  <- Connected             |     any of these is done
        |  Drain ->                 |     sources: make no more
        |  <- NodeFailure ...       |     a message failed, and the node lives on
@@ -53,6 +54,7 @@ __all__ = [
     "OutputBinding",
     "Progress",
     "Ready",
+    "Recount",
     "ShowStack",
     "Stack",
     "Stop",
@@ -65,7 +67,7 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 192 * 1024
 """The largest packet: what a socket takes with the kernel's default limits."""
 MAX_TEXT_BYTES = 48 * 1024
@@ -113,6 +115,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
         host: index of the executor's endpoint in the ticket; rung when a node without outputs has
             worked off an input.
         on_error: "fail" or "skip".
+        is_restarted: where it fails another process takes its place, so it leaves its ends open.
         spin_ns: how long it looks for news before it sleeps.
         busy_every_ns: it says `Busy` with a message that begins so long after the last `Busy`; 0 is
             never.
@@ -128,6 +131,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     outputs: tuple[OutputBinding, ...]
     host: int
     on_error: str
+    is_restarted: bool
     spin_ns: int
     busy_every_ns: int
 
@@ -173,6 +177,10 @@ class Count(msgspec.Struct, frozen=True, tag=True):
 
 class Interrupt(msgspec.Struct, frozen=True, tag=True):
     """The epoch was raised: what was being made is not wanted any more."""
+
+
+class Recount(msgspec.Struct, frozen=True, tag=True):
+    """A reader has died and is restarted: credit is to be looked up anew before the next send."""
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
@@ -274,7 +282,7 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
 
 Change: TypeAlias = Join | Attach | Count
 """What changes the connections of a node that is at work."""
-ToRunner: TypeAlias = Configure | Change | Interrupt | Drain | ShowStack | Stop
+ToRunner: TypeAlias = Configure | Change | Interrupt | Recount | Drain | ShowStack | Stop
 FromRunner: TypeAlias = (
     Hello | Progress | Ready | Stack | Failed | NodeFailure | Busy | Connected | Drained
 )

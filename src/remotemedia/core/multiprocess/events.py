@@ -21,6 +21,7 @@ __all__ = [
     "NodeError",
     "NodeProgress",
     "NodeReady",
+    "NodeRestarting",
     "PipelineTerminated",
     "ProcessExited",
     "ProcessStarted",
@@ -83,6 +84,26 @@ class ProcessExited:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeRestarting:
+    """A node whose process has ended gets another (`restart: {policy: on_failure}`).
+
+    Attributes:
+        session_id, node_id: the node.
+        incarnation: how many processes it has had before the next.
+        attempt: which restart of those that count, those within `window_seconds`, from 1.
+        delay_seconds: pause before the next process is started.
+        cause: the end of the last one in words.
+    """
+
+    session_id: str
+    node_id: str
+    incarnation: int
+    attempt: int
+    delay_seconds: float
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class SessionReady:
     """All nodes are ready; `seconds` since the session began to start."""
 
@@ -119,6 +140,7 @@ Event: TypeAlias = (
     | NodeProgress
     | NodeReady
     | NodeError
+    | NodeRestarting
     | ProcessExited
     | SessionReady
     | SessionStateChanged

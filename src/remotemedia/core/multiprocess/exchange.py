@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from remotemedia.core.arguments import check_input
 from remotemedia.core.graph import reachable
 from remotemedia.core.multiprocess.channel.inbox import Inbox
+from remotemedia.core.multiprocess.losses import Losses
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 from remotemedia.core.ports import DATA_TYPES
@@ -51,7 +52,8 @@ Output: TypeAlias = "RuntimeData"
 class _Input:
     """One input port of the session, and the numbers of inputs that are not yet in it."""
 
-    def __init__(self, publisher: Publisher, kinds: tuple[type, ...]) -> None:
+    def __init__(self, key: tuple[str, str], publisher: Publisher, kinds: tuple[type, ...]) -> None:
+        self.key = key
         self.publisher = publisher
         self.kinds = kinds
         self.pending: set[int] = set()
@@ -96,6 +98,7 @@ class Exchange:
         self._abandoned: set[int] = set()
         self._unclaimed: deque[Output] = deque()
         self._failures: dict[int, NodeFailed] = {}
+        self._losses = Losses(wiring)
         self._has_finished = False
         self._is_closing = False
         self._receivers = 0
@@ -109,7 +112,8 @@ class Exchange:
             key = one.node_id, one.port.name
             if key not in self._inputs:
                 kinds = tuple(DATA_TYPES[kind] for kind in one.port.kinds)
-                self._inputs[key] = _Input(host.publishers[wiring.host_inputs[key]], kinds)
+                publisher = host.publishers[wiring.host_inputs[key]]
+                self._inputs[key] = _Input(key, publisher, kinds)
         for subscriber in host.subscribers.values():
             if subscriber not in self._subscribers:
                 self._subscribers.append(subscriber)
@@ -152,7 +156,7 @@ class Exchange:
         try:
             # Cancelled here, the message was not sent, and its number is never used again.
             await self._let_others_run()
-            await self._send(port.publisher, message, number, timeout_seconds)
+            await self._send(port, message, number, timeout_seconds)
         finally:
             port.pending.discard(number)
             self._announce()
@@ -161,15 +165,20 @@ class Exchange:
 
     async def _send(
         self,
-        publisher: Publisher,
+        port: _Input,
         message: RuntimeData,
         number: int,
         timeout_seconds: float | None,
     ) -> None:
+        publisher = port.publisher
+
         def attempt() -> bool | None:
             self._require_open()
             message.correlation_id = number  # only now: others may be sending the same message
-            return publisher.try_send(message)
+            sent = publisher.try_send(message)
+            if sent and number in self._streams:
+                self._losses.enter(number, port.key, publisher.sent)
+            return sent
 
         try:
             sent = await self._doorbell.wait_for(attempt, timeout_seconds)
@@ -213,12 +222,13 @@ class Exchange:
                 if isinstance(found, _Done):
                     break
                 yield found
-            failure = self._failures.pop(number, None)
+            failure = self._failures.pop(number, None) or self._losses.failure_of(number)
             if failure is not None:
                 raise failure
         finally:
             self._receivers -= 1
             self._failures.pop(number, None)
+            self._losses.forget(number)
             if self._streams.pop(number, None) is not None and not self._is_done(number):
                 self._abandoned.add(number)
 
@@ -253,6 +263,15 @@ class Exchange:
                 working_on=failure.working_on,
             )
         self.wake()
+
+    def vacate(self, node_id: str, error: ExecutorError) -> None:
+        """Have all wait for the next process of a node that crashed."""
+        self._losses.vacate(node_id, error)
+        self.wake()
+
+    def note_back(self, node_id: str) -> None:
+        """The next process of a node is ready."""
+        self._losses.note_back(node_id)
 
     def interrupt(self) -> None:
         """Throw away what came before the interrupt: what was set aside, and what waits."""

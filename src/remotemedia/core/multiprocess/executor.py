@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["InlineExecutor", "MultiprocessExecutor", "SessionExecutor", "new_session_id"]
 
-
 _log = logging.getLogger("remotemedia.session")
 
 
@@ -105,7 +104,6 @@ class SessionExecutor:
         on_event: Callable[[Event], object] | None = None,
     ) -> Session:
         check_session_id(session_id)
-        refuse_what_is_not_there(pipeline)
         refuse_while_loading()
         await self.initialize()
         if session_id in self._sessions:
@@ -309,8 +307,9 @@ class InlineExecutor(SessionExecutor):
     """Runs every node in a thread of this process, with the same channels in ordinary memory.
 
     For tests and debuggers: a breakpoint in a node stops here. Options of a node's process have no
-    effect, which is logged, and a node that does not come back cannot be killed. Node types may be
-    made anywhere, inside of a test or at any prompt.
+    effect, which is logged, `restart` among them: a failure ends the session, where a debugger can
+    look at it. A node that does not come back cannot be killed. Node types may be made anywhere,
+    inside of a test or at any prompt.
     """
 
     refer = staticmethod(local_reference_to)
@@ -353,16 +352,6 @@ def check_session_id(session_id: str) -> None:
         raise ExecutorError(
             f"{session_id!r} is no name for a session: use 1 to 64 of A-Z a-z 0-9 _ . -"
         )
-
-
-def refuse_what_is_not_there(pipeline: ValidatedPipeline) -> None:
-    """Raise `ExecutorError` where a node asks for what executors do not do yet."""
-    for node in pipeline.nodes:
-        if node.config.restart.policy != "never":
-            raise ExecutorError(
-                f"node {node.node_id!r} of pipeline {pipeline.name!r} sets restart, which is not "
-                f"supported yet; leave it out"
-            )
 
 
 def refuse_while_loading() -> None:

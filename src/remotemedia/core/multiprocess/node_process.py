@@ -50,8 +50,9 @@ class Owner(Protocol):
     def node_drained(self, node: NodeProcess, /) -> None:
         """Every input has ended, and it has worked everything off."""
 
-    def node_failed(self, node: NodeProcess, error: ExecutorError, /) -> None:
-        """It failed; said once, as soon as it is known."""
+    def node_failed(self, node: NodeProcess, error: ExecutorError, /) -> bool:
+        """It failed; said once, as soon as it is known. Return whether it is to be restarted."""
+        ...
 
     def node_exited(self, node: NodeProcess, end: ProcessExit, *, is_expected: bool) -> None:
         """Its process has ended and been reaped."""
@@ -66,6 +67,10 @@ class NodeProcess:
         launcher: starts it.
         owner: hears what happens.
         ends: of its control connection: ours and the runner's; owned.
+        incarnation: how many processes the node has had before.
+
+    Attributes:
+        failures: how many skipped messages it has told of, those before it too.
     """
 
     def __init__(
@@ -75,12 +80,13 @@ class NodeProcess:
         launcher: Launcher,
         owner: Owner,
         ends: tuple[socket.socket, socket.socket],
+        incarnation: int = 0,
     ) -> None:
         self.node = node
         self.node_id = node.node_id
+        self.incarnation = incarnation
         self.state: ProcessState = PROCESS.first
         self.phase = "starting"
-        self.failures = 0
         self.launched: Launched | None = None
         self.is_drained = False
         self._wiring = wiring
@@ -88,6 +94,7 @@ class NodeProcess:
         self._owner = owner
         self._slot = wiring.slot(node.node_id)
         self._words = wiring.registry.ledger.words
+        self.failures = self._words[self._slot + EndpointWord.ERRORS]
         self._end, self._runner_end = ends
         self._end.setblocking(False)
         self._loop = asyncio.get_running_loop()
@@ -169,6 +176,11 @@ class NodeProcess:
 
     def require_at_work(self) -> None:
         """Raise `ExecutorError` if nothing can be connected to it any more."""
+        is_away = self.incarnation and self.state is ProcessState.INITIALIZING
+        if is_away or self.state is ProcessState.RESTARTING:
+            raise ExecutorError(
+                f"node {self.node_id!r} is being restarted: connect to it when it is ready again"
+            )
         if self.is_drained or not self._is_listening:
             raise self._finished()
 
@@ -180,6 +192,8 @@ class NodeProcess:
     def stop(self) -> None:
         """Ask it to clean up and exit. Twice is harmless."""
         self._advance(ProcessEvent.STOP)
+        if self.state is ProcessState.STOPPING and self.launched is not None and self.has_exited:
+            self._advance(ProcessEvent.EXITED)  # it was to be restarted
         self._end_watch()  # from here on the grace period bounds what it does
         self.tell(control.Stop())
 
@@ -187,6 +201,13 @@ class NodeProcess:
         """Wait until its process has ended and everybody was told."""
         if self._watch is not None:
             await asyncio.shield(self._watch)
+
+    def fail(self, error: ExecutorError) -> None:
+        """Take it for failed. The first failure counts."""
+        if not self._has_failed and self.state is not ProcessState.STOPPED:
+            self._has_failed = True
+            is_restarted = self._owner.node_failed(self, error)
+            self._advance(ProcessEvent.REPLACED if is_restarted else ProcessEvent.FAILED)
 
     async def timeout_error(self, seconds: float) -> InitTimeout:
         """Make the error of a node that is late, with its stack if it can say."""
@@ -216,6 +237,11 @@ class NodeProcess:
     def has_exited(self) -> bool:
         """Whether no process of it runs: it has ended, or was never started."""
         return self._watch is None or self._watch.done()
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether the session waits for it to be ready; not if it has been before."""
+        return self.state is ProcessState.INITIALIZING and not self.incarnation
 
     @property
     def is_busy(self) -> bool:
@@ -252,7 +278,7 @@ class NodeProcess:
             with suppress(TimeoutError):
                 async with asyncio.timeout(STACK_SECONDS):
                     await self.launched.wait()
-        self._fail(
+        self.fail(
             ProcessCrashed(
                 self.node_id,
                 self._wiring.session_id,
@@ -261,6 +287,7 @@ class NodeProcess:
                 traceback=stack,
                 stderr_tail=self.launched.stderr_tail,
                 working_on=working_on,
+                restarts=self.incarnation,
             )
         )
         self.launched.signal(signal.SIGKILL)
@@ -299,7 +326,7 @@ class NodeProcess:
     def _hear(self, message: control.FromRunner) -> None:
         match message:
             case control.Hello() if message.version != control.PROTOCOL_VERSION:
-                self._fail(self._version_error(message))
+                self.fail(self._version_error(message))
             case control.Progress():
                 self.phase = message.phase
                 self._owner.node_progressed(self, message)
@@ -313,7 +340,7 @@ class NodeProcess:
             case control.Busy() if self._watchdog is not None:
                 self._watchdog.note_busy(message.at_ns)
             case control.Failed():
-                self._fail(self._failure(message))
+                self.fail(self._failure(message))
             case control.Connected() if message.connection in self._connecting:
                 self._connecting[message.connection].set_result(None)
             case control.Drained():
@@ -350,6 +377,7 @@ class NodeProcess:
             f"failed in {message.phase}: {message.error}" + self._limit_hint(message.error),
             traceback=message.traceback,
             working_on=message.working_on,
+            restarts=self.incarnation,
         )
 
     def _version_error(self, hello: control.Hello) -> ExecutorError:
@@ -358,12 +386,6 @@ class NodeProcess:
             f"this process {control.PROTOCOL_VERSION}: install the same version of remotemedia "
             f"for its interpreter"
         )
-
-    def _fail(self, error: ExecutorError) -> None:
-        if not self._has_failed and self.state is not ProcessState.STOPPED:
-            self._has_failed = True
-            self._advance(ProcessEvent.FAILED)
-            self._owner.node_failed(self, error)
 
     async def _watch_exit(self, launched: Launched) -> None:
         end = await launched.wait()
@@ -375,7 +397,7 @@ class NodeProcess:
             and end.code in _OUR_ENDS
         )
         if not is_expected:
-            self._fail(self._crash(launched, end))
+            self.fail(self._crash(launched, end))
         self._advance(ProcessEvent.EXITED)
         self._owner.node_exited(self, end, is_expected=is_expected)
 
@@ -392,6 +414,7 @@ class NodeProcess:
             cause,
             stderr_tail=launched.stderr_tail,
             working_on=self._working_on(),
+            restarts=self.incarnation,
         )
 
     def _limit_hint(self, error: str = "MemoryError") -> str:

@@ -13,6 +13,7 @@ from remotemedia.core.multiprocess import control, events
 from remotemedia.core.multiprocess.ending import Ending
 from remotemedia.core.multiprocess.exchange import Exchange
 from remotemedia.core.multiprocess.node_process import NodeProcess
+from remotemedia.core.multiprocess.restarting import Restarting
 from remotemedia.core.multiprocess.states import (
     SESSION,
     ProcessState,
@@ -98,6 +99,10 @@ class Session:
         self._is_told = False  # somebody has got the failure raised
         self._ending: asyncio.Task[None] | None = None
         self._end_of_nodes = Ending(self._nodes, self._wiring, launcher, config)
+        self._restarting = Restarting(
+            *(self._nodes, self._starts, self._wiring, launcher),
+            *(self, config, self._bus, self._fail),
+        )
         self._is_closing = False  # ends with what was sent worked off, so a failure matters still
         self._transport = transport
         self._final_stats: dict[str, PortStats] = {}
@@ -121,9 +126,17 @@ class Session:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process of every node that was started."""
-        started = ((one.node_id, one.launched) for one in self._nodes.values())
-        return {node_id: launched.pid for node_id, launched in started if launched is not None}
+        """The process of every node that was started, and is not to be restarted."""
+        return {
+            node_id: node.launched.pid
+            for node_id, node in self._nodes.items()
+            if node.launched is not None and node.state is not ProcessState.RESTARTING
+        }
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often every node was restarted, those included that did not become ready."""
+        return {node_id: node.incarnation for node_id, node in self._nodes.items()}
 
     async def send(
         self, message: RuntimeData, to: str | None = None, *, timeout_seconds: float | None = None
@@ -181,7 +194,8 @@ class Session:
             to: the input, as "node" or "node.port"; None where the pipeline has one.
 
         Raises:
-            NodeFailed: a node failed on this input and skipped it (`on_error: skip`).
+            NodeFailed: a node failed on this input and skipped it (`on_error: skip`), or crashed
+                and was restarted, and lost some of it.
             PipelineTerminated: the session has failed; `__cause__` says how.
         """
         async for output in self._open_exchange().stream(message, to):
@@ -322,6 +336,7 @@ class Session:
         if self._ending is None and self._state in (SessionState.READY, SessionState.RUNNING):
             self._advance(SessionEvent.TERMINATE)
             self._is_closing = True
+            self._restarting.finish()
             self._ending = asyncio.create_task(self._drain_and_end())
         if self._ending is None:
             await self.terminate()
@@ -403,7 +418,7 @@ class Session:
             self._wiring.require_memory()
             host = self._wiring.open_host()
             async with asyncio.timeout(seconds):
-                self._starts = [asyncio.create_task(one.start()) for one in self._nodes.values()]
+                self._starts += [asyncio.create_task(one.start()) for one in self._nodes.values()]
                 if self._starts:
                     await asyncio.wait(self._starts)  # cancelled here, `_end` waits for them
                     for start in self._starts:
@@ -437,6 +452,7 @@ class Session:
             lambda: self._failure is not None,
             self._note_first_input,
         )
+        self._restarting.begin(self._exchange)
         self._advance(SessionEvent.ALL_READY)
         self._bus.emit(events.SessionReady(self.session_id, time.monotonic() - self.created_at))
 
@@ -466,7 +482,8 @@ class Session:
         """See `Owner.node_ready`."""
         seconds = time.monotonic() - self.created_at
         self._bus.emit(events.NodeReady(self.session_id, node.node_id, seconds))
-        if all(one.state is not ProcessState.INITIALIZING for one in self._nodes.values()):
+        self._restarting.note_ready(node)
+        if not any(one.is_starting for one in self._nodes.values()):
             self._start_over.set()
 
     def node_skipped(self, node: NodeProcess, failure: control.NodeFailure) -> None:
@@ -488,8 +505,15 @@ class Session:
         if self._exchange is not None:
             self._exchange.wake()
 
-    def node_failed(self, _: NodeProcess, error: ExecutorError) -> None:
-        """See `Owner.node_failed`: the first failure is the cause, the others follow from it."""
+    def node_failed(self, node: NodeProcess, error: ExecutorError) -> bool:
+        """See `Owner.node_failed`: the session ends by it, unless the node is restarted."""
+        if self._restarting.takes(node, error):
+            return True
+        self._fail(error)
+        return False
+
+    def _fail(self, error: ExecutorError) -> None:
+        """End because of a failure: the first is the cause, the others follow from it."""
         if self._failure is not None or self._state is SessionState.ERROR:
             return
         if self._state is SessionState.TERMINATING and not self._is_closing:
@@ -530,12 +554,13 @@ class Session:
     async def _end(self, grace_seconds: float) -> None:
         """End everything, in this order; every step is taken whatever the ones before came to.
 
-        First the processes, as `Ending.stop` says. Then the channels are closed, and what killed
-        processes left in shared memory is freed.
+        First the processes, as `Ending.stop` says, and none is restarted any more. Then the
+        channels are closed, and what killed processes left in shared memory is freed.
         """
         if self._exchange is not None:
             self._exchange.close_inputs()  # a node that has gone would take messages without end
         try:
+            await self._restarting.cancel()
             await self._end_of_nodes.stop(self._starts, grace_seconds)
         finally:
             for node in self._nodes.values():

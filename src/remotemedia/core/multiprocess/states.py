@@ -28,6 +28,8 @@ class ProcessState(StrEnum):
     ERROR = "error"
     PROCESSING = "processing"
     """Ready, and working on a message: read from the ledger, not from this machine."""
+    RESTARTING = "restarting"
+    """It has failed, and another process takes its place, which begins at INITIALIZING."""
 
 
 class ProcessEvent(StrEnum):
@@ -38,6 +40,7 @@ class ProcessEvent(StrEnum):
     STOP = "stop"
     EXITED = "exited"
     FAILED = "failed"
+    REPLACED = "failed, to be restarted"
 
 
 class SessionState(StrEnum):
@@ -115,6 +118,7 @@ PROCESS: Machine[ProcessState, ProcessEvent] = Machine(
             _PE.STOP: _P.STOPPING,
             _PE.EXITED: _P.ERROR,
             _PE.FAILED: _P.ERROR,
+            _PE.REPLACED: _P.RESTARTING,
         },
         _P.READY: {
             _PE.READY: None,
@@ -122,6 +126,7 @@ PROCESS: Machine[ProcessState, ProcessEvent] = Machine(
             _PE.STOP: _P.STOPPING,
             _PE.EXITED: _P.ERROR,
             _PE.FAILED: _P.ERROR,
+            _PE.REPLACED: _P.RESTARTING,
         },
         _P.DRAINING: {
             _PE.READY: _P.DRAINING,
@@ -129,6 +134,7 @@ PROCESS: Machine[ProcessState, ProcessEvent] = Machine(
             _PE.STOP: _P.STOPPING,
             _PE.EXITED: _P.ERROR,
             _PE.FAILED: _P.ERROR,
+            _PE.REPLACED: None,
         },
         _P.STOPPING: {
             _PE.READY: _P.STOPPING,
@@ -136,6 +142,7 @@ PROCESS: Machine[ProcessState, ProcessEvent] = Machine(
             _PE.STOP: _P.STOPPING,
             _PE.EXITED: _P.STOPPED,
             _PE.FAILED: _P.STOPPING,
+            _PE.REPLACED: None,
         },
         _P.STOPPED: {
             _PE.READY: None,
@@ -143,6 +150,7 @@ PROCESS: Machine[ProcessState, ProcessEvent] = Machine(
             _PE.STOP: _P.STOPPED,
             _PE.EXITED: None,
             _PE.FAILED: None,
+            _PE.REPLACED: None,
         },
         _P.ERROR: {
             _PE.READY: _P.ERROR,
@@ -150,6 +158,15 @@ PROCESS: Machine[ProcessState, ProcessEvent] = Machine(
             _PE.STOP: _P.ERROR,
             _PE.EXITED: _P.ERROR,
             _PE.FAILED: _P.ERROR,
+            _PE.REPLACED: None,
+        },
+        _P.RESTARTING: {
+            _PE.READY: _P.RESTARTING,
+            _PE.DRAIN: _P.RESTARTING,
+            _PE.STOP: _P.STOPPING,
+            _PE.EXITED: _P.RESTARTING,
+            _PE.FAILED: _P.RESTARTING,
+            _PE.REPLACED: None,
         },
     },
 )

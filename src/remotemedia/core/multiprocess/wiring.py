@@ -13,7 +13,12 @@ from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.registry import Channel, ChannelRegistry
 from remotemedia.core.multiprocess.plan import Policy, SpareTaps
 from remotemedia.core.multiprocess.transport import segments
-from remotemedia.core.multiprocess.transport.ledger import ConnectionWord, PortWord
+from remotemedia.core.multiprocess.transport.ledger import (
+    ConnectionWord,
+    EndpointWord,
+    PortState,
+    PortWord,
+)
 from remotemedia.core.multiprocess.transport.pages import require_free
 
 if TYPE_CHECKING:
@@ -96,7 +101,7 @@ class Wiring:
         """Channels that the session writes, by node and input port."""
         self.host_outputs: dict[str, tuple[str, str]] = {}
         """Node and output port, by the connection that the session reads."""
-        self._input_channels: list[Channel] = []
+        self._host_channels: dict[tuple[str, str], Channel] = {}
         self._plan()
 
     def _plan(self) -> None:
@@ -176,13 +181,23 @@ class Wiring:
             for other in before
             if _is_counted(other, reached) and not _is_counted(other, reached_before)
         )
+        # For the next process of a node that is restarted.
+        is_counted = _is_counted(one, reached)
+        self._bind(one.to_node, one.to_port, plan.name, is_counted, one.is_feedback)
+        for reader, count in counts:
+            self._inputs[reader] = [
+                msgspec.structs.replace(binding, is_counted=True)
+                if binding.connection == count.connection
+                else binding
+                for binding in self._inputs[reader]
+            ]
         encode = msgspec.msgpack.encode
         raw = msgspec.Raw(encode(plan))
         join = control.Join(
             msgspec.Raw(encode(channel.plan)),
             raw,
             one.to_port.handler,
-            _is_counted(one, reached),
+            is_counted,
             one.is_feedback,
             self.bell(one.from_node).asleep,
         )
@@ -214,7 +229,7 @@ class Wiring:
     def _add_host_input(self, one: SessionPort) -> None:
         name = f"input {one}"
         channel = self.registry.create_channel(name, writer=HOST, taps=SpareTaps())
-        self._input_channels.append(channel)
+        self._host_channels[one.node_id, one.port.name] = channel
         self.host_inputs[one.node_id, one.port.name] = name
         connection = self._join(channel, one.node_id, one.port, None, one.port.capacity)
         self._bind(one.node_id, one.port, connection, is_counted=True, is_feedback=False)
@@ -283,7 +298,7 @@ class Wiring:
         if not self.registry.crosses_processes:
             return
         needed: dict[str, int] = {}
-        for channel in (*self._channels.values(), *self._input_channels):
+        for channel in (*self._channels.values(), *self._host_channels.values()):
             port = channel.plan
             queues = len(port.connections) * segments.connection_bytes(port)
             needed[port.name] = segments.first_segment_bytes(port) + queues
@@ -320,10 +335,56 @@ class Wiring:
             outputs=tuple(self._outputs[node.node_id]),
             host=self.registry.index(HOST),
             on_error=node.config.on_error,
+            is_restarted=ticket is not None and node.config.restart.policy != "never",
             spin_ns=self._config.spin_microseconds * 1000,
             busy_every_ns=int((stall_timeout_seconds or 0) * 1e9),
         )
         return configuration, () if ticket is None else ticket.fds
+
+    def vacate(self, node_id: str) -> int:
+        """Have all wait for the next process of a node; see `ChannelRegistry.endpoint_restarts`."""
+        processed = self.registry.ledger.words[self.slot(node_id) + EndpointWord.PROCESSED]
+        return self.registry.endpoint_restarts(_endpoint(node_id), processed=processed)
+
+    def writers_of(self, node_id: str) -> set[str]:
+        """Return the nodes that write to a node."""
+        return {one.from_node for one in self.pipeline.connections if one.to_node == node_id}
+
+    def has_finished(self, node_id: str) -> bool:
+        """Whether an output of a node has finished: nothing will ever come of it again."""
+        words = self.registry.ledger.words
+        ports = [self._channels[node_id, one.port].plan for one in self._outputs[node_id]]
+        return any(words[port.slot + PortWord.STATE] == PortState.FINISHED for port in ports)
+
+    def leads_to(self, node_id: str) -> set[tuple[str, str]]:
+        """Return the inputs of the session, as node and port, from which a node is reached."""
+        edges = [(one.to_node, one.from_node) for one in self.pipeline.connections]
+        sources = reachable(edges, {node_id})
+        return {key for key in self.host_inputs if key[0] in sources}
+
+    def is_single_way(self, node_id: str) -> bool:
+        """Whether inputs of the session reach a node by one way only, and so in their order."""
+        pipeline = self.pipeline
+        sources = [one.from_node for one in pipeline.connections if one.to_node == node_id]
+        count = len(sources) + sum(one.node_id == node_id for one in pipeline.inputs)
+        return count == 1 and all(map(self.is_single_way, sources))
+
+    def taken(self, key: tuple[str, str]) -> int:
+        """Up to which of its messages an input of the session has been read."""
+        (connection,) = self._host_channels[key].plan.connections
+        words, at = self.registry.ledger.words, connection.slot
+        return max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE])
+
+    def lost(self, node_id: str) -> tuple[int, int]:
+        """How many messages have been lost on the way to a node, and from it, where none may be."""
+        words, me = self.registry.ledger.words, self.registry.index(_endpoint(node_id))
+        lost = [0, 0]
+        for channel in (*self._channels.values(), *self._host_channels.values()):
+            for one in channel.plan.connections:
+                if one.policy.is_lossless and me in (one.reader, channel.plan.writer):
+                    count = words[one.slot + ConnectionWord.DROPPED_LOST]
+                    lost[one.reader != me] += count
+        return lost[0], lost[1]
 
     def slot(self, node_id: str) -> int:
         """First ledger word of a node's endpoint."""

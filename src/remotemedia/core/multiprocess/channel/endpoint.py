@@ -204,6 +204,14 @@ class Endpoint:
             for bell in bells:
                 os.close(bell.fd)
 
+    def abandon(self) -> None:
+        """Leave all ends as they are, for the process that takes the place of this one.
+
+        Not even what is under way is missed by anybody: it is counted as lost.
+        """
+        for publisher in self.publishers.values():
+            publisher.abandon()
+
     def leave(self) -> None:
         """Give all ports back at once: what readers have not taken may be lost to them."""
         for publisher in self.publishers.values():

@@ -203,6 +203,14 @@ class Publisher(Sender):
             check_timeout(timeout_seconds)
         return bool(self._turns.wait_for(lambda: self.try_connect() or None, timeout_seconds))
 
+    def recount(self) -> None:
+        """Look for credit anew before the next message: a reader may have died."""
+        with self._lock:
+            if self._limit == SENDING:
+                self._postponed.append(self.recount)
+                return
+            self._limit = 0
+
     def end_input(self, number: int) -> None:
         """Say that nothing more will be sent of any input up to this number."""
         with self._lock:
@@ -243,10 +251,20 @@ class Publisher(Sender):
         """Whether it was closed."""
         return self._is_closed
 
+    @property
+    def sent(self) -> int:
+        """How many messages have been sent: the sequence number of the newest."""
+        return self._sent
+
     def is_taken(self) -> bool:
         """Whether every reader that is open has taken all that was sent."""
         with self._lock:
             return self._credit.is_taken(self._sent)
+
+    def abandon(self) -> None:
+        """Leave the port open for the next process; what readers do not find is excused."""
+        words, sent = self._words, self._words[self.port.slot + PortWord.SENT]
+        words[self._skipped_at] = words[self._handed_at] = sent
 
     def is_delivered(self) -> bool:
         """Whether all that was sent is taken where nothing may be lost; else its readers ring."""

@@ -7,7 +7,12 @@ import itertools
 import os
 from typing import TYPE_CHECKING
 
-from remotemedia.core.multiprocess.channel.deaths import await_again, is_owed, note_death
+from remotemedia.core.multiprocess.channel.deaths import (
+    await_again,
+    is_owed,
+    note_death,
+    note_restart,
+)
 from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.parties import Parties
 from remotemedia.core.multiprocess.channel.planning import (
@@ -424,6 +429,35 @@ class ChannelRegistry:
         self._parties.ring()
         party.is_dead = self._has_dead = True
         self._clean_up_dead()
+
+    def endpoint_restarts(self, name: str, *, processed: int | None = None) -> int:
+        """Say that a process is dead and another is to take its place: nobody gets `PeerLost`.
+
+        Call it once the process has been reaped; the next `ticket` of the endpoint is the next
+        process's. Writers wait for it, in other processes once they `recount`. What it had not read
+        or was working on is counted as lost; its readers get what is left of what it sent.
+
+        Args:
+            name: the endpoint.
+            processed: how many messages it has worked off; None: those that it has released.
+
+        Returns:
+            How many messages it had taken, by connections that lose none, and not worked off.
+
+        Raises:
+            ChannelError: the endpoint is unknown.
+        """
+        party = self._known(name)
+        mine = [one for one in self._channels.values() if party.index in one.parties]
+        plans = [one.plan for one in mine]
+        lost = note_restart(self.ledger.words, plans, party.plan, party.index, processed)
+        for channel in mine:
+            if channel.publisher is not None:
+                channel.publisher.recount()
+        self._parties.ring()
+        party.is_dead = self._has_dead = True
+        self._clean_up_dead()
+        return lost
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger."""

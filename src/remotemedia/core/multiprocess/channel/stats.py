@@ -108,9 +108,14 @@ class ConnectionStats(msgspec.Struct, frozen=True):
         """Whether it balances and, with its reader at rest, is borne out by a second count.
 
         What was received is counted twice, apart: by the reader's position, and by the latency of
-        each message. A reader that was killed may have counted its last one the first way only.
+        each message. A reader that was killed may have counted its last one the first way only;
+        what a reader had taken that was restarted then is counted as lost.
         """
-        return self.is_balanced and 0 <= self.received - self.latency.total <= 1
+        return self.is_balanced and -self.dropped["lost"] <= self._unseen <= 1
+
+    @property
+    def _unseen(self) -> int:
+        return self.received - self.latency.total
 
 
 class PortStats(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 from contextlib import suppress
+from typing import NoReturn
 
 CONTROL_VARIABLE = "REMOTEMEDIA_CONTROL_FD"
 _BY_HAND = """\
@@ -25,8 +26,8 @@ control connection what to do; there is none here. To run a pipeline, use one of
 """
 
 
-def main() -> int:
-    """Run the node that the executor names; return the exit code."""
+def main() -> NoReturn:
+    """Run the node that the executor names, and exit."""
     parser = argparse.ArgumentParser(
         prog="python -m remotemedia.core.multiprocess.runner",
         description="The process of one node of a remotemedia pipeline, started by an executor.",
@@ -37,7 +38,7 @@ def main() -> int:
     if not number.isdigit():
         parser.parse_known_args()
         sys.stderr.write(_BY_HAND)
-        return 2
+        leave(2)
     parser.parse_args()
     faulthandler.enable()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -46,15 +47,28 @@ def main() -> int:
         end = socket.socket(fileno=int(number))
     except OSError as error:
         sys.stderr.write(f"{CONTROL_VARIABLE}={number} is no socket: {error}\n\n{_BY_HAND}")
-        return 2
+        leave(2)
     # Imported here: by hand, or with wrong arguments, the answer comes at once.
     import remotemedia.core.multiprocess.transport.membarrier  # noqa: F401 (before numpy: see there)
     from remotemedia.core.multiprocess.runner.startup import NodeRun
 
-    return NodeRun(end).run()
+    run = NodeRun(end)
+    try:
+        code = run.run()
+    except SystemExit as error:  # the node's
+        code = exit_code(error)
+    leave(code)  # while `run` is there: what it leaves open stays as it is
 
 
-def leave(code: int) -> None:
+def exit_code(error: SystemExit) -> int:
+    """Return the code that the interpreter would exit with, and say what it would say."""
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    sys.stderr.write(f"{error.code}\n")
+    return 1
+
+
+def leave(code: int) -> NoReturn:
     """Exit without taking the interpreter apart, which takes longer than all that came before.
 
     What must be done has been: the node has cleaned up, its channels are closed. Exit handlers of
@@ -69,4 +83,4 @@ def leave(code: int) -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    main()

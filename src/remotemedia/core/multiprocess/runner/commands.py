@@ -129,8 +129,8 @@ class Commands:
                     self.configuration, self.fds = command, fds
                 case control.Attach() | control.Join() | control.Count():
                     self.changes.append((command, fds))
-                case control.Interrupt():
-                    pass  # the ledger says which epoch it is
+                case control.Interrupt() | control.Recount():
+                    pass  # the ledger says which epoch it is, and who reads
                 case control.Drain():
                     self.is_draining = True
                 case control.Stop():

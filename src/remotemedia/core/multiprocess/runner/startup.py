@@ -49,6 +49,7 @@ class NodeRun:
         self._commands = Commands(end, self._reporter, threading.get_ident())
         self._phase = "starting"
         self._has_failed = False
+        self._is_restarted = False
         self._node: Node | None = None
         self._work: Work | None = None
         self._endpoint: Endpoint | None = None
@@ -73,14 +74,17 @@ class NodeRun:
         finally:
             self._commands.wake_with_nothing()
             if self._endpoint is not None:
+                if self._is_restarted and not self._commands.is_stopping:
+                    self._endpoint.abandon()  # it failed, and its peers are not to hear of it
                 # In a thread the doorbell stays until all threads are done: others may ring it.
-                if self._open_endpoint:
+                elif self._open_endpoint:
                     self._endpoint.close_ends()
                 else:
                     self._endpoint.close(linger_seconds=0)  # what mattered was drained
         return code
 
     def _live(self, configuration: control.Configure) -> None:
+        self._is_restarted = configuration.is_restarted
         self._enter("importing")
         kind, context = self._create(configuration)
         if kind.is_async:
@@ -221,6 +225,8 @@ class NodeRun:
         assert self._work is not None
         if self._commands.is_stopping:
             self._work.finish_outputs()  # whoever waits for room to send gets `ChannelClosed`
+        else:
+            self._work.recount()
         self._work.endpoint.doorbell.ring()
 
     def _is_connected(self) -> bool | None:

@@ -37,6 +37,7 @@ __all__ = ["Stopped", "Wake", "Work"]
 _NEVER = 1 << 63
 _SEQUENCE = int(EndpointWord.SEQUENCE)
 _CORRELATION = int(EndpointWord.CORRELATION)
+_CONNECTION = int(EndpointWord.CONNECTION)
 _BEGAN = int(EndpointWord.BEGAN_NS)
 _EPOCH = int(LedgerWord.EPOCH)
 _PROCESSED = int(EndpointWord.PROCESSED)
@@ -114,9 +115,14 @@ class Work:
             publisher.epoch = self.epoch
         self._slot = endpoint.plan.slot
         self.is_finishing = False
-        self._ended = 0
-        self._errors = 0
-        self._processed = 0
+        # Of the processes before this one, if it takes the place of one that died.
+        self._errors, self._processed, self._ended = (
+            self._words[self._slot + word]
+            for word in (EndpointWord.ERRORS, EndpointWord.PROCESSED, EndpointWord.ENDED)
+        )
+        if self._ended:
+            for publisher in publishers.values():
+                publisher.end_input(self._ended)  # it may have died before it told them all
 
     def attempt(self) -> Found | None:
         """Look for something to do; None if there is nothing."""
@@ -138,6 +144,8 @@ class Work:
         self.context.correlation_id = message.correlation_id
         words[slot + _SEQUENCE] = subscriber.position
         words[slot + _CORRELATION] = message.correlation_id
+        if self.only is None:
+            words[slot + _CONNECTION] = subscriber.connection.slot
         began = words[slot + _BEGAN] = time.monotonic_ns()
         if began > self._busy_at_ns:
             self._busy_at_ns = began + self._busy_every_ns
@@ -239,6 +247,11 @@ class Work:
                     self._counted.append(subscriber)
                 self._inbox.add(subscriber, is_optional=command.is_feedback)
             self.reporter.say(control.Connected(connection.name))
+
+    def recount(self) -> None:
+        """Look for credit anew before the next message of each output."""
+        for publisher in self.publishers.values():
+            publisher.recount()
 
     def finish_outputs(self) -> None:
         """End the streams of all outputs."""

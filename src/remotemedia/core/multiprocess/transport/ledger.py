@@ -66,6 +66,8 @@ class EndpointWord(IntEnum):
     """Messages that failed and were skipped."""
     ENDED = auto()
     """The process has finished with every input up to this number."""
+    CONNECTION = auto()
+    """Slot of the connection by which the message came that it is processing; 0 if it has one."""
 
 
 class PortWord(IntEnum):

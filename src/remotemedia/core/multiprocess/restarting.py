@@ -1,0 +1,249 @@
+"""Nodes whose processes crash and get others: `restart: {policy: on_failure}`.
+
+    crash --> buried --> channels awaited again --> pause --> next process --> ready
+      ^                                                            |
+      `------------------- a start that fails is a crash ----------'
+
+What is decided (whether, and after which pause) is `Attempts`, which knows no process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from remotemedia.core.multiprocess import control
+from remotemedia.core.multiprocess.events import NodeRestarting
+from remotemedia.core.multiprocess.node_process import NodeProcess
+from remotemedia.core.multiprocess.transport.limits import limits_named
+from remotemedia.errors import ExecutorError, ProcessCrashed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from remotemedia.core.multiprocess.config import MultiprocessConfig
+    from remotemedia.core.multiprocess.events import EventBus
+    from remotemedia.core.multiprocess.exchange import Exchange
+    from remotemedia.core.multiprocess.launch import Launcher
+    from remotemedia.core.multiprocess.node_process import Owner
+    from remotemedia.core.multiprocess.wiring import Wiring
+    from remotemedia.core.pipeline import Restart
+
+__all__ = ["Attempts", "Restarting"]
+
+MAX_DOUBLINGS = 64
+"""Of the first pause: by then it is the longest, or as good as none."""
+
+
+class Attempts:
+    """How often a node was restarted of late, and so whether it is again, and after which pause.
+
+    Args:
+        restart: what its pipeline says.
+    """
+
+    def __init__(self, restart: Restart) -> None:
+        self._restart = restart
+        self._at: deque[float] = deque()
+
+    def next(self, now: float) -> tuple[int, float] | None:
+        """Count a crash at this time of any clock, in seconds.
+
+        Returns:
+            Which restart within the window this is, from 1, and the pause before it in seconds;
+            None if it is one too many.
+        """
+        restart = self._restart
+        while self._at and now - self._at[0] > restart.window_seconds:
+            self._at.popleft()
+        if restart.policy == "never" or len(self._at) >= restart.max_restarts:
+            return None
+        self._at.append(now)
+        first, longest = restart.backoff_seconds
+        doublings = min(len(self._at) - 1, MAX_DOUBLINGS)
+        return len(self._at), min(first * 2**doublings, longest)
+
+
+class Restarting:
+    """Restarts the nodes of a session, from when it is ready until it begins to end.
+
+    Args:
+        nodes: the nodes, by id; each next process takes the place of the last.
+        starts: the session's processes that are just being started; an end waits for them.
+        wiring: the session's channels.
+        launcher: starts and ends processes.
+        owner: hears of the next processes what it heard of the first.
+        config: of the executor.
+        bus: is told of restarts.
+        fail: ends the session, where a node is given up.
+    """
+
+    def __init__(
+        self,
+        nodes: dict[str, NodeProcess],
+        starts: list[asyncio.Task[None]],
+        wiring: Wiring,
+        launcher: Launcher,
+        owner: Owner,
+        config: MultiprocessConfig,
+        bus: EventBus,
+        fail: Callable[[ExecutorError], None],
+    ) -> None:
+        self._nodes = nodes
+        self._starts = starts
+        self._wiring = wiring
+        self._launcher = launcher
+        self._owner = owner
+        self._config = config
+        self._bus = bus
+        self._fail = fail
+        self._exchange: Exchange | None = None
+        self._attempts: dict[str, Attempts] = {}
+        self._works: set[asyncio.Task[None]] = set()
+        self._ready: dict[str, asyncio.Future[None]] = {}  # of processes that are being started
+        self._no_more = asyncio.Event()
+
+    def begin(self, exchange: Exchange) -> None:
+        """The session is ready: a crash is no failed start any more."""
+        self._exchange = exchange
+
+    def takes(self, node: NodeProcess, error: ExecutorError) -> bool:
+        """Whether a node that failed gets another process; then that has begun."""
+        ready = self._ready.get(node.node_id)
+        if ready is not None and not ready.done():
+            ready.set_exception(error)
+            return True
+        planned = self._plan(node)
+        if planned is None:
+            return False
+        work = asyncio.create_task(self._bring_back(node, error, planned))
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
+        return True
+
+    def note_ready(self, node: NodeProcess) -> None:
+        """A node is ready, perhaps one that was restarted."""
+        ready = self._ready.get(node.node_id)
+        if ready is None or ready.done() or self._exchange is None:
+            return
+        ready.set_result(None)
+        self._exchange.note_back(node.node_id)
+        if self._no_more.is_set() and not self._wiring.is_fed(node.node_id):
+            node.drain()  # as the other sources were asked to
+
+    def finish(self) -> None:
+        """Restart no more; who is away comes back at once, to work off what is left."""
+        self._no_more.set()
+
+    async def cancel(self) -> None:
+        """Let go of all that is being restarted, as it is: the session ends its processes."""
+        self._no_more.set()
+        for work in self._works:
+            work.cancel()
+        if self._works:
+            await asyncio.wait(self._works)
+
+    def _plan(self, node: NodeProcess) -> tuple[int, float] | None:
+        is_over = node.is_drained or self._wiring.has_finished(node.node_id)
+        if self._exchange is None or self._no_more.is_set() or is_over:
+            return None
+        if not self._wiring.registry.crosses_processes:
+            return None  # a thread cannot be killed, nor its place be taken
+        attempts = self._attempts.setdefault(node.node_id, Attempts(node.node.config.restart))
+        return attempts.next(time.monotonic())
+
+    async def _bring_back(
+        self, node: NodeProcess, error: ExecutorError, planned: tuple[int, float] | None
+    ) -> None:
+        """Start processes for a node until one is ready, or it is given up."""
+        failure: ExecutorError | None = error
+        try:
+            while failure is not None:
+                if planned is None:
+                    self._fail(failure)
+                    return
+                await self._bury(node, failure)
+                self._vacate(node.node_id, failure)
+                attempt, delay_seconds = planned
+                self._bus.emit(
+                    NodeRestarting(
+                        self._wiring.session_id,
+                        node.node_id,
+                        node.incarnation + 1,
+                        attempt,
+                        delay_seconds,
+                        str(failure).splitlines()[0],
+                    )
+                )
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(delay_seconds):
+                        await self._no_more.wait()
+                node, failure = await self._start_next(node)
+                planned = None if failure is None else self._plan(node)
+        except ExecutorError as problem:
+            self._fail(problem)
+        except Exception as problem:  # a fault of ours: nobody would ever hear of the node again
+            self._fail(ExecutorError(f"node {node.node_id!r} could not be restarted: {problem!r}"))
+            raise
+
+    async def _bury(self, node: NodeProcess, error: ExecutorError) -> None:
+        """Wait until nothing of a process is left; it has the grace period to clean up."""
+        if node.launched is not None:
+            # One that is only late has nothing to say any more.
+            grace = self._config.grace_period_seconds if isinstance(error, ProcessCrashed) else 0.0
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace * 0.9):
+                    await node.wait_exit()
+            await self._launcher.end([node.launched], grace * 0.1)
+            await node.wait_exit()
+        node.close()
+
+    def _vacate(self, node_id: str, error: ExecutorError) -> None:
+        """Have its peers wait for the next process, and send nothing to the last."""
+        assert self._exchange is not None
+        self._exchange.vacate(node_id, error)
+        for writer in self._wiring.writers_of(node_id):
+            self._nodes[writer].tell(control.Recount())
+
+    async def _start_next(self, last: NodeProcess) -> tuple[NodeProcess, ExecutorError | None]:
+        """Start the next process; return when it is ready, or why it is not."""
+        node_id, seconds = last.node_id, self._config.init_timeout_secs
+        with limits_named(f"restarting node {node_id!r}"):
+            ends = control.new_pair()
+        node = self._nodes[node_id] = NodeProcess(
+            last.node, self._wiring, self._launcher, self._owner, ends, last.incarnation + 1
+        )
+        ready = self._ready[node_id] = asyncio.get_running_loop().create_future()
+        start = asyncio.create_task(node.start())
+        start.add_done_callback(partial(_note_start, node))
+        self._starts.append(start)
+        try:
+            # Cancelled here, the process is the session's to end, and so is its start.
+            await asyncio.wait([ready], timeout=seconds)
+            if not ready.done():
+                late = await node.timeout_error(seconds)
+                if not ready.done():
+                    node.fail(late)
+            start.cancel()  # if it is not even started by now
+            await asyncio.wait([start])
+        finally:
+            if self._ready[node_id] is ready:
+                del self._ready[node_id]
+            if start.done():
+                self._starts.remove(start)
+        failure = ready.exception()
+        assert failure is None or isinstance(failure, ExecutorError)
+        return node, failure
+
+
+def _note_start(node: NodeProcess, start: asyncio.Task[None]) -> None:
+    """Take a node for failed whose process could not be started."""
+    error = None if start.cancelled() else start.exception()
+    if isinstance(error, ExecutorError):
+        node.fail(error)
+    elif error is not None:
+        node.fail(ExecutorError(f"node {node.node_id!r} could not be restarted: {error!r}"))
