@@ -13,6 +13,7 @@ import soundfile
 
 import remotemedia as rm
 from remotemedia.cli.sinks import json_line
+from remotemedia.cli.watch import percentile
 from tests.cli_helpers import COMMAND, OnTerminal, inside, remotemedia, start, write_pipeline
 
 if TYPE_CHECKING:
@@ -92,6 +93,14 @@ def test_json_gives_a_line_per_output_and_a_summary(echo: Path) -> None:
     connections = cast("list[dict[str, object]]", summary["connections"])
     assert [one["sent"] for one in connections] == [2, 2]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "percent", "expected"),
+    [(1, 50, 1), (1, 99, 1), (2, 50, 1), (2, 99, 2), (3, 50, 2), (100, 50, 50), (100, 99, 99)],
+)
+def test_a_percentile_is_of_the_nearest_rank(count: int, percent: float, expected: float) -> None:
+    assert percentile(range(count, 0, -1), percent) == expected
 
 
 def test_json_has_null_where_json_has_no_number() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -100,9 +101,9 @@ class EndToEnd:
 
 
 def percentile(delays: Iterable[float], percent: float) -> float:
-    """Return a percentile of delays, of which there must be one (nearest rank)."""
+    """Return the smallest delay that `percent` of all do not exceed; there must be one."""
     ordered = sorted(delays)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]  # the nearest rank
 
 
 class Watch:
