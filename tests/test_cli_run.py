@@ -416,6 +416,14 @@ def test_it_ends_when_who_reads_its_output_has_gone(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
+def test_it_ends_when_nobody_sees_any_more_how_it_goes(tmp_path: Path) -> None:
+    count = write_pipeline(tmp_path, ("Count", {"pause_seconds": 0.01}))
+    with start("run", count) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+        assert process.wait(30) == 141
+
+
 @pytest.mark.parametrize("command", [["run", "PIPELINE", "--text", "x", "-q"], ["nodes"]], ids=str)
 def test_a_disk_that_is_full_is_a_clear_error(echo: Path, command: list[str]) -> None:
     words = [str(echo) if word == "PIPELINE" else word for word in command]

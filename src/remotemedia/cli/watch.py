@@ -131,15 +131,13 @@ class Watch:
     def follow(self, session: Session) -> None:
         """Look at this session from now on."""
         self._session = session
-        # What happened before there was anybody to hear it.
-        for node_id, pid in session.pids.items():
-            self._note_started(node_id, pid)
 
     def hear(self, event: events.Event) -> None:
         """Take in what happened."""
         match event:
             case events.ProcessStarted():
-                self._note_started(event.node_id, event.pid)
+                node = self.nodes[event.node_id]
+                node.meter, node.phase = UsageMeter(event.pid), "starting"
             case events.NodeProgress():
                 node = self.nodes[event.node_id]
                 node.phase, node.fraction = event.phase, event.fraction
@@ -151,11 +149,6 @@ class Watch:
                 self.ready_at = time.monotonic()
             case events.NodeError():
                 self.nodes[event.node_id].skipped += 1
-
-    def _note_started(self, node_id: str, pid: int) -> None:
-        node = self.nodes[node_id]
-        if node.meter is None:
-            node.meter, node.phase = UsageMeter(pid), "starting"
 
     def read_nodes(self) -> list[NodeView]:
         """Return the nodes with what they use now."""
