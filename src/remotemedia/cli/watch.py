@@ -128,6 +128,13 @@ class Watch:
         self._session: Session | None = None
         self._counts: dict[str, tuple[float, int, float]] = {}
 
+    @property
+    def drain_seconds(self) -> float | None:
+        """From the end of the input to the end of the output; None where there was not both."""
+        if self.input_ended_at is None or self.finished_at is None:
+            return None
+        return self.finished_at - self.input_ended_at
+
     def follow(self, session: Session) -> None:
         """Look at this session from now on."""
         self._session = session
