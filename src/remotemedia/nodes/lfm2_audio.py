@@ -20,6 +20,7 @@ from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra
 from remotemedia.nodes.formats import check_mono
 from remotemedia.nodes.lfm2_decoding import SAMPLE_RATE_HZ, SoundDecoder, TextDecoder
+from remotemedia.nodes.options import Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
 if TYPE_CHECKING:
@@ -35,10 +36,7 @@ INPUT_RATE_HZ = 16_000
 SHORTEST_INPUT_FRAMES = 1_600
 
 Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=32_000)]
-Temperature: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=2)]
 Candidates: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2048)]
-Turns: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1000)]
-Threads: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=256)]
 
 
 @node("lfm2_audio")

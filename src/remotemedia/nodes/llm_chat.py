@@ -17,6 +17,7 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Text
 from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.options import Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.sentences import Sentences
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
@@ -37,9 +38,6 @@ CHARACTERS_PER_TOKEN = 2
 
 Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 ContextTokens: TypeAlias = Annotated[int, msgspec.Meta(ge=256, le=1_000_000)]
-Temperature: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=2)]
-Turns: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1000)]
-Threads: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=256)]
 
 
 @node("llm.chat")

@@ -17,6 +17,7 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.options import Threads  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ RECORDINGS = (".wav", ".flac", ".ogg", ".mp3")
 Guidance: TypeAlias = Annotated[float, msgspec.Meta(ge=1, le=10)]
 Steps: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=5400)]
-Threads: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=256)]
 
 
 @node("vibe_voice")
