@@ -24,9 +24,10 @@ from remotemedia.nodes.options import Temperature, Threads, Turns  # noqa: TC001
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from remotemedia.data import Metadata
+    from remotemedia.nodes.threads import Outlet
 
 __all__ = ["Lfm2Audio"]
 
@@ -143,21 +144,18 @@ class Lfm2Audio(Node):
         self._processor._audio_detokenizer = _detokenizer(self._processor, device)
         self.progress(1.0, f"loaded {name}")
 
-    def _generate(self, turn: _Turn, metadata: Metadata, put: Callable[[Addressed], bool]) -> None:
+    def _generate(self, turn: _Turn, metadata: Metadata, outlet: Outlet[Addressed]) -> None:
         """Make the answer, in a thread; put what it says where it is waited for."""
         if self.seed is not None:
             self._torch.manual_seed(self.seed)
         sound = SoundDecoder(self._decode)
         words = TextDecoder(lambda ids: self._processor.text.decode(ids, skip_special_tokens=True))
 
-        def put_all(samples: list[Any], sentences: list[str]) -> bool:
-            is_wanted = True
+        def put_all(samples: list[Any], sentences: list[str]) -> None:
             for one in samples:
-                made = Audio(one, SAMPLE_RATE_HZ, metadata=metadata)
-                is_wanted = put(self.audio(made))
+                outlet.put(self.audio(Audio(one, SAMPLE_RATE_HZ, metadata=metadata)))
             for sentence in sentences:
-                is_wanted = put(self.text(Text(sentence, metadata=metadata)))
-            return is_wanted
+                outlet.put(self.text(Text(sentence, metadata=metadata)))
 
         try:
             for token in self._model.generate_interleaved(
@@ -168,12 +166,12 @@ class Lfm2Audio(Node):
                 text_temperature=self.text_temperature,
             ):
                 turn.answer.append(token)
-                if token.numel() == 1:
-                    is_wanted = put_all([], words.add(int(token)))
-                else:
-                    is_wanted = put_all(sound.add(token.tolist()), [])
-                if not is_wanted:
+                if not outlet.is_wanted:
                     return
+                if token.numel() == 1:
+                    put_all([], words.add(int(token)))
+                else:
+                    put_all(sound.add(token.tolist()), [])
             put_all(sound.rest(), words.rest())
         finally:
             self._turns.append(turn)

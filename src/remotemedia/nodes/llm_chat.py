@@ -22,7 +22,9 @@ from remotemedia.nodes.sentences import Sentences
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+
+    from remotemedia.nodes.threads import Outlet
 
 __all__ = ["Chat"]
 
@@ -140,7 +142,7 @@ class Chat(Node):
         self._server = xllamacpp.Server(params)
         self.progress(1.0, f"loaded {self.model}")
 
-    def _generate(self, text: str, put: Callable[[str], bool]) -> None:
+    def _generate(self, text: str, outlet: Outlet[str]) -> None:
         """Make the answer, in a thread; put each piece of it where it is waited for."""
         errors: list[str] = []
 
@@ -151,7 +153,8 @@ class Chat(Node):
                 return True
             choice = chunk["choices"][0] if chunk["choices"] else {}
             piece = choice.get("text") or choice.get("delta", {}).get("content") or ""
-            return not put(piece)
+            outlet.put(piece)
+            return not outlet.is_wanted
 
         request: dict[str, object] = {
             "stream": True,
