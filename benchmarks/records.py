@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 REFERENCE = "raw-iceoryx2"
+RATE = "msg/s"
+"""The unit of a rate, of which more is better."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,22 @@ class Record:
     p50: float
     p99: float
     n: int
+
+    @classmethod
+    def of(
+        cls,
+        scenario: str,
+        system: str,
+        values: Sequence[float],
+        unit: str = "us",
+        *,
+        size_bytes: int = 0,
+        mode: str = "-",
+    ) -> Record:
+        """Return the record of some values, of which there must be one."""
+        late = 1 if unit == RATE else 99
+        p50, p99 = percentile(values, 50), percentile(values, late)
+        return cls(scenario, system, size_bytes, mode, unit, p50, p99, len(values))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 DEADLINE_SECONDS = 60.0
 """A process that has heard nothing for so long gives up: its peer is gone."""
 _FEW = 3
+_DEEP_BYTES = 64 * 1024
 SPIN_NS = {"block": 0, "adaptive": 50_000}
 
 
@@ -32,6 +33,11 @@ class Job:
     size_bytes: int
     mode: str
     ack_every: int = 1
+
+    @property
+    def depth(self) -> int:
+        """How many messages may wait for a reader: many small ones, or two large ones."""
+        return 64 if self.size_bytes <= _DEEP_BYTES else 2
 
     def to_dict(self) -> dict[str, object]:
         """The job as plain data."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks import session_scenarios
-from benchmarks.records import Record, percentile
+from benchmarks.records import RATE, Record
 from benchmarks.rings import Job, batch_rates, paced_round_trips, round_trips
 from benchmarks.speech import speech
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
@@ -111,15 +111,13 @@ def throughput(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
         for one in _turns(rings, effort.rounds):
             one.values += batch_rates(one.ring.ends, 2, effort.batch)
     for one in rings:
-        yield Record(
+        yield Record.of(
             "throughput",
             one.name,
-            THROUGHPUT_BYTES,
-            one.mode,
-            "msg/s",
-            percentile(one.values, 50),
-            percentile(one.values, 1),
-            len(one.values),
+            one.values,
+            RATE,
+            size_bytes=THROUGHPUT_BYTES,
+            mode=one.mode,
         )
 
 
@@ -134,7 +132,7 @@ def idle_cpu(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
         after = [_cpu_seconds(one.ring) for one in rings]
     for one, start, end in zip(rings, before, after, strict=True):
         share = (end - start) / effort.idle_seconds * 100
-        yield Record("idle_cpu", one.name, SMALL, one.mode, "% core", share, share, 1)
+        yield Record.of("idle_cpu", one.name, [share], "% core", size_bytes=SMALL, mode=one.mode)
 
 
 def copy_floor(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
@@ -154,16 +152,7 @@ def copy_floor(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
                     if index >= 10:  # the chunks are warm by then
                         values.append((time.perf_counter_ns() - began) / 1e3)
                 assert reader.receive() is not None
-        yield Record(
-            "copy_floor",
-            "numpy",
-            size,
-            "-",
-            "us",
-            percentile(values, 50),
-            percentile(values, 99),
-            len(values),
-        )
+        yield Record.of("copy_floor", "numpy", values, size_bytes=size)
 
 
 SCENARIOS: dict[str, Callable[[Sequence[System], Effort], Iterator[Record]]] = {
@@ -184,7 +173,7 @@ SCENARIOS: dict[str, Callable[[Sequence[System], Effort], Iterator[Record]]] = {
 
 
 @dataclass
-class _Contender:
+class _Running:
     """A running ring, and what was measured of it."""
 
     name: str
@@ -199,17 +188,17 @@ def _start(
     modes: Sequence[str],
     processes: int,
     job: Callable[[str], Job],
-) -> list[_Contender]:
+) -> list[_Running]:
     """Start a ring of every system in every mode it has, until the stack unwinds."""
     return [
-        _Contender(one.name, mode, stack.enter_context(one.ring(processes, job(mode))), [])
+        _Running(one.name, mode, stack.enter_context(one.ring(processes, job(mode))), [])
         for mode in modes
         for one in systems
         if mode in one.modes
     ]
 
 
-def _turns(rings: Sequence[_Contender], rounds: int) -> Iterator[_Contender]:
+def _turns(rings: Sequence[_Running], rounds: int) -> Iterator[_Running]:
     """Every ring once a round, so that noise hits all alike; another one first every time."""
     for number in range(rounds):
         first = number % max(1, len(rings))
@@ -247,16 +236,7 @@ def _latency(
         for one in _turns(rings, rounds):
             one.values += [trip / 1e3 / processes for trip in measure(one.ring.ends)]
     for one in rings:
-        yield Record(
-            scenario,
-            one.name,
-            size,
-            one.mode,
-            "us",
-            percentile(one.values, 50),
-            percentile(one.values, 99),
-            len(one.values),
-        )
+        yield Record.of(scenario, one.name, one.values, size_bytes=size, mode=one.mode)
 
 
 def _cpu_seconds(ring: Ring) -> float:

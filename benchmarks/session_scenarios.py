@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import remotemedia as rm
 from benchmarks.nodes import Idle, Meter, Relay, Worker, work
-from benchmarks.records import REFERENCE, Record, percentile
+from benchmarks.records import RATE, REFERENCE, Record
 from benchmarks.rings import SPIN_NS, Job, round_trips
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def startup(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
                 floor.append(_bare_start(3) * 1e3)
 
     asyncio.run(measure())
-    yield _record("startup", "bare-interpreters", floor[1:], "ms")
-    yield _record("startup", "remotemedia", ours[1:], "ms")
+    yield Record.of("startup", "bare-interpreters", floor[1:], "ms")
+    yield Record.of("startup", "remotemedia", ours[1:], "ms")
 
 
 def teardown(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
@@ -58,7 +58,7 @@ def teardown(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
                 times.append((time.perf_counter() - began) * 1e3)
 
     asyncio.run(measure())
-    yield _record("teardown", "remotemedia", times, "ms")
+    yield Record.of("teardown", "remotemedia", times, "ms")
 
 
 def crash_detect(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
@@ -81,7 +81,7 @@ def crash_detect(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
                 await session.terminate()
 
     asyncio.run(measure())
-    yield _record("crash_detect", "remotemedia", times, "ms")
+    yield Record.of("crash_detect", "remotemedia", times, "ms")
 
 
 def concurrency(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
@@ -107,8 +107,8 @@ def concurrency(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
             await session.close()
 
     asyncio.run(measure())
-    yield _record("concurrency", "one-process", alone, "msg/s")
-    yield _record("concurrency", "remotemedia", ours, "msg/s")
+    yield Record.of("concurrency", "one-process", alone, RATE)
+    yield Record.of("concurrency", "remotemedia", ours, RATE)
 
 
 def node_hop(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
@@ -130,16 +130,7 @@ def node_hop(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
                         times = round_trips(ring.ends, count)
                     values[system.name] += [one / 1e3 / 2 for one in times]
             for name, measured in values.items():
-                yield Record(
-                    "node_hop",
-                    name,
-                    size,
-                    mode,
-                    "us",
-                    percentile(measured, 50),
-                    percentile(measured, 99),
-                    len(measured),
-                )
+                yield Record.of("node_hop", name, measured, size_bytes=size, mode=mode)
 
 
 def idle_session(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
@@ -159,7 +150,7 @@ def idle_session(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
             await session.close()
 
     asyncio.run(measure())
-    yield _record("idle_session", "remotemedia", shares, "% core")
+    yield Record.of("idle_session", "remotemedia", shares, "% core")
 
 
 def cpu_seconds(pid: int) -> float:
@@ -212,9 +203,3 @@ def _bare_start(count: int) -> float:
     for child in children:
         assert child.wait() == 0
     return time.perf_counter() - began
-
-
-def _record(scenario: str, system: str, values: Sequence[float], unit: str) -> Record:
-    return Record(
-        scenario, system, 0, "-", unit, percentile(values, 50), percentile(values, 99), len(values)
-    )

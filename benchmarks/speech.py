@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import remotemedia as rm
-from benchmarks.records import Record, percentile
+from benchmarks.records import Record
 from remotemedia.core.registry import default_registry
 
 if TYPE_CHECKING:
@@ -52,16 +52,9 @@ def speech(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
                 values["one-process"].append(alone.first_sound_seconds(recording))
                 values["remotemedia"].append(asyncio.run(_first_sound_seconds(file, recording)))
             for system, measured in values.items():
-                yield Record(
-                    "speech",
-                    system,
-                    0,
-                    f"{seconds:g} s {name}".strip(),
-                    "ms",
-                    percentile(measured, 50) * 1e3,
-                    percentile(measured, 99) * 1e3,
-                    len(measured),
-                )
+                mode = f"{seconds:g} s {name}".strip()
+                milliseconds = [one * 1e3 for one in measured]
+                yield Record.of("speech", system, milliseconds, "ms", mode=mode)
 
 
 class _OneProcess:

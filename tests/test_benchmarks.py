@@ -37,6 +37,14 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
     assert percentile([7.0], 99) == 7.0
 
 
+def test_the_later_figure_of_a_record_is_the_worse_one() -> None:
+    values = list(range(1, 101))
+    delay = Record.of("hop", "remotemedia", values, size_bytes=1280, mode="block")
+    assert delay == Record("hop", "remotemedia", 1280, "block", "us", 50, 99, 100)
+    rate = Record.of("concurrency", "remotemedia", values, "msg/s")
+    assert rate == Record("concurrency", "remotemedia", 0, "-", "msg/s", 50, 1, 100)
+
+
 def test_the_table_compares_with_the_bare_library_of_the_same_run() -> None:
     raw = Record("hop", "raw-iceoryx2", 1280, "block", "us", 10.0, 20.0, 5)
     ours = Record("hop", "remotemedia", 1280, "block", "us", 15.0, 30.0, 5)

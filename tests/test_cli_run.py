@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pytest
 import soundfile
+from rich.console import Console
 
 import remotemedia as rm
+from remotemedia.cli.screen import MAX_LINE_ROWS, LineScreen
 from remotemedia.cli.sinks import json_line
+from remotemedia.cli.watch import percentile
 from tests.cli_helpers import COMMAND, OnTerminal, inside, remotemedia, start, write_pipeline
 
 if TYPE_CHECKING:
@@ -56,7 +60,7 @@ def test_a_text_goes_in_and_its_output_to_standard_output(echo: Path) -> None:
 def test_lines_of_standard_input_and_of_a_file_are_messages(echo: Path, tmp_path: Path) -> None:
     assert remotemedia("run", echo, "-i", "-", "-q", stdin="a\r\n\nb").stdout == "a\nb\n"
     (tmp_path / "lines.txt").write_text("\N{BOM}1\n\n2\n", encoding="utf-8")
-    out = tmp_path / "out.txt"
+    out = tmp_path / "out.text"
     done = inside("run", echo, "-i", tmp_path / "lines.txt", "-o", out)
     assert (out.read_text(), done.stdout) == ("1\n2\n", "")
     assert "2 lines" in done.stderr
@@ -92,6 +96,14 @@ def test_json_gives_a_line_per_output_and_a_summary(echo: Path) -> None:
     connections = cast("list[dict[str, object]]", summary["connections"])
     assert [one["sent"] for one in connections] == [2, 2]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "percent", "expected"),
+    [(1, 50, 1), (1, 99, 1), (2, 50, 1), (2, 99, 2), (3, 50, 2), (100, 50, 50), (100, 99, 99)],
+)
+def test_a_percentile_is_of_the_nearest_rank(count: int, percent: float, expected: float) -> None:
+    assert percentile(range(count, 0, -1), percent) == expected
 
 
 def test_json_has_null_where_json_has_no_number() -> None:
@@ -407,6 +419,14 @@ def test_it_ends_when_who_reads_its_output_has_gone(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
+def test_it_ends_when_nobody_sees_any_more_how_it_goes(tmp_path: Path) -> None:
+    count = write_pipeline(tmp_path, ("Count", {"pause_seconds": 0.01}))
+    with start("run", count) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+        assert process.wait(30) == 141
+
+
 @pytest.mark.parametrize("command", [["run", "PIPELINE", "--text", "x", "-q"], ["nodes"]], ids=str)
 def test_a_disk_that_is_full_is_a_clear_error(echo: Path, command: list[str]) -> None:
     words = [str(echo) if word == "PIPELINE" else word for word in command]
@@ -458,8 +478,23 @@ def test_a_long_line_of_a_node_takes_a_few_rows_of_a_terminal_and_is_whole_elsew
     with OnTerminal("run", path, "--text", "a") as terminal:
         found = terminal.wait_for(r"chatty \| x+ \[[\d,]+ more characters\]")
         assert terminal.wait_ended() == 0
-    assert 200 < found.count("x") < 300
+    assert 290 < len(found) <= 300, "three rows of 100 columns"
     assert "chatty | " + "x" * 5000 + "\n" in inside("run", path, "--text", "a").stderr
+
+
+@pytest.mark.parametrize(("width", "name"), [(40, "node"), (20, "n" * 64), (33, "n" * 60)])
+def test_a_line_is_cut_to_its_rows_whatever_the_width_and_the_name(width: int, name: str) -> None:
+    screen = LineScreen()
+    screen.console = Console(
+        file=io.StringIO(), force_terminal=True, width=width, soft_wrap=True, color_system=None
+    )
+    with screen.console.capture() as capture:
+        screen.node_line(name, "x" * 5000)
+    head, _, rest = capture.get().rstrip("\n").partition(" | ")
+    mark = rest.lstrip("x")
+    kept = len(rest) - len(mark)
+    assert (head, mark) == (name, f" [{5000 - kept:,} more characters]")
+    assert not kept or len(head) + len(" | ") + len(rest) <= MAX_LINE_ROWS * width
 
 
 def test_who_types_gets_lines_and_no_live_view(echo: Path) -> None:

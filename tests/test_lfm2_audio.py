@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +22,8 @@ from tests.executor_helpers import running
 from tests.lfm2_nodes import AnyPythonLfm2
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 pytestmark = pytest.mark.anyio
@@ -85,6 +89,54 @@ async def test_an_interrupt_ends_the_answer(checkpoint: Path) -> None:
         began = time.monotonic()
         await session.close()
         assert time.monotonic() - began < 5
+
+
+class Mumbling:
+    """A model whose steps come to no sound and no sentence."""
+
+    def __init__(self) -> None:
+        self.at_work = threading.Event()
+        self.is_closed = False
+
+    def generate_interleaved(self, **_: object) -> Iterator[EndOfSound]:
+        deadline = time.monotonic() + 10
+        try:
+            while time.monotonic() < deadline:
+                yield EndOfSound()
+                self.at_work.set()
+        except GeneratorExit:
+            self.is_closed = True
+            raise
+
+
+class EndOfSound:
+    """A token of the model, as far as the node looks at it."""
+
+    def numel(self) -> int:
+        return 8
+
+    def tolist(self) -> list[int]:
+        return [2048] * 8
+
+
+class WithoutCheckpoint(Lfm2Audio):
+    def __init__(self, model: Mumbling) -> None:
+        super().__init__()
+        self._model = model
+
+    def _chat(self, turn: object) -> dict[str, object]:
+        return {}
+
+
+async def test_an_interrupt_ends_an_answer_of_which_nothing_has_been_sent() -> None:
+    model = Mumbling()
+    answer = WithoutCheckpoint(model).process(rm.Text("Hello."))
+    waiting = asyncio.ensure_future(anext(answer))
+    assert await asyncio.to_thread(model.at_work.wait, 10)
+    waiting.cancel()  # as an interrupt does
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    assert model.is_closed
 
 
 def causal(frames: list[list[int]]) -> NDArray[np.float32]:

@@ -117,6 +117,8 @@ def test_audio_of_another_format_is_an_error_that_says_what_to_put_before(
         (Whisper, "beam_size", 0),
         (Whisper, "device", "tpu"),
         (Hibari, "speed", 3),
+        (Hibari, "threads", -1),
+        (Whisper, "threads", 257),
     ],
 )
 def test_parameters_are_checked_before_anything_is_loaded(

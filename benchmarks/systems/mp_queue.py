@@ -47,8 +47,7 @@ class QueueRing:
 
     def __init__(self, processes: int, job: Job) -> None:
         context = multiprocessing.get_context("spawn")
-        depth = 64 if job.size_bytes <= 1 << 16 else 2
-        self._queues: list[Queue[Array]] = [context.Queue(depth) for _ in range(processes)]
+        self._queues: list[Queue[Array]] = [context.Queue(job.depth) for _ in range(processes)]
         self._children = [
             context.Process(
                 target=_work, args=(self._queues[index], self._queues[index - 1], job), daemon=True

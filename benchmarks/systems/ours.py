@@ -14,9 +14,6 @@ from remotemedia.data import Binary
 if TYPE_CHECKING:
     from types import TracebackType
 
-CAPACITY = 64
-_DEEP_BYTES = 1 << 16  # larger messages get a shallow channel: depth is for small ones
-
 
 class LoanEnds:
     """Fills each message in place."""
@@ -60,11 +57,10 @@ class OurRing:
         self._workers = Workers()
         self._job = job
         registry, names = self._registry, [f"p{index}" for index in range(processes)]
-        depth = CAPACITY if job.size_bytes <= _DEEP_BYTES else 2
         for endpoint in names:
             registry.add_endpoint(endpoint)
         for index, endpoint in enumerate(names):
-            channel = registry.create_channel(f"{endpoint}.out", depth, writer=endpoint)
+            channel = registry.create_channel(f"{endpoint}.out", job.depth, writer=endpoint)
             registry.connect(channel, names[(index + 1) % processes])
         for endpoint in names[1:]:
             ticket = registry.ticket(endpoint)

@@ -24,9 +24,6 @@ from remotemedia.core.multiprocess.transport.ledger import EndpointWord, Ledger
 if TYPE_CHECKING:
     from types import TracebackType
 
-DEPTH = 64
-_DEEP_BYTES = 1 << 16
-
 iox.set_log_level(iox.LogLevel.Fatal)
 
 
@@ -39,13 +36,12 @@ def _node(root: str, prefix: str) -> Any:
 
 
 def _service(node: Any, link: int, job: Job) -> Any:
-    depth = DEPTH if job.size_bytes <= _DEEP_BYTES else 2
     builder = node.service_builder(iox.ServiceName.new(f"link{link}"))
     return (
         builder.publish_subscribe(iox.Slice[ctypes.c_uint8])
         .max_publishers(1)
         .max_subscribers(1)
-        .subscriber_max_buffer_size(depth)
+        .subscriber_max_buffer_size(job.depth)
         .subscriber_max_borrowed_samples(2)
         .history_size(0)
         .enable_safe_overflow(False)

@@ -24,10 +24,9 @@ class ZeroMqEnds:
         self._context = zmq.Context()
         self._push = self._context.socket(zmq.PUSH)
         self._pull = self._context.socket(zmq.PULL)
-        depth = 64 if job.size_bytes <= _COPIED_BYTES else 2
         for socket in (self._push, self._pull):
-            socket.setsockopt(zmq.SNDHWM, depth)
-            socket.setsockopt(zmq.RCVHWM, depth)
+            socket.setsockopt(zmq.SNDHWM, job.depth)
+            socket.setsockopt(zmq.RCVHWM, job.depth)
             socket.setsockopt(zmq.LINGER, 0)
             socket.setsockopt(zmq.RCVTIMEO, int(DEADLINE_SECONDS * 1000))
             socket.setsockopt(zmq.SNDTIMEO, int(DEADLINE_SECONDS * 1000))

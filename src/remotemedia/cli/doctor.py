@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
-NOT_INSTALLED = "is not installed"
 LOW_BYTES = 64 << 20
 """What Docker gives a container by default."""
 LOW_DESCRIPTORS = 4096
@@ -79,7 +78,8 @@ def doctor(clean: bool, as_json: bool) -> None:
 
 def _versions() -> Check:
     packages = ", ".join(
-        f"{name} {_version(name)}" for name in ("remotemedia", "iceoryx2", "numpy")
+        f"{name} {_version(name) or 'is not installed'}"
+        for name in ("remotemedia", "iceoryx2", "numpy")
     )
     text = f"Python {platform.python_version()}, {packages}"
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
@@ -87,11 +87,11 @@ def _versions() -> Check:
     return Check("versions", "ok", text)
 
 
-def _version(name: str) -> str:
+def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
-        return NOT_INSTALLED
+        return None
 
 
 def _kernel() -> Check:
@@ -218,7 +218,7 @@ def _extras() -> list[Check]:
         python = re.search(r"python_version >= ['\"](\d+)\.(\d+)['\"]", requirement)
         if python is not None and sys.version_info[:2] < (int(python[1]), int(python[2])):
             packages.append(f"{package} (on Python {python[1]}.{python[2]} or later)")
-        elif _version(package) == NOT_INSTALLED:
+        elif _version(package) is None:
             packages.append(package)
     return [_extra(name, missing[name]) for name in sorted(missing)]
 

@@ -6,23 +6,22 @@ import asyncio
 import re
 import signal
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remotemedia.cli.watch import Watch
 from remotemedia.core.multiprocess.config import MultiprocessConfig
-from remotemedia.core.multiprocess.executor import MultiprocessExecutor
 from remotemedia.core.runtime import Runtime
 from remotemedia.data import Audio
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
 
     from remotemedia.cli.screen import Screen
     from remotemedia.cli.sinks import Sink
     from remotemedia.cli.sources import Source
-    from remotemedia.core.multiprocess.events import EventStream
+    from remotemedia.core.multiprocess.events import Event
     from remotemedia.core.multiprocess.session import Session
     from remotemedia.core.validation import SessionPort, ValidatedPipeline
 
@@ -93,6 +92,7 @@ class Job:
         )
         self._is_asked = asyncio.Event()
         self._is_forced = asyncio.Event()
+        self._blinded_by: Exception | None = None
 
     async def run(self) -> None:
         """Run it to its end.
@@ -106,14 +106,19 @@ class Job:
             loop.add_signal_handler(number, self._end_by, signal.Signals(number))
         try:
             async with Runtime(self._config) as runtime:
-                executor = MultiprocessExecutor(self._config)
-                runtime.register_executor("python", executor)
-                # The slow part first, so that the session can be followed from its beginning.
-                await executor.initialize()
-                await self._run_session(runtime)
+                refresh = asyncio.create_task(self._refresh())
+                try:
+                    session = await self._start(runtime)
+                    if session is not None:
+                        await self._work(session)
+                finally:
+                    refresh.cancel()
+                    await asyncio.wait([refresh])
         finally:
             for number in END_SIGNALS:
                 loop.remove_signal_handler(number)
+        if self._blinded_by is not None:
+            raise self._blinded_by
 
     def _end_by(self, number: signal.Signals) -> None:
         if self._is_asked.is_set():
@@ -127,44 +132,21 @@ class Job:
             text = "ending when what is under way is out; Ctrl-C again ends it now"
             self._screen.note(text, "yellow")
 
-    async def _run_session(self, runtime: Runtime) -> None:
+    async def _start(self, runtime: Runtime) -> Session | None:
+        """Start the session; None if it was to end before it had started."""
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._pipeline.name)[:64] or "run"
-        has_begun = asyncio.Event()
         start = asyncio.create_task(
-            runtime.create_session(name, self._pipeline, on_event=lambda _: has_begun.set())
+            runtime.create_session(name, self._pipeline, on_event=self._hear)
         )
-        await _first(start, has_begun.wait())
-        followers = []
-        if name in runtime.sessions:
-            session = runtime.sessions[name]
-            self.watch.follow(session)
-            followers = [
-                asyncio.create_task(self._follow(session.events())),
-                asyncio.create_task(self._refresh()),
-            ]
-        for follower in followers:
-            follower.add_done_callback(self._end_if_blind)
-        try:
-            if await _first(start, self._is_asked.wait()) is not start:
-                start.cancel()
-                with suppress(asyncio.CancelledError):
-                    await start
+        if await _first(start, self._is_asked.wait()) is not start:
+            start.cancel()
+            with suppress(asyncio.CancelledError):
+                await start
+            if self._blinded_by is None:
                 self._screen.note("ended while it started", "yellow")
-                return
-            await self._work(start.result())
-        finally:
-            for follower in followers:
-                follower.cancel()
-            ends = await asyncio.gather(*followers, return_exceptions=True)
-        for end in ends:
-            if isinstance(end, Exception):
-                raise end
-
-    def _end_if_blind(self, follower: asyncio.Task[None]) -> None:
-        """Nobody sees any more how it goes: end it, and say why."""
-        if not follower.cancelled() and follower.exception() is not None:
-            self._is_asked.set()
-            self._is_forced.set()
+            return None
+        self.watch.follow(start.result())
+        return start.result()
 
     async def _work(self, session: Session) -> None:
         receive = asyncio.create_task(self._receive(session))
@@ -222,15 +204,26 @@ class Job:
             if not takers:
                 self.unclaimed[kind] = self.unclaimed.get(kind, 0) + 1
 
-    async def _follow(self, stream: EventStream) -> None:
-        async for event in stream:
+    def _hear(self, event: Event) -> None:
+        with self._ending_if_blind():
             self.watch.hear(event)
             self._screen.hear(self.watch, event)
 
     async def _refresh(self) -> None:
-        while True:
-            self._screen.refresh(self.watch)
+        while self._blinded_by is None:
+            with self._ending_if_blind():
+                self._screen.refresh(self.watch)
             await asyncio.sleep(REFRESH_SECONDS)
+
+    @contextmanager
+    def _ending_if_blind(self) -> Iterator[None]:
+        """Show something; where that fails, nobody sees any more how it goes: end it."""
+        try:
+            yield
+        except Exception as error:  # raised by `run`, when all has ended
+            self._blinded_by = self._blinded_by or error
+            self._is_asked.set()
+            self._is_forced.set()
 
 
 async def _close(session: Session, receive: asyncio.Task[None]) -> None:

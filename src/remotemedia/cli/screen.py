@@ -99,7 +99,7 @@ class QuietScreen:
     """Shows only what went wrong."""
 
     def __init__(self) -> None:
-        self.console = _Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console: Console = _Console(stderr=True, highlight=False, soft_wrap=True)
 
     def __enter__(self: Self) -> Self:
         return self
@@ -198,17 +198,22 @@ class LineScreen(QuietScreen):
         self.console.print(self._node_text(node_id, text))
 
     def _node_text(self, node_id: str, text: str) -> Text:
-        room = MAX_LINE_ROWS * self.console.width - len(node_id)
+        head, mark = f"{node_id} | ", ""
+        room = MAX_LINE_ROWS * self.console.width - len(head)
         if self.console.is_terminal and len(text) > room:
-            mark = f" [{len(text) - room:,} more characters]"
-            return Text.assemble((f"{node_id} | ", "dim"), text[:room], (mark, "dim"))
-        return Text.assemble((f"{node_id} | ", "dim"), text)
+            kept = max(0, room - len(_cut_mark(len(text))))
+            text, mark = text[:kept], _cut_mark(len(text) - kept)
+        return Text.assemble((head, "dim"), text, (mark, "dim"))
 
     def show_summary(self, watch: Watch) -> None:
         """See `Screen.show_summary`."""
         if not self.console.is_terminal:
             self.console.width = max(MIN_WIDTH, self.console.width)
         self.console.print(summary(watch), soft_wrap=False)
+
+
+def _cut_mark(count: int) -> str:
+    return f" [{count:,} more characters]"
 
 
 class LiveScreen(LineScreen):

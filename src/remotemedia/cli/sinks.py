@@ -11,6 +11,7 @@ import msgspec
 from remotemedia.cli.devices import SpeakerSink
 from remotemedia.cli.failure import INVALID, UNREADABLE, Failure
 from remotemedia.cli.sound_files import SoundFileSink
+from remotemedia.cli.sources import TEXT_SUFFIXES
 from remotemedia.cli.wording import plural
 from remotemedia.data import Audio, Binary, Control, File, Json, Tensor, Text, Video
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Sink", "json_line", "open_sinks", "text_line"]
 
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-TEXT_SUFFIXES = (".txt", ".md")
 JSON_SUFFIXES = (".json", ".jsonl")
 
 

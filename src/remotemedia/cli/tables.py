@@ -159,8 +159,7 @@ def _end_to_end(watch: Watch) -> list[Text]:
         )
     if latency.after_last is not None:
         lines.append(f"from the last input to the next output: {duration_text(latency.after_last)}")
-    if watch.input_ended_at is not None and watch.finished_at is not None:
-        seconds = watch.finished_at - watch.input_ended_at
+    if (seconds := watch.drain_seconds) is not None:
         lines.append(
             f"from the end of the input to the end of the output: {duration_text(seconds)}"
         )
@@ -178,7 +177,6 @@ def as_data(watch: Watch) -> dict[str, object]:
     sound: dict[str, object] = {"count": len(sounds)}
     if sounds:
         sound |= {"p50_seconds": percentile(sounds, 50), "max_seconds": max(sounds)}
-    ended = watch.input_ended_at is not None and watch.finished_at is not None
     return {
         "type": "summary",
         "pipeline": watch.pipeline.name,
@@ -187,7 +185,7 @@ def as_data(watch: Watch) -> dict[str, object]:
         "first_output": first,
         "speech_end_to_first_sound": sound,
         "after_last_input_seconds": latency.after_last,
-        "drain_seconds": watch.finished_at - watch.input_ended_at if ended else None,  # type: ignore[operator]
+        "drain_seconds": watch.drain_seconds,
         "connections": [
             {
                 "name": one.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -102,9 +103,9 @@ class EndToEnd:
 
 
 def percentile(delays: Iterable[float], percent: float) -> float:
-    """Return a percentile of delays, of which there must be one (nearest rank)."""
+    """Return the smallest delay that `percent` of all do not exceed; there must be one."""
     ordered = sorted(delays)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]  # the nearest rank
 
 
 class Watch:
@@ -129,18 +130,23 @@ class Watch:
         self._session: Session | None = None
         self._counts: dict[str, tuple[float, int, float]] = {}
 
+    @property
+    def drain_seconds(self) -> float | None:
+        """From the end of the input to the end of the output; None where there was not both."""
+        if self.input_ended_at is None or self.finished_at is None:
+            return None
+        return self.finished_at - self.input_ended_at
+
     def follow(self, session: Session) -> None:
         """Look at this session from now on."""
         self._session = session
-        # What happened before there was anybody to hear it.
-        for node_id, pid in session.pids.items():
-            self._note_started(node_id, pid)
 
     def hear(self, event: events.Event) -> None:
         """Take in what happened."""
         match event:
             case events.ProcessStarted():
-                self._note_started(event.node_id, event.pid)
+                node = self.nodes[event.node_id]
+                node.meter, node.phase = UsageMeter(event.pid), "starting"
             case events.NodeProgress():
                 node = self.nodes[event.node_id]
                 node.phase, node.fraction = event.phase, event.fraction
@@ -155,11 +161,6 @@ class Watch:
             case events.NodeRestarting():
                 node = self.nodes[event.node_id]
                 node.meter, node.restarts = None, event.incarnation
-
-    def _note_started(self, node_id: str, pid: int) -> None:
-        node = self.nodes[node_id]
-        if node.meter is None:
-            node.meter, node.phase = UsageMeter(pid), "starting"
 
     def read_nodes(self) -> list[NodeView]:
         """Return the nodes with what they use now."""

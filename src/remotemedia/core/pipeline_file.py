@@ -145,13 +145,19 @@ class _Reader:
             modules=tuple(modules) if isinstance(modules, list) else (),
             folder=folder,
         )
-        for key, read in (("nodes", self.node), ("connections", self.connection)):
-            kept = [
-                entry for place, entry in self.entries(root, key) if read(entry, place, pipeline)
-            ]
-            if (listed := _items(root).get(key)) is not None:
-                listed.value = kept  # lines are found by the place of an entry in the pipeline
-        pipeline.lines = dict(_lines(root, ()))
+        readers = {"nodes": self.node, "connections": self.connection}
+        lines: dict[tuple[str | int, ...], int] = {(): root.line}
+        for key, item in _items(root).items():
+            if key not in readers:
+                lines.update(_lines(item, (key,)))
+            lines[key,] = root.key_lines[key]
+        for key, read in readers.items():
+            index = 0  # in the pipeline, where what cannot be read is left out
+            for where, entry in self.entries(root, key):
+                if read(entry, where, pipeline):
+                    lines.update(_lines(entry, (key, index)))
+                    index += 1
+        pipeline.lines = lines
         return pipeline
 
     def node(self, entry: Located, place: str, pipeline: Pipeline) -> bool:

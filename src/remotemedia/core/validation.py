@@ -82,8 +82,7 @@ def validate(
         PipelineError: with everything that is wrong.
     """
     limits = limits or MultiprocessConfig()
-    checker = _Checker(pipeline, registry or default_registry, limits, refer)
-    checker.unread = unread
+    checker = _Checker(pipeline, registry or default_registry, limits, refer, unread)
     return checker.check(executors)
 
 
@@ -116,6 +115,7 @@ class _Checker:
         registry: Registry,
         limits: Limits,
         refer: Callable[[NodeTarget], NodeReference] = reference_to,
+        unread: Collection[str] = (),
     ) -> None:
         self.refer = refer
         self.pipeline = pipeline
@@ -124,7 +124,7 @@ class _Checker:
         self.findings: list[Finding] = []
         self.failed_modules: set[str] = set()
         self.ids: set[str] = set()
-        self.unread: Collection[str] = ()
+        self.unread = unread
         self.nodes: dict[str, ValidatedNode] = {}
         self.connections: list[ValidatedConnection] = []
 

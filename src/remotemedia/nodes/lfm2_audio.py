@@ -20,12 +20,14 @@ from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra
 from remotemedia.nodes.formats import check_mono
 from remotemedia.nodes.lfm2_decoding import SAMPLE_RATE_HZ, SoundDecoder, TextDecoder
+from remotemedia.nodes.options import Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from remotemedia.data import Metadata
+    from remotemedia.nodes.threads import Outlet
 
 __all__ = ["Lfm2Audio"]
 
@@ -35,10 +37,7 @@ INPUT_RATE_HZ = 16_000
 SHORTEST_INPUT_FRAMES = 1_600
 
 Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=32_000)]
-Temperature: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=2)]
 Candidates: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2048)]
-Turns: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1000)]
-Threads: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=256)]
 
 
 @node("lfm2_audio")
@@ -145,21 +144,18 @@ class Lfm2Audio(Node):
         self._processor._audio_detokenizer = _detokenizer(self._processor, device)
         self.progress(1.0, f"loaded {name}")
 
-    def _generate(self, turn: _Turn, metadata: Metadata, put: Callable[[Addressed], bool]) -> None:
+    def _generate(self, turn: _Turn, metadata: Metadata, outlet: Outlet[Addressed]) -> None:
         """Make the answer, in a thread; put what it says where it is waited for."""
         if self.seed is not None:
             self._torch.manual_seed(self.seed)
         sound = SoundDecoder(self._decode)
         words = TextDecoder(lambda ids: self._processor.text.decode(ids, skip_special_tokens=True))
 
-        def put_all(samples: list[Any], sentences: list[str]) -> bool:
-            is_wanted = True
+        def put_all(samples: list[Any], sentences: list[str]) -> None:
             for one in samples:
-                made = Audio(one, SAMPLE_RATE_HZ, metadata=metadata)
-                is_wanted = put(self.audio(made))
+                outlet.put(self.audio(Audio(one, SAMPLE_RATE_HZ, metadata=metadata)))
             for sentence in sentences:
-                is_wanted = put(self.text(Text(sentence, metadata=metadata)))
-            return is_wanted
+                outlet.put(self.text(Text(sentence, metadata=metadata)))
 
         try:
             for token in self._model.generate_interleaved(
@@ -170,12 +166,12 @@ class Lfm2Audio(Node):
                 text_temperature=self.text_temperature,
             ):
                 turn.answer.append(token)
-                if token.numel() == 1:
-                    is_wanted = put_all([], words.add(int(token)))
-                else:
-                    is_wanted = put_all(sound.add(token.tolist()), [])
-                if not is_wanted:
+                if not outlet.is_wanted:
                     return
+                if token.numel() == 1:
+                    put_all([], words.add(int(token)))
+                else:
+                    put_all(sound.add(token.tolist()), [])
             put_all(sound.rest(), words.rest())
         finally:
             self._turns.append(turn)

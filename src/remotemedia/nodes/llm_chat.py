@@ -17,11 +17,14 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Text
 from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.options import Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.sentences import Sentences
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+
+    from remotemedia.nodes.threads import Outlet
 
 __all__ = ["Chat"]
 
@@ -37,9 +40,6 @@ CHARACTERS_PER_TOKEN = 2
 
 Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 ContextTokens: TypeAlias = Annotated[int, msgspec.Meta(ge=256, le=1_000_000)]
-Temperature: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=2)]
-Turns: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1000)]
-Threads: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=256)]
 
 
 @node("llm.chat")
@@ -142,7 +142,7 @@ class Chat(Node):
         self._server = xllamacpp.Server(params)
         self.progress(1.0, f"loaded {self.model}")
 
-    def _generate(self, text: str, put: Callable[[str], bool]) -> None:
+    def _generate(self, text: str, outlet: Outlet[str]) -> None:
         """Make the answer, in a thread; put each piece of it where it is waited for."""
         errors: list[str] = []
 
@@ -153,7 +153,8 @@ class Chat(Node):
                 return True
             choice = chunk["choices"][0] if chunk["choices"] else {}
             piece = choice.get("text") or choice.get("delta", {}).get("content") or ""
-            return not put(piece)
+            outlet.put(piece)
+            return not outlet.is_wanted
 
         request: dict[str, object] = {
             "stream": True,

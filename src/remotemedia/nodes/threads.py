@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-__all__ = ["default_threads", "made_in_thread"]
+__all__ = ["Outlet", "default_threads", "made_in_thread"]
 
 T = TypeVar("T")
 
@@ -22,34 +23,51 @@ def default_threads() -> int:
     return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
 
 
-async def made_in_thread(make: Callable[[Callable[[T], bool]], object]) -> AsyncGenerator[T, None]:
+class Outlet(Generic[T]):
+    """Where a function in a thread puts what it makes.
+
+    Attributes:
+        is_wanted: whether anything more is; to be asked between the steps of the work, also where
+            a step makes nothing to put.
+    """
+
+    def __init__(self) -> None:
+        self.is_wanted = True
+        self._loop = asyncio.get_running_loop()
+        self._made: asyncio.Queue[T | None] = asyncio.Queue()
+
+    def put(self, item: T) -> None:
+        """Add an item, from the thread."""
+        self._loop.call_soon_threadsafe(self._made.put_nowait, item)
+
+    def end(self) -> None:
+        """Add the end, from the event loop."""
+        self._made.put_nowait(None)
+
+    async def get(self) -> T | None:
+        """Wait for the next item; None is the end."""
+        return await self._made.get()
+
+
+async def made_in_thread(make: Callable[[Outlet[T]], object]) -> AsyncGenerator[T, None]:
     """Yield what a function makes in a thread, as it makes it.
 
-    When this is closed or cancelled, the function is told so when it puts the next item, and
+    When this is closed or cancelled, the function is told so by the outlet's `is_wanted`, and
     waited for: nothing of it goes on afterwards.
 
     Args:
-        make: called with `put`, which takes an item and returns whether more is wanted.
+        make: called with the outlet that its items go to.
 
     Raises:
         Exception: what the function raised.
     """
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    made: asyncio.Queue[T | None] = asyncio.Queue()
-    is_wanted = True
-
-    def put(item: T) -> bool:
-        loop.call_soon_threadsafe(made.put_nowait, item)
-        return is_wanted
-
-    work = asyncio.ensure_future(asyncio.to_thread(make, put))
-    work.add_done_callback(lambda _: made.put_nowait(None))
+    outlet: Outlet[T] = Outlet()
+    work = asyncio.ensure_future(asyncio.to_thread(make, outlet))
+    work.add_done_callback(lambda _: outlet.end())
     try:
-        while (item := await made.get()) is not None:
+        while (item := await outlet.get()) is not None:
             yield item
         await work
     finally:
-        is_wanted = False
+        outlet.is_wanted = False
         await asyncio.wait([work])

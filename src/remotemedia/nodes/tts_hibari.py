@@ -11,13 +11,14 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.options import Threads  # noqa: TC001 (a node's annotations are read)
+from remotemedia.nodes.threads import default_threads
 
 __all__ = ["Hibari"]
 
 PACKAGED_VOICE = "heart"
 
 Speed: TypeAlias = Annotated[float, msgspec.Meta(ge=0.5, le=2)]
-Threads: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=256)]
 
 
 @node("tts.hibari")
@@ -32,7 +33,8 @@ class Hibari(Node):
         voice: "heart", which comes with the `speech` extra, or another of Hibari's voices, which
             is downloaded when it is used first.
         speed: how fast it speaks, 0.5 to 2.
-        threads: threads of the processor that it may use, 1 to 256.
+        threads: threads of the processor that it may use, 0 to 256; 0: half of those that the
+            process may use, at most 4.
         seed: makes the same text sound the same, sample for sample; None: not.
     """
 
@@ -56,7 +58,7 @@ class Hibari(Node):
             import hibari
         self.progress(0.3, f"loading the voice {self.voice}")
         self._sample_rate = int(hibari.SAMPLE_RATE)
-        self._voice = hibari.Hibari(voice=self.voice, threads=self.threads)
+        self._voice = hibari.Hibari(voice=self.voice, threads=self.threads or default_threads())
         self.progress(0.7, "warming up")
         self._voice("Ready.")
         self.progress(1.0, f"loaded the voice {self.voice}")

@@ -17,6 +17,7 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.options import Threads  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from remotemedia.nodes.threads import Outlet
 
     Samples: TypeAlias = NDArray[np.float32]
 
@@ -35,7 +38,6 @@ RECORDINGS = (".wav", ".flac", ".ogg", ".mp3")
 Guidance: TypeAlias = Annotated[float, msgspec.Meta(ge=1, le=10)]
 Steps: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=5400)]
-Threads: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=256)]
 
 
 @node("vibe_voice")
@@ -43,7 +45,7 @@ class VibeVoice(Node):
     """Says text with VibeVoice, in the voice of a recording; sound leaves as it is decoded.
 
     A message holds what the model decodes at a time, 133 ms. An interrupt ends what is being said
-    after the next of these. The metadata of what is sent is that of the text.
+    after the next step of the model. The metadata of what is sent is that of the text.
 
     Ports: `in` takes Text, `out` sends Audio of one channel at 24,000 Hz.
 
@@ -126,7 +128,7 @@ class VibeVoice(Node):
             self._reference = _samples_of(recording, self._sample_rate)
         self.progress(1.0, f"loaded {name}")
 
-    def _generate(self, text: str, put: Callable[[Samples], bool]) -> None:
+    def _generate(self, text: str, outlet: Outlet[Samples]) -> None:
         """Make the sound, in a thread; put each piece of it where it is waited for."""
         import torch
 
@@ -147,7 +149,7 @@ class VibeVoice(Node):
                 max_new_tokens=math.ceil(self.max_audio_s * self._sample_rate / hop_frames) + 1,
                 guidance_scale=self.guidance,
                 num_diffusion_steps=self.diffusion_steps,
-                stopping_criteria=[self._model.start(put)],
+                stopping_criteria=[self._model.start(outlet)],
             )
 
 
@@ -160,16 +162,16 @@ def _streaming_model() -> Any:
     from transformers import VibeVoiceForConditionalGeneration
 
     class Streaming(VibeVoiceForConditionalGeneration):  # type: ignore[misc]
-        def start(self, put: Callable[[Samples], bool]) -> Callable[..., torch.Tensor]:
+        def start(self, outlet: Outlet[Samples]) -> Callable[..., torch.Tensor]:
             """Put what is decoded from now on; return what says when to stop."""
-            self._put, self._is_wanted = put, True
+            self._outlet = outlet
             return lambda ids, *_, **__: torch.full(
-                (len(ids),), not self._is_wanted, dtype=torch.bool, device=ids.device
+                (len(ids),), not outlet.is_wanted, dtype=torch.bool, device=ids.device
             )
 
         def _decode_audio_latent(self, *args: Any, **kwargs: Any) -> Any:
             output = super()._decode_audio_latent(*args, **kwargs)
-            self._is_wanted = self._put(output.audio[0, 0].float().cpu().numpy())
+            self._outlet.put(output.audio[0, 0].float().cpu().numpy())
             return output
 
     return Streaming

@@ -13,6 +13,7 @@ from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra
 from remotemedia.nodes.formats import check_mono
+from remotemedia.nodes.options import Threads  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ SAMPLE_RATE_HZ = 16_000
 PACKAGED_MODEL = "tiny.en"
 
 BeamSize: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=20)]
-Threads: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=256)]
 
 
 @node("whisper")
