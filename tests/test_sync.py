@@ -192,13 +192,24 @@ def test_ctrl_c_does_not_cut_a_shutdown_short() -> None:
     assert session.state is SessionState.TERMINATED
 
 
-def deafen(runtime: SyncRuntime) -> SyncSession:
+def deafen(runtime: SyncRuntime, name: str = "deaf") -> SyncSession:
     """Start a session whose node is at work that it will not leave."""
-    session = runtime.create_session("deaf", Pipeline("deaf").add_node("deaf", Deaf))
+    session = runtime.create_session(name, Pipeline("deaf").add_node("deaf", Deaf))
     session.send(Text(""))
     while not any(one.received for port in session.stats().values() for one in port.connections):
         time.sleep(0.005)  # nobody announces it
     return session
+
+
+def interrupt_in_its_end(runtime: SyncRuntime, session: SyncSession) -> None:
+    """Press Ctrl-C when a session ends: its caller waits for that."""
+
+    async def press() -> None:
+        while session.state is not SessionState.TERMINATING:
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    asyncio.run_coroutine_threadsafe(press(), runtime._loop._started())
 
 
 def interrupt_twice(runtime: SyncRuntime, session: SyncSession) -> None:
@@ -231,6 +242,29 @@ def test_a_second_ctrl_c_kills_what_the_first_has_told_to_end(first: str) -> Non
     assert time.monotonic() - began < 10
     assert session.state is SessionState.TERMINATED
     assert not exists(pid)
+
+
+@pytest.mark.parametrize("first", ["in the block of another", "while another closes"])
+def test_the_first_ctrl_c_of_a_later_end_kills_nothing(first: str) -> None:
+    config = MultiprocessConfig(grace_period_seconds=60, drain_timeout_seconds=60)
+    with SyncRuntime(config) as runtime:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            if first == "in the block of another":
+                with runtime.session(split(), executor="inline") as other:
+                    interrupt_soon(runtime)
+                    other.recv()
+            else:
+                interrupt_in_its_end(runtime, earlier := deafen(runtime, "earlier"))
+                earlier.close()
+        session = deafen(runtime)
+        (pid,) = session.pids.values()
+        interrupt_in_its_end(runtime, session)
+        with pytest.raises(KeyboardInterrupt):
+            session.close()
+        assert session.state is SessionState.TERMINATING
+        assert exists(pid)
+        for left in runtime.sessions.values():
+            left.kill()
 
 
 def test_a_session_that_is_killed_has_ended(runtime: SyncRuntime) -> None:

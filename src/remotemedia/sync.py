@@ -77,6 +77,7 @@ class SyncRuntime:
         on_event: Callable[[Event], object] | None = None,
     ) -> SyncSession:
         """See `Runtime.create_session`; `on_event` is called in the thread of the runtime."""
+        self._loop.forget_interrupt()
         create = self._runtime.create_session(
             session_id, pipeline, executor=executor, on_event=on_event
         )
@@ -133,7 +134,7 @@ class SyncRuntime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._loop.note_exit(kind)
+        self._loop.note_exit(self._loop, kind)
         self.shutdown()
 
 
@@ -212,11 +213,11 @@ class SyncSession:
 
     def close(self) -> None:
         """See `Session.close`."""
-        self._loop.end(self._session.close(), self._session.kill)
+        self._loop.end(self._session, self._session.close(), self._session.kill)
 
     def terminate(self) -> None:
         """See `Session.terminate`."""
-        self._loop.end(self._session.terminate(), self._session.kill)
+        self._loop.end(self._session, self._session.terminate(), self._session.kill)
 
     def kill(self) -> None:
         """See `Session.kill`."""
@@ -237,7 +238,7 @@ class SyncSession:
     ) -> None:
         if self._loop.is_finished or self._loop.is_inherited:
             return  # it ended with the runtime; or it is the parent's
-        self._loop.note_exit(kind)
+        self._loop.note_exit(self._session, kind)
         if kind is None:
             self.close()
         else:
@@ -256,7 +257,8 @@ class _LoopThread:
         self._lock = threading.Lock()
         self._last: _Call[None] | None = None
         self._pid = os.getpid()
-        self._is_interrupted = False  # by a Ctrl-C that led to an end, or came in one
+        # What a Ctrl-C has led to the end of, or met in its end: a session, or this for the whole.
+        self._interrupted: object | None = None
         self.is_finished = False
 
     @property
@@ -279,23 +281,36 @@ class _LoopThread:
             wait([call.future])
             raise
 
-    def note_exit(self, kind: type[BaseException] | None) -> None:
-        """Take note of what a block is left by: with Ctrl-C, the next one is the second."""
-        self._is_interrupted |= kind is not None and issubclass(kind, KeyboardInterrupt)
+    def note_exit(self, what: object, kind: type[BaseException] | None) -> None:
+        """Take note of what the block of a session, or of this, is left by, before it is ended.
+
+        If it is Ctrl-C, the next one in that end is the second.
+        """
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._interrupted = what
+
+    def forget_interrupt(self) -> None:
+        """Take the next Ctrl-C in an end for the first: what is ended now is something else."""
+        self._interrupted = None
 
     def end(
         self,
+        session: object,
         coroutine: Coroutine[object, object, None],
         kill: Callable[[], Coroutine[object, object, None]],
     ) -> None:
         """Run what ends a session; the first Ctrl-C cancels it, and the second kills."""
+        is_over = True
         try:
             self.run(coroutine)
         except KeyboardInterrupt:
-            is_second, self._is_interrupted = self._is_interrupted, True
-            if is_second:
+            is_over, self._interrupted = self._interrupted is session, session
+            if is_over:
                 self.run(kill())
             raise
+        finally:
+            if is_over and self._interrupted is session:
+                self.forget_interrupt()
 
     def ask(self, function: Callable[[], T]) -> T:
         """Call a function on the loop."""
@@ -335,10 +350,12 @@ class _LoopThread:
                 break
             except KeyboardInterrupt as error:  # wherever it struck, go on from there
                 interrupted = error
-                is_second, self._is_interrupted = self._is_interrupted, True
+                # A session's end that was interrupted goes on within this one.
+                is_second, self._interrupted = self._interrupted is not None, self
                 # While `last` runs, so does the loop: it is this thread that stops it.
                 if is_second and self._loop and self._last and not self._last.future.done():
                     _Call(self._loop, kill())
+        self.forget_interrupt()
         if interrupted is not None:
             raise interrupted
 
