@@ -160,7 +160,7 @@ async def test_threads_of_a_running_loop_may_use_it(runtime: SyncRuntime) -> Non
 
 def interrupt_soon(runtime: SyncRuntime) -> None:
     """Press Ctrl-C while the caller is about to wait, or waits."""
-    loop = runtime._loop._started()
+    loop = runtime._thread.start()
     loop.call_soon_threadsafe(loop.call_later, 0.05, os.kill, os.getpid(), signal.SIGINT)
 
 
@@ -184,7 +184,7 @@ def test_ctrl_c_in_a_block_ends_its_session() -> None:
 def test_ctrl_c_does_not_cut_a_shutdown_short() -> None:
     runtime = SyncRuntime()
     session = runtime.create_session("one", shout())
-    loop = runtime._loop._started()
+    loop = runtime._thread.start()
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (it strikes anywhere)
         loop.call_soon_threadsafe(os.kill, os.getpid(), signal.SIGINT)
         runtime.shutdown()
@@ -209,7 +209,7 @@ def interrupt_in_its_end(runtime: SyncRuntime, session: SyncSession) -> None:
             await asyncio.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    asyncio.run_coroutine_threadsafe(press(), runtime._loop._started())
+    asyncio.run_coroutine_threadsafe(press(), runtime._thread.start())
 
 
 def interrupt_twice(runtime: SyncRuntime, session: SyncSession) -> None:
@@ -222,7 +222,7 @@ def interrupt_twice(runtime: SyncRuntime, session: SyncSession) -> None:
             await asyncio.sleep(0.1)
             os.kill(os.getpid(), signal.SIGINT)
 
-    asyncio.run_coroutine_threadsafe(press(), runtime._loop._started())
+    asyncio.run_coroutine_threadsafe(press(), runtime._thread.start())
 
 
 @pytest.mark.parametrize("first", ["in the block", "while it closes", "in the shutdown"])
