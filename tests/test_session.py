@@ -96,6 +96,21 @@ async def test_recv_gives_outputs_with_the_number_of_their_input(executor: str) 
         assert got == [number for number in numbers for _ in range(2)]
 
 
+async def test_a_recv_in_vain_takes_its_time_and_nothing_is_lost_by_it(executor: str) -> None:
+    async with running(nodes.Words, executor=executor) as session:
+        for seconds in (0, 0.01):
+            with pytest.raises(
+                TimeoutError, match=f"nothing came out of session .* in {seconds} s"
+            ):
+                await session.recv(timeout_seconds=seconds)
+        await session.send(rm.Text("a b"))
+        assert text_of(await session.recv(timeout_seconds=5)) == "a"
+        await wait_until(lambda: session.stats()["n1.out"].sent == 2)
+        assert text_of(await session.recv(timeout_seconds=0)) == "b"
+        with pytest.raises(ValueError, match="timeout_seconds"):
+            await session.recv(timeout_seconds=-1)
+
+
 async def test_an_output_says_which_port_it_left_by(executor: str) -> None:
     async with running(nodes.Join, executor=executor) as session:
         sent = rm.Text("1")

@@ -78,6 +78,7 @@ def test_a_session_sends_receives_and_counts(session: SyncSession) -> None:
     assert session.recv() == Text("c")
     assert session.stats()["split.out"].sent == 3
     assert list(session.nodes) == ["split"]
+    assert 0 < time.monotonic() - session.created_at < 60
     assert "split" in repr(session) or "session" in repr(session)
 
 

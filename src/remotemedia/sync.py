@@ -19,7 +19,7 @@ import atexit
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from remotemedia.core.arguments import check_pipeline, check_seconds
+from remotemedia.core.arguments import check_pipeline
 from remotemedia.core.loop_thread import LoopThread
 from remotemedia.core.runtime import Runtime
 
@@ -150,6 +150,11 @@ class SyncSession:
         return self._session.session_id
 
     @property
+    def created_at(self) -> float:
+        """When it was made, in seconds of `time.monotonic()`."""
+        return self._session.created_at
+
+    @property
     def state(self) -> SessionState:
         """How far it is."""
         return self._session.state
@@ -175,16 +180,8 @@ class SyncSession:
         return self._thread.run(self._session.send_nowait(message, to))
 
     def recv(self, *, timeout_seconds: float | None = None) -> RuntimeData:
-        """See `Session.recv`.
-
-        Args:
-            timeout_seconds: how long to wait; None is for ever.
-
-        Raises:
-            TimeoutError: nothing came in time; nothing is lost by it.
-        """
-        check_seconds("timeout_seconds", timeout_seconds)
-        return self._thread.run(asyncio.wait_for(self._session.recv(), timeout_seconds))
+        """See `Session.recv`."""
+        return self._thread.run(self._session.recv(timeout_seconds=timeout_seconds))
 
     def outputs(self) -> Iterator[RuntimeData]:
         """See `Session.outputs`."""

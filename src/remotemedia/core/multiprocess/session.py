@@ -151,14 +151,20 @@ class Session:
         """Send a message, or raise `BackpressureError` at once; otherwise as `send`."""
         return await self.send(message, to, timeout_seconds=0)
 
-    async def recv(self) -> RuntimeData:
+    async def recv(self, *, timeout_seconds: float | None = None) -> RuntimeData:
         """Await the next output, of whatever input; its `origin` says which port it left by.
 
+        Args:
+            timeout_seconds: how long to wait; None is for ever, 0 not at all.
+
         Raises:
+            TimeoutError: nothing came in time; nothing is lost by it.
             EndOfStream: the pipeline has finished: nothing more will come.
             PipelineTerminated: the session has failed; `__cause__` says how.
+            TypeError, ValueError: `timeout_seconds` is no time to wait.
         """
-        return await self._open_exchange().recv()
+        check_seconds("timeout_seconds", timeout_seconds)
+        return await self._open_exchange().recv(timeout_seconds)
 
     async def outputs(self) -> AsyncIterator[RuntimeData]:
         """Iterate over the outputs, of whatever input, until the pipeline has finished.
