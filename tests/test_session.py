@@ -244,6 +244,41 @@ async def test_an_async_node_is_cancelled_at_its_await_and_its_hook_is_called(
         assert await texts(session, "?") == ["1 1"]
 
 
+async def test_an_interrupt_of_what_has_ended_is_refused_and_touches_nothing(executor: str) -> None:
+    async with running(nodes.Echo, executor=executor) as session:
+        await session.close()
+        with pytest.raises(rm.ChannelClosed, match="has ended"):
+            session.interrupt()
+    async with running(nodes.Fragile, executor=executor) as session:
+        await session.send(rm.Text("!raise"))
+        cause = await cause_of(session.recv())
+        with pytest.raises(rm.PipelineTerminated) as caught:
+            session.interrupt()
+        assert caught.value.__cause__ is cause
+
+
+async def test_an_interrupt_while_it_closes_shortens_what_is_worked_off(executor: str) -> None:
+    pipeline = rm.Pipeline().add_node("n1", nodes.AsyncSlowWords, seconds=3600)
+    async with asyncio.timeout(10), running(pipeline, executor=executor) as session:
+        await session.send(rm.Text("a b"))
+        assert text_of(await session.recv()) == "a"
+        closing = asyncio.create_task(session.close())
+        await wait_until(lambda: session.state is SessionState.TERMINATING)
+        session.interrupt()
+        await closing
+
+
+async def test_an_interrupt_before_the_session_runs_is_refused(executor: str) -> None:
+    async with rm.Runtime() as runtime:
+        creating = asyncio.create_task(
+            runtime.create_session("s", chain(nodes.Echo), executor=executor)
+        )
+        await wait_until(lambda: "s" in runtime.sessions)
+        with pytest.raises(rm.ExecutorError, match="has not started"):
+            runtime.sessions["s"].interrupt()
+        assert await texts(await creating, "a") == ["a"]
+
+
 async def test_an_interrupt_that_comes_again_and_again_loses_no_later_input() -> None:
     async with running(nodes.AsyncEcho, nodes.Echo, nodes.AsyncEcho) as session:
         for number in range(100):

@@ -24,7 +24,7 @@ from remotemedia.core.multiprocess.transport.ledger import LedgerWord
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.multiprocess.wiring import Wiring
 from remotemedia.core.validation import validate_connection
-from remotemedia.errors import ExecutorError, PipelineTerminated
+from remotemedia.errors import ChannelClosed, ExecutorError, PipelineTerminated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -143,6 +143,7 @@ class Session:
             BackpressureError: there was no room in time; nothing was sent.
             DataError: the message or the input is not one that the pipeline takes.
             ChannelClosed: the session is closing or has ended.
+            TypeError, ValueError: `to` is no text, or `timeout_seconds` no time to wait.
         """
         check_seconds("timeout_seconds", timeout_seconds)
         return await self._open_exchange().send(message, to, timeout_seconds)
@@ -170,6 +171,9 @@ class Session:
         """Iterate over the outputs, of whatever input, until the pipeline has finished.
 
         Which port of which node each left by, its `origin` says.
+
+        Raises:
+            PipelineTerminated: the session has failed; `__cause__` says how.
         """
         async for message in self._open_exchange().outputs():
             yield message
@@ -189,6 +193,8 @@ class Session:
         Raises:
             NodeFailed: a node failed on this input and skipped it (`on_error: skip`).
             PipelineTerminated: the session has failed; `__cause__` says how.
+            BackpressureError: too many outputs of other inputs wait for a `recv`.
+            DataError, ChannelClosed, TypeError: the input was not sent; as `send`.
         """
         async for output in self._open_exchange().stream(message, to):
             yield output
@@ -304,13 +310,19 @@ class Session:
         """Drop all that is under way: queued messages, and what nodes are making of earlier ones.
 
         What is sent after this is not touched. Nodes hear it by their `interrupt` hook.
+
+        Raises:
+            PipelineTerminated: the session has failed; `__cause__` says how.
+            ChannelClosed: the session has ended.
         """
-        self._require_own()
+        exchange = self._open_exchange()
+        if self._state is SessionState.TERMINATED:
+            raise ChannelClosed(f"session {self.session_id!r} has ended: nothing is under way")
         words = self._wiring.registry.ledger.words
         words[LedgerWord.EPOCH] += 1
         for node in self._nodes.values():
             node.tell(control.Interrupt())
-        self._open_exchange().interrupt()
+        exchange.interrupt()
 
     async def close(self) -> None:
         """End the session when all that was sent has been worked off. Twice is harmless.
