@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -341,9 +342,15 @@ async def _values(session: rm.Session) -> list[object]:
     return [value_of(output) async for output in session.outputs()]
 
 
+def is_full(session: rm.Session) -> bool:
+    """Whether no node of a chain of two finds room for one more message."""
+    ports = [session.stats()[name] for name in ("n1.out", "n2.out")]
+    return all(one.queued == one.capacity for port in ports for one in port.connections)
+
+
 async def test_a_source_that_nobody_receives_from_ends_at_once(executor: str) -> None:
     async with running(nodes.Count, nodes.Echo, executor=executor, channel_capacity=2) as session:
-        await asyncio.sleep(0.1)  # all is full
+        await wait_until(lambda: is_full(session))
         start = time.monotonic()
         await session.close()
         assert time.monotonic() - start < 1.5
@@ -351,7 +358,7 @@ async def test_a_source_that_nobody_receives_from_ends_at_once(executor: str) ->
 
 async def test_a_node_that_waits_for_room_ends_at_once(executor: str) -> None:
     async with running(nodes.Count, nodes.Echo, executor=executor, channel_capacity=2) as session:
-        await asyncio.sleep(0.1)
+        await wait_until(lambda: is_full(session))
         start = time.monotonic()
         await session.terminate()
         assert time.monotonic() - start < 1.5
@@ -380,8 +387,7 @@ async def test_a_node_that_waits_for_room_in_its_handler_ends_at_once(
 ) -> None:
     async with running(nodes.Words, nodes.Echo, executor=executor, channel_capacity=1) as session:
         await session.send(rm.Text("word " * 100))
-        await wait_until(lambda: session.nodes["n1"].value == "processing")
-        await asyncio.sleep(0.1)  # all is full
+        await wait_until(lambda: is_full(session))
         start = time.monotonic()
         await getattr(session, how)()
         assert time.monotonic() - start < 1.0
@@ -501,10 +507,12 @@ async def test_a_thread_that_does_not_come_back_is_an_error_and_no_hang() -> Non
         session = await runtime.create_session("s", chain(node), executor="inline")
         await session.send(rm.Text(""))
         await wait_until(lambda: session.nodes["n1"].value == "processing")
+        (thread,) = (one for one in threading.enumerate() if one.name == "node n1")
         with pytest.raises(rm.ExecutorError, match="did not come back"):
             await session.terminate()
         assert not runtime.sessions
-        await asyncio.sleep(1.5)  # it does, and finds everything closed
+        assert thread.is_alive()
+        await wait_until(lambda: not thread.is_alive())  # it finds everything closed: no error
 
 
 async def test_an_end_that_is_quick_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
