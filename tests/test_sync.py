@@ -326,7 +326,7 @@ def test_a_forked_child_leaves_the_runtime_to_its_parent_and_exits() -> None:
 import os, sys
 from remotemedia import ExecutorError, Pipeline, SyncRuntime, Text
 from remotemedia.nodes.text import Split
-runtime = SyncRuntime()
+runtime, unused = SyncRuntime(), SyncRuntime()
 pipeline = Pipeline("split").add_node("split", Split)
 with runtime.session(pipeline, executor="inline") as session:
     outputs = session.stream(Text("a b"))
@@ -341,6 +341,8 @@ with runtime.session(pipeline, executor="inline") as session:
             else:
                 raise AssertionError
         outputs.close()
+        with unused.session(pipeline, executor="inline") as own:  # nothing of it was started
+            assert len(list(own.stream(Text("c d")))) == 2
         sys.exit(7)  # through the block, and what is registered for the exit
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     print(first.text, *(output.text for output in outputs))

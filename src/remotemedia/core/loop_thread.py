@@ -9,6 +9,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from remotemedia.core.multiprocess.transport.forks import inherited_whole
 from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class LoopThread:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._last: _Call[None] | None = None
-        self._pid = os.getpid()
+        self._pid: int | None = None  # of the process that started it
         # What a Ctrl-C has led to the end of, or met in its end: a session, or this for the whole.
         self._interrupted: object | None = None
         self.is_finished = False
@@ -35,7 +36,7 @@ class LoopThread:
     @property
     def is_inherited(self) -> bool:
         """Whether this is a forked child: the thread is its parent's, and does not exist here."""
-        return self._pid != os.getpid()
+        return self._pid not in (None, os.getpid())
 
     def start(self) -> asyncio.AbstractEventLoop:
         """Start it if nothing has, and return its event loop.
@@ -45,10 +46,7 @@ class LoopThread:
             RuntimeError: this is the thread itself, which cannot wait for itself.
         """
         if self.is_inherited:
-            raise ExecutorError(
-                "this runtime was made before the process was forked and belongs to the parent; "
-                "make another here"
-            )
+            raise inherited_whole("the runtime")
         with self._lock:
             if self.is_finished:
                 raise ExecutorError("the runtime was shut down; make another")
@@ -58,6 +56,7 @@ class LoopThread:
                     "itself; use the asynchronous Runtime here"
                 )
             if self._loop is None:
+                self._pid = os.getpid()
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(
                     target=_serve, args=(self._loop,), name="remotemedia", daemon=True

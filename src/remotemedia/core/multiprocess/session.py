@@ -302,6 +302,7 @@ class Session:
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger; the last ones once it ended."""
+        self._require_own()
         if self._state is SessionState.TERMINATED or self._final_stats:
             return self._final_stats
         return self._wiring.registry.stats()
