@@ -290,10 +290,16 @@ async def run():
         async for _ in session.events():
             pass
 
+    async def stats():
+        session.stats()
+
+    async def interrupt():
+        session.interrupt()
+
     async def child():
         uses = [
             lambda: upper("b"), lambda: session.send(rm.Text("b")), session.recv, events,
-            session.wait_ended, session.close, session.terminate,
+            session.wait_ended, session.close, session.terminate, stats, interrupt,
             lambda: runtime.terminate_session("s"),
             lambda: runtime.create_session("t", pipeline, executor=sys.argv[1]),
         ]

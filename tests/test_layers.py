@@ -27,6 +27,7 @@ LAYERS = {
     "data": 0,
     "core": 0,
     "core.runtime": TOP,
+    "core.loop_thread": TOP,
     **{f"{MULTIPROCESS}.{name}": 0 for name in ("config", "states", "plan", "control", "events")},
     f"{MULTIPROCESS}.transport": 1,
     **{

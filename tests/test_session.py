@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,21 @@ async def test_recv_gives_outputs_with_the_number_of_their_input(executor: str) 
         numbers = [await session.send(rm.Text("a b")) for _ in range(3)]
         got = [(await session.recv()).correlation_id for _ in range(6)]
         assert got == [number for number in numbers for _ in range(2)]
+
+
+async def test_a_recv_in_vain_takes_its_time_and_nothing_is_lost_by_it(executor: str) -> None:
+    async with running(nodes.Words, executor=executor) as session:
+        for seconds in (0, 0.01):
+            with pytest.raises(
+                TimeoutError, match=f"nothing came out of session .* in {seconds} s"
+            ):
+                await session.recv(timeout_seconds=seconds)
+        await session.send(rm.Text("a b"))
+        assert text_of(await session.recv(timeout_seconds=5)) == "a"
+        await wait_until(lambda: session.stats()["n1.out"].sent == 2)
+        assert text_of(await session.recv(timeout_seconds=0)) == "b"
+        with pytest.raises(ValueError, match="timeout_seconds"):
+            await session.recv(timeout_seconds=-1)
 
 
 async def test_an_output_says_which_port_it_left_by(executor: str) -> None:
@@ -254,6 +270,41 @@ async def test_an_async_node_is_cancelled_at_its_await_and_its_hook_is_called(
         assert await texts(session, "?") == ["1 1"]
 
 
+async def test_an_interrupt_of_what_has_ended_is_refused_and_touches_nothing(executor: str) -> None:
+    async with running(nodes.Echo, executor=executor) as session:
+        await session.close()
+        with pytest.raises(rm.ChannelClosed, match="has ended"):
+            session.interrupt()
+    async with running(nodes.Fragile, executor=executor) as session:
+        await session.send(rm.Text("!raise"))
+        cause = await cause_of(session.recv())
+        with pytest.raises(rm.PipelineTerminated) as caught:
+            session.interrupt()
+        assert caught.value.__cause__ is cause
+
+
+async def test_an_interrupt_while_it_closes_shortens_what_is_worked_off(executor: str) -> None:
+    pipeline = rm.Pipeline().add_node("n1", nodes.AsyncSlowWords, seconds=3600)
+    async with asyncio.timeout(10), running(pipeline, executor=executor) as session:
+        await session.send(rm.Text("a b"))
+        assert text_of(await session.recv()) == "a"
+        closing = asyncio.create_task(session.close())
+        await wait_until(lambda: session.state is SessionState.TERMINATING)
+        session.interrupt()
+        await closing
+
+
+async def test_an_interrupt_before_the_session_runs_is_refused(executor: str) -> None:
+    async with rm.Runtime() as runtime:
+        creating = asyncio.create_task(
+            runtime.create_session("s", chain(nodes.Echo), executor=executor)
+        )
+        await wait_until(lambda: "s" in runtime.sessions)
+        with pytest.raises(rm.ExecutorError, match="has not started"):
+            runtime.sessions["s"].interrupt()
+        assert await texts(await creating, "a") == ["a"]
+
+
 async def test_an_interrupt_that_comes_again_and_again_loses_no_later_input() -> None:
     async with running(nodes.AsyncEcho, nodes.Echo, nodes.AsyncEcho) as session:
         for number in range(100):
@@ -316,9 +367,15 @@ async def _values(session: rm.Session) -> list[object]:
     return [value_of(output) async for output in session.outputs()]
 
 
+def is_full(session: rm.Session) -> bool:
+    """Whether no node of a chain of two finds room for one more message."""
+    ports = [session.stats()[name] for name in ("n1.out", "n2.out")]
+    return all(one.queued == one.capacity for port in ports for one in port.connections)
+
+
 async def test_a_source_that_nobody_receives_from_ends_at_once(executor: str) -> None:
     async with running(nodes.Count, nodes.Echo, executor=executor, channel_capacity=2) as session:
-        await asyncio.sleep(0.1)  # all is full
+        await wait_until(lambda: is_full(session))
         start = time.monotonic()
         await session.close()
         assert time.monotonic() - start < 1.5
@@ -326,7 +383,7 @@ async def test_a_source_that_nobody_receives_from_ends_at_once(executor: str) ->
 
 async def test_a_node_that_waits_for_room_ends_at_once(executor: str) -> None:
     async with running(nodes.Count, nodes.Echo, executor=executor, channel_capacity=2) as session:
-        await asyncio.sleep(0.1)
+        await wait_until(lambda: is_full(session))
         start = time.monotonic()
         await session.terminate()
         assert time.monotonic() - start < 1.5
@@ -355,8 +412,7 @@ async def test_a_node_that_waits_for_room_in_its_handler_ends_at_once(
 ) -> None:
     async with running(nodes.Words, nodes.Echo, executor=executor, channel_capacity=1) as session:
         await session.send(rm.Text("word " * 100))
-        await wait_until(lambda: session.nodes["n1"].value == "processing")
-        await asyncio.sleep(0.1)  # all is full
+        await wait_until(lambda: is_full(session))
         start = time.monotonic()
         await getattr(session, how)()
         assert time.monotonic() - start < 1.0
@@ -476,10 +532,12 @@ async def test_a_thread_that_does_not_come_back_is_an_error_and_no_hang() -> Non
         session = await runtime.create_session("s", chain(node), executor="inline")
         await session.send(rm.Text(""))
         await wait_until(lambda: session.nodes["n1"].value == "processing")
+        (thread,) = (one for one in threading.enumerate() if one.name == "node n1")
         with pytest.raises(rm.ExecutorError, match="did not come back"):
             await session.terminate()
         assert not runtime.sessions
-        await asyncio.sleep(1.5)  # it does, and finds everything closed
+        assert thread.is_alive()
+        await wait_until(lambda: not thread.is_alive())  # it finds everything closed: no error
 
 
 async def test_an_end_that_is_quick_says_nothing(caplog: pytest.LogCaptureFixture) -> None:

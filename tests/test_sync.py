@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator  # noqa: TC003 (annotations of nodes are read)
+import traceback
+from collections.abc import Callable, Iterator  # noqa: TC003 (annotations of nodes are read)
+from concurrent.futures import Future  # noqa: TC003
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ from remotemedia import (
 from remotemedia.core.multiprocess.events import SessionReady, SessionStateChanged
 from remotemedia.core.multiprocess.states import SessionState
 from remotemedia.nodes.text import Split, Suffix, Upper
+from tests.executor_helpers import wait_until
 from tests.executor_nodes import Deaf
 from tests.process_helpers import exists
 
@@ -78,6 +81,7 @@ def test_a_session_sends_receives_and_counts(session: SyncSession) -> None:
     assert session.recv() == Text("c")
     assert session.stats()["split.out"].sent == 3
     assert list(session.nodes) == ["split"]
+    assert 0 < time.monotonic() - session.created_at < 60
     assert "split" in repr(session) or "session" in repr(session)
 
 
@@ -158,17 +162,41 @@ async def test_threads_of_a_running_loop_may_use_it(runtime: SyncRuntime) -> Non
     assert work() == [Text("a"), Text("b")]  # also the loop's own, which is held up
 
 
-def interrupt_soon(runtime: SyncRuntime) -> None:
-    """Press Ctrl-C while the caller is about to wait, or waits."""
-    loop = runtime._loop._started()
-    loop.call_soon_threadsafe(loop.call_later, 0.05, os.kill, os.getpid(), signal.SIGINT)
+def is_waiting_in(method: Callable[..., object]) -> bool:
+    """Whether the main thread is in a method of the twin, and there waits for the runtime's."""
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    codes = [one.f_code for one, _ in traceback.walk_stack(frame)]
+    return codes[0] is threading.Condition.wait.__code__ and method.__code__ in codes
+
+
+def interrupt_when(runtime: SyncRuntime, *conditions: Callable[[], bool]) -> Future[None]:
+    """Press Ctrl-C when each of these has come true, one after the other."""
+
+    async def press() -> None:
+        for condition in conditions:
+            try:
+                await wait_until(condition)
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)  # also in vain: the main thread waits for it
+
+    return asyncio.run_coroutine_threadsafe(press(), runtime._thread.start())
+
+
+def interrupt_recv(runtime: SyncRuntime) -> None:
+    """Press Ctrl-C when the main thread waits for an output."""
+    interrupt_when(runtime, lambda: is_waiting_in(SyncSession.recv))
+
+
+def is_ending_in(method: Callable[..., object], session: SyncSession) -> Callable[[], bool]:
+    """Say when a session ends and the main thread waits for that in a method."""
+    return lambda: session.state is SessionState.TERMINATING and is_waiting_in(method)
 
 
 def test_ctrl_c_ends_a_wait_and_the_session_goes_on(
     runtime: SyncRuntime, session: SyncSession
 ) -> None:
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        interrupt_soon(runtime)
+        interrupt_recv(runtime)
         session.recv()
     assert list(session.stream(Text("a"))) == [Text("a")]
 
@@ -176,7 +204,7 @@ def test_ctrl_c_ends_a_wait_and_the_session_goes_on(
 def test_ctrl_c_in_a_block_ends_its_session() -> None:
     with pytest.raises(KeyboardInterrupt), SyncRuntime() as runtime:  # noqa: PT012, SIM117
         with runtime.session(shout()) as session:
-            interrupt_soon(runtime)
+            interrupt_recv(runtime)
             session.recv()
     assert session.state is SessionState.TERMINATED
 
@@ -184,7 +212,7 @@ def test_ctrl_c_in_a_block_ends_its_session() -> None:
 def test_ctrl_c_does_not_cut_a_shutdown_short() -> None:
     runtime = SyncRuntime()
     session = runtime.create_session("one", shout())
-    loop = runtime._loop._started()
+    loop = runtime._thread.start()
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (it strikes anywhere)
         loop.call_soon_threadsafe(os.kill, os.getpid(), signal.SIGINT)
         runtime.shutdown()
@@ -192,45 +220,75 @@ def test_ctrl_c_does_not_cut_a_shutdown_short() -> None:
     assert session.state is SessionState.TERMINATED
 
 
-def deafen(runtime: SyncRuntime) -> SyncSession:
+def deafen(runtime: SyncRuntime, name: str = "deaf") -> SyncSession:
     """Start a session whose node is at work that it will not leave."""
-    session = runtime.create_session("deaf", Pipeline("deaf").add_node("deaf", Deaf))
+    session = runtime.create_session(name, Pipeline("deaf").add_node("deaf", Deaf))
     session.send(Text(""))
+    end = time.monotonic() + 10
     while not any(one.received for port in session.stats().values() for one in port.connections):
+        assert time.monotonic() < end
         time.sleep(0.005)  # nobody announces it
     return session
 
 
-def interrupt_twice(runtime: SyncRuntime, session: SyncSession) -> None:
-    """Press Ctrl-C soon, and again when it ends and its node has been told."""
-
-    async def press() -> None:
-        for states in (SessionState, (SessionState.TERMINATING,)):
-            while session.state not in states:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    asyncio.run_coroutine_threadsafe(press(), runtime._loop._started())
-
-
-@pytest.mark.parametrize("first", ["in the block", "while it closes", "in the shutdown"])
-def test_a_second_ctrl_c_kills_what_the_first_has_told_to_end(first: str) -> None:
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (SyncSession.recv, SyncSession.terminate),  # in the block, and as it is left
+        (SyncSession.close, SyncRuntime.shutdown),
+        (SyncRuntime.shutdown, SyncRuntime.shutdown),
+    ],
+    ids=["in the block", "while it closes", "in the shutdown"],
+)
+def test_a_second_ctrl_c_kills_what_the_first_has_told_to_end(
+    first: Callable[..., object], second: Callable[..., object]
+) -> None:
     began = time.monotonic()
     config = MultiprocessConfig(grace_period_seconds=60, drain_timeout_seconds=60)
     with pytest.raises(KeyboardInterrupt), SyncRuntime(config) as runtime:  # noqa: PT012
         session = deafen(runtime)
         (pid,) = session.pids.values()
-        interrupt_twice(runtime, session)
-        if first == "in the block":
+        in_block = first is SyncSession.recv
+        is_second_time = is_ending_in(second, session)
+        pressing = interrupt_when(
+            runtime,
+            (lambda: is_waiting_in(first)) if in_block else is_ending_in(first, session),
+            lambda: runtime._thread._interrupted is not None and is_second_time(),
+        )
+        if in_block:
             with session:
                 session.recv()
-        elif first == "while it closes":
+        elif first is SyncSession.close:
             session.close()
         runtime.shutdown()
+    pressing.result(0)
     assert time.monotonic() - began < 10
     assert session.state is SessionState.TERMINATED
     assert not exists(pid)
+
+
+@pytest.mark.parametrize("first", ["in the block of another", "while another closes"])
+def test_the_first_ctrl_c_of_a_later_end_kills_nothing(first: str) -> None:
+    config = MultiprocessConfig(grace_period_seconds=60, drain_timeout_seconds=60)
+    with SyncRuntime(config) as runtime:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            if first == "in the block of another":
+                with runtime.session(split(), executor="inline") as other:
+                    interrupt_recv(runtime)
+                    other.recv()
+            else:
+                earlier = deafen(runtime, "earlier")
+                interrupt_when(runtime, is_ending_in(SyncSession.close, earlier))
+                earlier.close()
+        session = deafen(runtime)
+        (pid,) = session.pids.values()
+        interrupt_when(runtime, is_ending_in(SyncSession.close, session))
+        with pytest.raises(KeyboardInterrupt):
+            session.close()
+        assert session.state is SessionState.TERMINATING
+        assert exists(pid)
+        for left in runtime.sessions.values():
+            left.kill()
 
 
 def test_a_session_that_is_killed_has_ended(runtime: SyncRuntime) -> None:
@@ -268,7 +326,7 @@ def test_a_forked_child_leaves_the_runtime_to_its_parent_and_exits() -> None:
 import os, sys
 from remotemedia import ExecutorError, Pipeline, SyncRuntime, Text
 from remotemedia.nodes.text import Split
-runtime = SyncRuntime()
+runtime, unused = SyncRuntime(), SyncRuntime()
 pipeline = Pipeline("split").add_node("split", Split)
 with runtime.session(pipeline, executor="inline") as session:
     outputs = session.stream(Text("a b"))
@@ -283,6 +341,8 @@ with runtime.session(pipeline, executor="inline") as session:
             else:
                 raise AssertionError
         outputs.close()
+        with unused.session(pipeline, executor="inline") as own:  # nothing of it was started
+            assert len(list(own.stream(Text("c d")))) == 2
         sys.exit(7)  # through the block, and what is registered for the exit
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     print(first.text, *(output.text for output in outputs))

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.executor import (
         MultiprocessExecutor as MultiprocessExecutor,
     )
+    from remotemedia.core.multiprocess.executor import (
+        SessionExecutor as SessionExecutor,
+    )
     from remotemedia.core.multiprocess.growing import MultiprocessHandle as MultiprocessHandle
     from remotemedia.core.multiprocess.plan import Policy as Policy
     from remotemedia.core.multiprocess.plan import SpareTaps as SpareTaps
@@ -167,7 +170,9 @@ _MODULE_OF = {
     **dict.fromkeys(("Addressed", "Output", "input"), "core.ports"),
     **dict.fromkeys(("Connection", "NodeConfig", "Pipeline", "Restart"), "core.pipeline"),
     **dict.fromkeys(("Registry", "node"), "core.registry"),
-    **dict.fromkeys(("InlineExecutor", "MultiprocessExecutor"), "core.multiprocess.executor"),
+    **dict.fromkeys(
+        ("InlineExecutor", "MultiprocessExecutor", "SessionExecutor"), "core.multiprocess.executor"
+    ),
     **dict.fromkeys(("SyncRuntime", "SyncSession"), "sync"),
     **dict.fromkeys(("NodeContext", "NodeExecutor", "NodeHandle"), "core.executor"),
     "MultiprocessHandle": "core.multiprocess.growing",

@@ -16,18 +16,15 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import os
-import threading
-from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Generic, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from remotemedia.core.arguments import check_pipeline, check_seconds
+from remotemedia.core.arguments import check_pipeline
+from remotemedia.core.loop_thread import LoopThread
 from remotemedia.core.runtime import Runtime
-from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from remotemedia.core.multiprocess.channel.stats import PortStats
@@ -42,8 +39,6 @@ if TYPE_CHECKING:
     from remotemedia.data import RuntimeData
 
 __all__ = ["SyncRuntime", "SyncSession"]
-
-T = TypeVar("T")
 
 
 class SyncRuntime:
@@ -60,13 +55,13 @@ class SyncRuntime:
     def __init__(
         self, config: MultiprocessConfig | None = None, *, registry: Registry | None = None
     ) -> None:
-        self._loop = _LoopThread()
+        self._thread = LoopThread()
         self._runtime = Runtime(config, registry=registry)
         atexit.register(self.shutdown)
 
     def register_executor(self, name: str, executor: SessionExecutor) -> None:
         """See `Runtime.register_executor`."""
-        self._loop.ask(lambda: self._runtime.register_executor(name, executor))
+        self._thread.ask(lambda: self._runtime.register_executor(name, executor))
 
     def create_session(
         self,
@@ -77,10 +72,11 @@ class SyncRuntime:
         on_event: Callable[[Event], object] | None = None,
     ) -> SyncSession:
         """See `Runtime.create_session`; `on_event` is called in the thread of the runtime."""
+        self._thread.forget_interrupt()
         create = self._runtime.create_session(
             session_id, pipeline, executor=executor, on_event=on_event
         )
-        return SyncSession(self._loop.run(create), self._loop)
+        return SyncSession(self._thread.run(create), self._thread)
 
     @contextmanager
     def session(
@@ -103,13 +99,13 @@ class SyncRuntime:
 
     def terminate_session(self, session_id: str) -> None:
         """See `Runtime.terminate_session`."""
-        self._loop.run(self._runtime.terminate_session(session_id))
+        self._thread.run(self._runtime.terminate_session(session_id))
 
     @property
     def sessions(self) -> dict[str, SyncSession]:
         """The sessions of all executors, by name."""
-        found = self._loop.ask(lambda: self._runtime.sessions)
-        return {name: SyncSession(session, self._loop) for name, session in found.items()}
+        found = self._thread.ask(lambda: self._runtime.sessions)
+        return {name: SyncSession(session, self._thread) for name, session in found.items()}
 
     def shutdown(self) -> None:
         """End every session, and the thread. Twice is harmless.
@@ -118,7 +114,7 @@ class SyncRuntime:
         child nothing happens: all of it is the parent's.
         """
         atexit.unregister(self.shutdown)
-        self._loop.finish(self._runtime.shutdown, self._kill)
+        self._thread.finish(self._runtime.shutdown, self._kill)
 
     async def _kill(self) -> None:
         kills = [session.kill() for session in self._runtime.sessions.values()]
@@ -133,7 +129,7 @@ class SyncRuntime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._loop.note_exit(kind)
+        self._thread.note_exit(self._thread, kind)
         self.shutdown()
 
 
@@ -144,14 +140,19 @@ class SyncSession:
     where the block raises.
     """
 
-    def __init__(self, session: Session, loop: _LoopThread) -> None:
+    def __init__(self, session: Session, thread: LoopThread) -> None:
         self._session = session
-        self._loop = loop
+        self._thread = thread
 
     @property
     def session_id(self) -> str:
         """Its name."""
         return self._session.session_id
+
+    @property
+    def created_at(self) -> float:
+        """When it was made, in seconds of `time.monotonic()`."""
+        return self._session.created_at
 
     @property
     def state(self) -> SessionState:
@@ -161,75 +162,67 @@ class SyncSession:
     @property
     def nodes(self) -> dict[str, ProcessState]:
         """The state of every node."""
-        return self._loop.ask(lambda: self._session.nodes)
+        return self._thread.ask(lambda: self._session.nodes)
 
     @property
     def pids(self) -> dict[str, int]:
         """The process of every node that was started, and is not to be restarted."""
-        return self._loop.ask(lambda: self._session.pids)
+        return self._thread.ask(lambda: self._session.pids)
 
     @property
     def restarts(self) -> dict[str, int]:
         """How often every node was restarted."""
-        return self._loop.ask(lambda: self._session.restarts)
+        return self._thread.ask(lambda: self._session.restarts)
 
     def send(
         self, message: RuntimeData, to: str | None = None, *, timeout_seconds: float | None = None
     ) -> int:
         """See `Session.send`."""
-        return self._loop.run(self._session.send(message, to, timeout_seconds=timeout_seconds))
+        return self._thread.run(self._session.send(message, to, timeout_seconds=timeout_seconds))
 
     def send_nowait(self, message: RuntimeData, to: str | None = None) -> int:
         """See `Session.send_nowait`."""
-        return self._loop.run(self._session.send_nowait(message, to))
+        return self._thread.run(self._session.send_nowait(message, to))
 
     def recv(self, *, timeout_seconds: float | None = None) -> RuntimeData:
-        """See `Session.recv`.
-
-        Args:
-            timeout_seconds: how long to wait; None is for ever.
-
-        Raises:
-            TimeoutError: nothing came in time; nothing is lost by it.
-        """
-        check_seconds("timeout_seconds", timeout_seconds)
-        return self._loop.run(asyncio.wait_for(self._session.recv(), timeout_seconds))
+        """See `Session.recv`."""
+        return self._thread.run(self._session.recv(timeout_seconds=timeout_seconds))
 
     def outputs(self) -> Iterator[RuntimeData]:
         """See `Session.outputs`."""
-        return self._loop.iterate(self._session.outputs())
+        return self._thread.iterate(self._session.outputs())
 
     def stream(self, message: RuntimeData, to: str | None = None) -> Iterator[RuntimeData]:
         """See `Session.stream`."""
-        return self._loop.iterate(self._session.stream(message, to))
+        return self._thread.iterate(self._session.stream(message, to))
 
     def events(self) -> Iterator[Event]:
         """See `Session.events`."""
-        return self._loop.iterate(self._loop.ask(self._session.events))
+        return self._thread.iterate(self._thread.ask(self._session.events))
 
     def stats(self) -> dict[str, PortStats]:
         """See `Session.stats`."""
-        return self._loop.ask(self._session.stats)
+        return self._thread.ask(self._session.stats)
 
     def interrupt(self) -> None:
         """See `Session.interrupt`."""
-        self._loop.ask(self._session.interrupt)
+        self._thread.ask(self._session.interrupt)
 
     def close(self) -> None:
         """See `Session.close`."""
-        self._loop.end(self._session.close(), self._session.kill)
+        self._thread.end(self._session, self._session.close(), self._session.kill)
 
     def terminate(self) -> None:
         """See `Session.terminate`."""
-        self._loop.end(self._session.terminate(), self._session.kill)
+        self._thread.end(self._session, self._session.terminate(), self._session.kill)
 
     def kill(self) -> None:
         """See `Session.kill`."""
-        self._loop.run(self._session.kill())
+        self._thread.run(self._session.kill())
 
     def wait_ended(self) -> None:
         """See `Session.wait_ended`."""
-        self._loop.run(self._session.wait_ended())
+        self._thread.run(self._session.wait_ended())
 
     def __enter__(self) -> SyncSession:
         return self
@@ -240,9 +233,9 @@ class SyncSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._loop.is_finished or self._loop.is_inherited:
+        if self._thread.is_finished or self._thread.is_inherited:
             return  # it ended with the runtime; or it is the parent's
-        self._loop.note_exit(kind)
+        self._thread.note_exit(self._session, kind)
         if kind is None:
             self.close()
         else:
@@ -250,194 +243,3 @@ class SyncSession:
 
     def __repr__(self) -> str:
         return f"<Sync{repr(self._session)[1:]}"
-
-
-class _LoopThread:
-    """An event loop in a thread of its own, started when it is first asked something."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._last: _Call[None] | None = None
-        self._pid = os.getpid()
-        self._is_interrupted = False  # by a Ctrl-C that led to an end, or came in one
-        self.is_finished = False
-
-    @property
-    def is_inherited(self) -> bool:
-        """Whether this is a forked child: the thread is its parent's, and does not exist here."""
-        return self._pid != os.getpid()
-
-    def run(self, coroutine: Coroutine[object, object, T]) -> T:
-        """Run a coroutine to its end; Ctrl-C cancels it."""
-        try:
-            loop = self._started()
-        except BaseException:
-            coroutine.close()
-            raise
-        call = _Call(loop, coroutine)
-        try:
-            return call.future.result()
-        except KeyboardInterrupt:
-            loop.call_soon_threadsafe(call.cancel)
-            wait([call.future])
-            raise
-
-    def note_exit(self, kind: type[BaseException] | None) -> None:
-        """Take note of what a block is left by: with Ctrl-C, the next one is the second."""
-        self._is_interrupted |= kind is not None and issubclass(kind, KeyboardInterrupt)
-
-    def end(
-        self,
-        coroutine: Coroutine[object, object, None],
-        kill: Callable[[], Coroutine[object, object, None]],
-    ) -> None:
-        """Run what ends a session; the first Ctrl-C cancels it, and the second kills."""
-        try:
-            self.run(coroutine)
-        except KeyboardInterrupt:
-            is_second, self._is_interrupted = self._is_interrupted, True
-            if is_second:
-                self.run(kill())
-            raise
-
-    def ask(self, function: Callable[[], T]) -> T:
-        """Call a function on the loop."""
-
-        async def call() -> T:
-            return function()
-
-        return self.run(call())
-
-    def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
-        """Iterate over an asynchronous iterator; left early, it is closed."""
-
-        async def following() -> tuple[T] | None:
-            async for item in source:
-                return (item,)
-            return None
-
-        try:
-            while (found := self.run(following())) is not None:
-                yield found[0]
-        finally:
-            self._let_go(source)
-
-    def finish(
-        self,
-        last: Callable[[], Coroutine[object, object, None]],
-        kill: Callable[[], Coroutine[object, object, None]],
-    ) -> None:
-        """Run `last` to its end whatever happens, and end the thread. Twice is harmless.
-
-        The second Ctrl-C runs `kill` beside it.
-        """
-        interrupted: KeyboardInterrupt | None = None
-        while True:
-            try:
-                self._finish(last)
-                break
-            except KeyboardInterrupt as error:  # wherever it struck, go on from there
-                interrupted = error
-                is_second, self._is_interrupted = self._is_interrupted, True
-                # While `last` runs, so does the loop: it is this thread that stops it.
-                if is_second and self._loop and self._last and not self._last.future.done():
-                    _Call(self._loop, kill())
-        if interrupted is not None:
-            raise interrupted
-
-    def _finish(self, last: Callable[[], Coroutine[object, object, None]]) -> None:
-        if self.is_inherited:
-            return
-        with self._lock:
-            self.is_finished = True
-        if self._loop is None or self._thread is None:
-            return
-        if self._last is None:
-            self._last = _Call(self._loop, last())
-        wait([self._last.future])
-        with suppress(RuntimeError):  # it is closed
-            self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop = None
-        self._last.future.result()
-
-    def _started(self) -> asyncio.AbstractEventLoop:
-        if self.is_inherited:
-            raise ExecutorError(
-                "this runtime was made before the process was forked and belongs to the parent; "
-                "make another here"
-            )
-        with self._lock:
-            if self.is_finished:
-                raise ExecutorError("the runtime was shut down; make another")
-            if threading.current_thread() is self._thread:
-                raise RuntimeError(
-                    "this is the thread of the runtime's own event loop, which cannot wait for "
-                    "itself; use the asynchronous Runtime here"
-                )
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._loop,), name="remotemedia", daemon=True
-                )
-                self._thread.start()
-            return self._loop
-
-    def _let_go(self, source: AsyncIterator[object]) -> None:
-        close = getattr(source, "aclose", None)
-        loop = self._loop
-        if close is None or loop is None or self.is_finished or self.is_inherited:
-            return
-        call: _Call[None] = _Call(loop, close())
-        # An iterator that is garbage is let go of by whatever thread finds it.
-        if threading.current_thread() is not self._thread:
-            wait([call.future])
-
-
-class _Call(Generic[T]):
-    """A coroutine on its way on a loop, as other threads see it."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[object, object, T]
-    ) -> None:
-        self.future: Future[T] = Future()
-        self._coroutine = coroutine
-        self._loop = loop
-        self._task: asyncio.Task[T] | None = None
-        loop.call_soon_threadsafe(self._start)
-
-    def cancel(self) -> None:
-        """Cancel it; on the loop."""
-        if self._task is not None:
-            self._task.cancel()
-
-    def _start(self) -> None:
-        self._task = self._loop.create_task(_awaited(self._coroutine))
-        self._task.add_done_callback(self._settle)
-
-    def _settle(self, task: asyncio.Task[T]) -> None:
-        if task.cancelled():
-            self.future.set_exception(ExecutorError("it was cancelled"))
-        elif (error := task.exception()) is not None:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(task.result())
-
-
-async def _awaited(coroutine: Coroutine[object, object, T]) -> T:
-    return await coroutine
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        for task in (tasks := asyncio.all_tasks(loop)):
-            task.cancel()  # its caller hears of it
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()

@@ -1,8 +1,7 @@
-"""Words that findings share: lists of names, the name that was probably meant, refused texts."""
+"""Words that findings share: lists of names, the name that was probably meant, cut values."""
 
 from __future__ import annotations
 
-import os
 from enum import Enum
 from types import NoneType
 from typing import TYPE_CHECKING, Literal, get_args, get_origin
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args, get_origin
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "listed", "shortened", "suggested", "unpassable", "wrong_choice"]
+__all__ = ["did_you_mean", "listed", "shortened", "suggested", "wrong_choice"]
 
 _MAX_LISTED = 12
 
@@ -60,18 +59,6 @@ def wrong_choice(value: object, type_: object) -> tuple[str, str] | None:
     hint = did_you_mean(value, texts) if isinstance(value, str) else ""
     which = f"one of {', '.join(map(repr, choices))}" if len(choices) > 1 else repr(choices[0])
     return f"must be {which}, got {shortened(value)}", hint
-
-
-def unpassable(text: str) -> str:
-    """Say why no process can be started with a text; an empty text if one can."""
-    if "\0" in text:
-        return "holds a NUL character"
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError as error:
-        character = text[error.start]
-        return f"holds {character!r}, which is no character of {error.encoding}"
-    return ""
 
 
 def shortened(value: object) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from remotemedia.core.findings import unpassable, wrong_choice
+from remotemedia.core.environment import text_problem, variable_problem
+from remotemedia.core.findings import wrong_choice
 from remotemedia.core.multiprocess.plan import PolicyName
 from remotemedia.core.pipeline import OnError
 
@@ -125,15 +126,10 @@ def option_problems(config: NodeConfig) -> list[tuple[str, str, str]]:
 def _text_problems(value: object) -> list[str]:
     """Return why no process can be started with an option: a text, or variables."""
     if isinstance(value, str):
-        problem = unpassable(value)
+        problem = text_problem(value)
         return [f"it {problem}"] if problem else []
-    problems = []
-    for name, text in value.items() if isinstance(value, Mapping) else ():
-        if not name or "=" in name:
-            problems.append(f"the name of the variable {name!r} is empty or holds '='")
-        elif problem := unpassable(name) or unpassable(text):
-            problems.append(f"the variable {name!r} {problem}")
-    return problems
+    variables = value.items() if isinstance(value, Mapping) else ()
+    return [problem for name, text in variables if (problem := variable_problem(name, text))]
 
 
 def value_problem(value: object, type_: object) -> tuple[str, str] | None:

@@ -188,11 +188,11 @@ class Exchange:
         if sent is None:
             raise publisher.refusal()
 
-    async def recv(self) -> Output:
+    async def recv(self, timeout_seconds: float | None) -> Output:
         """See `Session.recv`."""
         self._receivers += 1
         try:
-            return await self._receive(self._next_unclaimed)
+            return await self._receive(self._next_unclaimed, timeout_seconds)
         finally:
             self._receivers -= 1
 
@@ -295,7 +295,9 @@ class Exchange:
         self._is_closing = self._has_finished = True
         self._doorbell.close()
 
-    async def _receive(self, attempt: Callable[[], T | None]) -> T:
+    async def _receive(
+        self, attempt: Callable[[], T | None], timeout_seconds: float | None = None
+    ) -> T:
         def checked() -> T | None:
             failure = self._why_not()
             if failure is not None:
@@ -304,12 +306,15 @@ class Exchange:
 
         await self._let_others_run()
         try:
-            found = await self._doorbell.wait_for(checked, None)
+            found = await self._doorbell.wait_for(checked, timeout_seconds)
         except ChannelClosed:
             if not self._has_finished:
                 raise
             found = checked()  # the session has ended meanwhile: say so
-        assert found is not None
+        if found is None:
+            raise TimeoutError(
+                f"nothing came out of session {self._session_id!r} in {timeout_seconds} s"
+            )
         return found
 
     async def _let_others_run(self) -> None:

@@ -25,7 +25,7 @@ from remotemedia.core.multiprocess.transport.ledger import LedgerWord
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.multiprocess.wiring import Wiring
 from remotemedia.core.validation import validate_connection
-from remotemedia.errors import ExecutorError, PipelineTerminated
+from remotemedia.errors import ChannelClosed, ExecutorError, PipelineTerminated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -156,6 +156,7 @@ class Session:
             BackpressureError: there was no room in time; nothing was sent.
             DataError: the message or the input is not one that the pipeline takes.
             ChannelClosed: the session is closing or has ended.
+            TypeError, ValueError: `to` is no text, or `timeout_seconds` no time to wait.
         """
         check_seconds("timeout_seconds", timeout_seconds)
         return await self._open_exchange().send(message, to, timeout_seconds)
@@ -164,19 +165,28 @@ class Session:
         """Send a message, or raise `BackpressureError` at once; otherwise as `send`."""
         return await self.send(message, to, timeout_seconds=0)
 
-    async def recv(self) -> RuntimeData:
+    async def recv(self, *, timeout_seconds: float | None = None) -> RuntimeData:
         """Await the next output, of whatever input; its `origin` says which port it left by.
 
+        Args:
+            timeout_seconds: how long to wait; None is for ever, 0 not at all.
+
         Raises:
+            TimeoutError: nothing came in time; nothing is lost by it.
             EndOfStream: the pipeline has finished: nothing more will come.
             PipelineTerminated: the session has failed; `__cause__` says how.
+            TypeError, ValueError: `timeout_seconds` is no time to wait.
         """
-        return await self._open_exchange().recv()
+        check_seconds("timeout_seconds", timeout_seconds)
+        return await self._open_exchange().recv(timeout_seconds)
 
     async def outputs(self) -> AsyncIterator[RuntimeData]:
         """Iterate over the outputs, of whatever input, until the pipeline has finished.
 
         Which port of which node each left by, its `origin` says.
+
+        Raises:
+            PipelineTerminated: the session has failed; `__cause__` says how.
         """
         async for message in self._open_exchange().outputs():
             yield message
@@ -197,6 +207,8 @@ class Session:
             NodeFailed: a node failed on this input and skipped it (`on_error: skip`), or crashed
                 and was restarted, and lost some of it.
             PipelineTerminated: the session has failed; `__cause__` says how.
+            BackpressureError: too many outputs of other inputs wait for a `recv`.
+            DataError, ChannelClosed, TypeError: the input was not sent; as `send`.
         """
         async for output in self._open_exchange().stream(message, to):
             yield output
@@ -304,6 +316,7 @@ class Session:
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger; the last ones once it ended."""
+        self._require_own()
         if self._state is SessionState.TERMINATED or self._final_stats:
             return self._final_stats
         return self._wiring.registry.stats()
@@ -312,13 +325,19 @@ class Session:
         """Drop all that is under way: queued messages, and what nodes are making of earlier ones.
 
         What is sent after this is not touched. Nodes hear it by their `interrupt` hook.
+
+        Raises:
+            PipelineTerminated: the session has failed; `__cause__` says how.
+            ChannelClosed: the session has ended.
         """
-        self._require_own()
+        exchange = self._open_exchange()
+        if self._state is SessionState.TERMINATED:
+            raise ChannelClosed(f"session {self.session_id!r} has ended: nothing is under way")
         words = self._wiring.registry.ledger.words
         words[LedgerWord.EPOCH] += 1
         for node in self._nodes.values():
             node.tell(control.Interrupt())
-        self._open_exchange().interrupt()
+        exchange.interrupt()
 
     async def close(self) -> None:
         """End the session when all that was sent has been worked off. Twice is harmless.

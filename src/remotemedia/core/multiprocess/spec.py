@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from remotemedia.core.findings import unpassable
+from remotemedia.core.environment import text_problem, variable_problem
 from remotemedia.errors import SpawnError
 
 if TYPE_CHECKING:
@@ -57,13 +57,13 @@ class SpawnSpec:
         for name in (self.node_id, self.session_id):
             if not _ID.fullmatch(name):
                 raise self.error(f"{name!r} is not an id", "use 1 to 64 of A-Z a-z 0-9 _ . -")
-        variables = {} if self.env is None else self.env
         folder = [] if self.cwd is None else [self.cwd]
-        for text in (*self.command, *folder, *variables, *variables.values()):
-            if problem := unpassable(text):
-                raise self.error(f"a text of its command line, folder or environment {problem}")
-        if any(not name or "=" in name for name in variables):
-            raise self.error("the name of an environment variable is empty or holds '='")
+        for text in (*self.command, *folder):
+            if problem := text_problem(text):
+                raise self.error(f"a text of its command line or folder {problem}")
+        for name, text in ({} if self.env is None else self.env).items():
+            if problem := variable_problem(name, text):
+                raise self.error(problem)
         if any(number < 3 for number in self.fds):
             raise self.error("descriptors 0 to 2 are not for use", "choose numbers from 3 up")
         if self.cpus is not None and not self.cpus:

@@ -13,6 +13,8 @@ from typing import NoReturn, Protocol
 
 from remotemedia.errors import ChannelError, ExecutorError
 
+_OF_PARENT = "before the process was forked and belongs to the parent"
+
 
 class Inheritable(Protocol):
     """What has to be told that it is in a forked child now."""
@@ -35,9 +37,8 @@ def tell_children(thing: Inheritable) -> None:
 def inherited() -> ChannelError:
     """Make the error for what a forked child may not use."""
     return ChannelError(
-        "this was opened before the process was forked and belongs to the parent: channel ends "
-        "cannot be used after a fork; let the parent write a Ticket, and open it in the child with "
-        "Endpoint.open"
+        f"this was opened {_OF_PARENT}: channel ends cannot be used after a fork; let the parent "
+        f"write a Ticket, and open it in the child with Endpoint.open"
     )
 
 
@@ -45,11 +46,11 @@ def inherited_whole(what: str) -> ExecutorError:
     """Make the error for what a forked child may not use and has no way to share.
 
     Args:
-        what: a session or an executor, in a few words.
+        what: a session, an executor or a runtime, in a few words.
     """
     return ExecutorError(
-        f"{what} was started before the process was forked and belongs to the parent: make "
-        f"another Runtime here, or fork before the first session is started"
+        f"{what} was started {_OF_PARENT}: make another Runtime here, or fork before the first "
+        f"session is started"
     )
 
 

@@ -1,0 +1,231 @@
+"""An event loop in a thread of its own, for callers of other threads who wait for what it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from remotemedia.core.multiprocess.transport.forks import inherited_whole
+from remotemedia.errors import ExecutorError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+
+__all__ = ["LoopThread"]
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop in a thread of its own, started when it is first asked something."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._last: _Call[None] | None = None
+        self._pid: int | None = None  # of the process that started it
+        # What a Ctrl-C has led to the end of, or met in its end: a session, or this for the whole.
+        self._interrupted: object | None = None
+        self.is_finished = False
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a forked child: the thread is its parent's, and does not exist here."""
+        return self._pid not in (None, os.getpid())
+
+    def start(self) -> asyncio.AbstractEventLoop:
+        """Start it if nothing has, and return its event loop.
+
+        Raises:
+            ExecutorError: it has ended, or is a parent's.
+            RuntimeError: this is the thread itself, which cannot wait for itself.
+        """
+        if self.is_inherited:
+            raise inherited_whole("the runtime")
+        with self._lock:
+            if self.is_finished:
+                raise ExecutorError("the runtime was shut down; make another")
+            if threading.current_thread() is self._thread:
+                raise RuntimeError(
+                    "this is the thread of the runtime's own event loop, which cannot wait for "
+                    "itself; use the asynchronous Runtime here"
+                )
+            if self._loop is None:
+                self._pid = os.getpid()
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=_serve, args=(self._loop,), name="remotemedia", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+    def run(self, coroutine: Coroutine[object, object, T]) -> T:
+        """Run a coroutine to its end; Ctrl-C cancels it."""
+        try:
+            loop = self.start()
+        except BaseException:
+            coroutine.close()
+            raise
+        call = _Call(loop, coroutine)
+        try:
+            return call.future.result()
+        except KeyboardInterrupt:
+            loop.call_soon_threadsafe(call.cancel)
+            wait([call.future])
+            raise
+
+    def note_exit(self, what: object, kind: type[BaseException] | None) -> None:
+        """Take note of what the block of a session, or of this, is left by, before it is ended.
+
+        If it is Ctrl-C, the next one in that end is the second.
+        """
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._interrupted = what
+
+    def forget_interrupt(self) -> None:
+        """Take the next Ctrl-C in an end for the first: what is ended now is something else."""
+        self._interrupted = None
+
+    def end(
+        self,
+        session: object,
+        coroutine: Coroutine[object, object, None],
+        kill: Callable[[], Coroutine[object, object, None]],
+    ) -> None:
+        """Run what ends a session; the first Ctrl-C cancels it, and the second kills."""
+        is_over = True
+        try:
+            self.run(coroutine)
+        except KeyboardInterrupt:
+            is_over, self._interrupted = self._interrupted is session, session
+            if is_over:
+                self.run(kill())
+            raise
+        finally:
+            if is_over and self._interrupted is session:
+                self.forget_interrupt()
+
+    def ask(self, function: Callable[[], T]) -> T:
+        """Call a function on the loop."""
+
+        async def call() -> T:
+            return function()
+
+        return self.run(call())
+
+    def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
+        """Iterate over an asynchronous iterator; left early, it is closed."""
+
+        async def following() -> tuple[T] | None:
+            async for item in source:
+                return (item,)
+            return None
+
+        try:
+            while (found := self.run(following())) is not None:
+                yield found[0]
+        finally:
+            self._let_go(source)
+
+    def finish(
+        self,
+        last: Callable[[], Coroutine[object, object, None]],
+        kill: Callable[[], Coroutine[object, object, None]],
+    ) -> None:
+        """Run `last` to its end whatever happens, and end the thread. Twice is harmless.
+
+        The second Ctrl-C runs `kill` beside it.
+        """
+        interrupted: KeyboardInterrupt | None = None
+        while True:
+            try:
+                self._finish(last)
+                break
+            except KeyboardInterrupt as error:  # wherever it struck, go on from there
+                interrupted = error
+                # A session's end that was interrupted goes on within this one.
+                is_second, self._interrupted = self._interrupted is not None, self
+                # While `last` runs, so does the loop: it is this thread that stops it.
+                if is_second and self._loop and self._last and not self._last.future.done():
+                    _Call(self._loop, kill())
+        self.forget_interrupt()
+        if interrupted is not None:
+            raise interrupted
+
+    def _finish(self, last: Callable[[], Coroutine[object, object, None]]) -> None:
+        if self.is_inherited:
+            return
+        with self._lock:
+            self.is_finished = True
+        if self._loop is None or self._thread is None:
+            return
+        if self._last is None:
+            self._last = _Call(self._loop, last())
+        wait([self._last.future])
+        with suppress(RuntimeError):  # it is closed
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop = None
+        self._last.future.result()
+
+    def _let_go(self, source: AsyncIterator[object]) -> None:
+        close = getattr(source, "aclose", None)
+        loop = self._loop
+        if close is None or loop is None or self.is_finished or self.is_inherited:
+            return
+        call: _Call[None] = _Call(loop, close())
+        # An iterator that is garbage is let go of by whatever thread finds it.
+        if threading.current_thread() is not self._thread:
+            wait([call.future])
+
+
+class _Call(Generic[T]):
+    """A coroutine on its way on a loop, as other threads see it."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[object, object, T]
+    ) -> None:
+        self.future: Future[T] = Future()
+        self._coroutine = coroutine
+        self._loop = loop
+        self._task: asyncio.Task[T] | None = None
+        loop.call_soon_threadsafe(self._start)
+
+    def cancel(self) -> None:
+        """Cancel it; on the loop."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(_awaited(self._coroutine))
+        self._task.add_done_callback(self._settle)
+
+    def _settle(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self.future.set_exception(ExecutorError("it was cancelled"))
+        elif (error := task.exception()) is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(task.result())
+
+
+async def _awaited(coroutine: Coroutine[object, object, T]) -> T:
+    return await coroutine
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        for task in (tasks := asyncio.all_tasks(loop)):
+            task.cancel()  # its caller hears of it
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
