@@ -310,6 +310,19 @@ async def test_a_runtime_that_is_shut_down_ends_a_session_that_starts() -> None:
     await runtime.shutdown()
 
 
+async def test_a_shutdown_that_is_cancelled_before_its_first_step_is_a_shutdown() -> None:
+    runtime = rm.Runtime()
+    session = await runtime.create_session("s", chain(nodes.Echo))
+    (pid,) = session.pids.values()
+    ending = asyncio.create_task(runtime.shutdown())
+    await asyncio.sleep(0)  # it has begun, and none of its executors has
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert is_dead(pid)
+    assert not files()
+
+
 # Ends of the host: a program of its own.
 
 HOST = """

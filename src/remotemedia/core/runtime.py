@@ -14,6 +14,7 @@ from remotemedia.core.multiprocess.executor import (
     SessionExecutor,
     new_session_id,
 )
+from remotemedia.core.uncancelled import to_its_end
 from remotemedia.core.validation import ValidatedPipeline, validate
 from remotemedia.errors import ExecutorError, SessionNotFound
 
@@ -157,7 +158,7 @@ class Runtime:
         """End every session and leave nothing behind. Twice is harmless."""
         ends = [one.shutdown() for one in self._executors.values()]
         # All of them come to their end, also when this is cancelled or one of them fails.
-        for result in await asyncio.gather(*ends, return_exceptions=True):
+        for result in await to_its_end(asyncio.gather(*ends, return_exceptions=True)):
             if isinstance(result, BaseException):
                 raise result
 

@@ -25,6 +25,7 @@ from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.parameters import PROCESS_OPTIONS
 from remotemedia.core.pipeline import Connection, NodeConfig
 from remotemedia.core.reference import local_reference_to, reference_to, script_being_loaded
+from remotemedia.core.uncancelled import to_its_end
 from remotemedia.core.validation import ValidatedPipeline, validate
 from remotemedia.errors import ExecutorError, SessionNotFound
 
@@ -201,16 +202,7 @@ class SessionExecutor:
             return
         require_loop(self._loop, "the executor")
         self._is_shut_down = True
-        work = asyncio.ensure_future(self._end_all())
-        cancelled: asyncio.CancelledError | None = None
-        while not work.done():
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled from (None if work.cancelled() else work.exception())
-        work.result()
+        await to_its_end(self._end_all())
 
     async def _end_all(self) -> None:
         ends = [session.terminate() for session in self._sessions.values()]
