@@ -74,8 +74,10 @@ def test_the_pipeline_shouts():
 README = """\
 # {name}
 
+Needs `remotemedia`, which is installed from a clone of it, and pytest for the tests:
+
 ```console
-$ pip install remotemedia pytest
+$ pip install /path/to/clone pytest
 $ remotemedia run pipeline.yaml --text hello
 $ pytest
 ```
