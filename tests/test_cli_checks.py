@@ -184,6 +184,11 @@ def test_nodes_looks_into_modules_that_are_named() -> None:
     ("arguments", "problem"),
     [
         (["text.jion"], "did you mean 'text.join'?"),
+        (["nodes:Shout"], "remotemedia nodes -m nodes.py nodes:Shout"),
+        (["lib/nodes.py"], "remotemedia nodes -m lib/nodes.py"),
+        (["lib/nodes.py:Shout"], "remotemedia nodes -m lib/nodes.py nodes:Shout"),
+        (["cli_nodes:Gian", "-m", str(NODES)], "did you mean 'cli_nodes:Gain'?"),
+        (["cli_noeds:Gain", "-m", str(NODES)], "did you mean 'cli_nodes:Gain'?"),
         (["-m", "no.such.module"], "cannot be imported"),
     ],
 )

@@ -17,7 +17,7 @@ from remotemedia.nodes.extras import extra_of
 
 if TYPE_CHECKING:
     from remotemedia.core.describe import NodeTarget, NodeType, Port
-    from remotemedia.core.registry import Registry
+    from remotemedia.core.registry import NodeTypeNotFound, Registry
 
 __all__ = ["nodes"]
 
@@ -58,6 +58,24 @@ def _registry(modules: tuple[str, ...]) -> Registry:
     return registry
 
 
+def _not_found(name: str, error: NodeTypeNotFound, registry: Registry) -> str:
+    """Say what is wrong with a name; modules are named otherwise here than in a pipeline."""
+    from remotemedia.core.registry import module_key
+
+    module, colon, qualname = name.partition(":")
+    key = module_key(module)
+    is_of_module = bool(colon) or module != key
+    is_loaded = any(known.startswith(f"{key}:") for known in registry.names())
+    if not is_of_module or is_loaded or error.suggestion.startswith("did you mean"):
+        return str(error)
+    file = module if module != key else f"{key}.py"
+    shown = f" {key}:{qualname}" if qualname else ""
+    return (
+        f"the module {module!r} is not looked into: remotemedia nodes -m {file}{shown} does, also "
+        f"with a dotted name"
+    )
+
+
 def _find(registry: Registry, name: str) -> tuple[NodeTarget, NodeType]:
     from dataclasses import replace
 
@@ -68,7 +86,9 @@ def _find(registry: Registry, name: str) -> tuple[NodeTarget, NodeType]:
     try:
         target = registry.find(name)
         return target, replace(describe(target), name=name)
-    except (NodeTypeNotFound, NodeDefinitionError) as error:
+    except NodeTypeNotFound as error:
+        raise Failure(_not_found(name, error, registry), INVALID) from error
+    except NodeDefinitionError as error:
         raise Failure(str(error), INVALID) from error
 
 
