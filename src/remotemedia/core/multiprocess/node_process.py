@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from collections import deque
@@ -30,6 +31,8 @@ _OUR_ENDS = (0, -signal.SIGTERM, -signal.SIGKILL)
 """How a node may end that was told to: it exits, or is late and made to."""
 STACK_SECONDS = 0.5
 """How long a late node has to say where it is."""
+_LACKS_US = re.compile(r"^(.+): Error while finding module .*No module named 'remotemedia'", re.M)
+"""What an interpreter says that does not find this package."""
 
 
 class Owner(Protocol):
@@ -405,14 +408,18 @@ class NodeProcess:
         cause = self._stall or end.describe()
         if end.code == 0:
             cause = "it exited with code 0 before its work was done"
-        if self.state is ProcessState.INITIALIZING:
+        stderr_tail = launched.stderr_tail
+        if lacking := _LACKS_US.search(stderr_tail):
+            cause = f"{lacking[1]} has no remotemedia: install it there"
+            stderr_tail = ""
+        elif self.state is ProcessState.INITIALIZING:
             cause = f"{cause}, while {self.phase}{self._limit_hint()}"
         return ProcessCrashed(
             self.node_id,
             self._wiring.session_id,
             end.code,
             cause,
-            stderr_tail=launched.stderr_tail,
+            stderr_tail=stderr_tail,
             working_on=self._working_on(),
             restarts=self.incarnation,
         )
