@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from remotemedia.core.multiprocess import control
+from remotemedia.core.multiprocess.exits import SPAWNER_DIED
 from remotemedia.core.multiprocess.states import PROCESS, ProcessEvent, ProcessState
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.core.multiprocess.watchdog import Look, Watchdog
@@ -31,6 +32,10 @@ _OUR_ENDS = (0, -signal.SIGTERM, -signal.SIGKILL)
 """How a node may end that was told to: it exits, or is late and made to."""
 STACK_SECONDS = 0.5
 """How long a late node has to say where it is."""
+_NO_SPAWNER = (
+    "the spawner, the parent of the nodes' processes, died or was killed, and every node of its "
+    "executor was ended with it"
+)
 _LACKS_US = re.compile(r"^(.+): Error while finding module .*No module named 'remotemedia'", re.M)
 """What an interpreter says that does not find this package."""
 
@@ -405,6 +410,8 @@ class NodeProcess:
         self._owner.node_exited(self, end, is_expected=is_expected)
 
     def _crash(self, launched: Launched, end: ProcessExit) -> ProcessCrashed:
+        if end.cause == SPAWNER_DIED:
+            return ProcessCrashed("", self._wiring.session_id, end.code, _NO_SPAWNER)
         cause = self._stall or end.describe()
         if end.code == 0:
             cause = "it exited with code 0 before its work was done"
