@@ -162,7 +162,9 @@ async def test_a_killed_spawner_is_replaced() -> None:
         session = await runtime.create_session("s", chain(nodes.Echo))
         manager = runtime._executors["python"]._manager  # type: ignore[attr-defined]
         os.kill(manager.spawner_pid, signal.SIGKILL)
-        assert isinstance(await cause_of(session.recv()), rm.ProcessCrashed)
+        cause = await cause_of(session.recv())
+        assert isinstance(cause, rm.ProcessCrashed)
+        assert (cause.node_id, str(cause).partition(",")[0]) == ("", "the spawner")
         await session.terminate()
         async with runtime.session(chain(nodes.Echo), "s") as another:
             assert [out async for out in another.stream(rm.Text("a"))] == [rm.Text("a")]

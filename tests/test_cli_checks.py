@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -120,6 +121,42 @@ def test_validate_survives_what_is_no_pipeline(tmp_path: Path, content: bytes) -
     assert done.stderr.startswith(f"{path}:")
 
 
+@pytest.fixture
+def without_xllamacpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> object:
+        return None if name == "xllamacpp" else found(name)
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+
+
+@pytest.mark.usefixtures("without_xllamacpp")
+def test_validate_warns_of_an_extra_that_is_not_installed(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "version: v1\nname: p\nnodes:\n  - {id: a, node_type: llm.chat}\n"
+        "  - {id: b, node_type: llm.chat, python_executable: /opt/other/bin/python}\n"
+    )
+    done = CliRunner().invoke(app, ["validate", str(path)])
+    assert (done.exit_code, done.stdout) == (0, f"{path}: ok, 2 nodes, 0 connections\n")
+    assert done.stderr == (
+        f"{path}: node 'a': warning: it needs the extra 'llm', which is not installed "
+        f"(no xllamacpp)\n    pip install 'remotemedia[llm]'\n"
+    )
+    said = json.loads(CliRunner().invoke(app, ["validate", str(path), "--json"]).stdout)
+    assert said["ok"]
+    assert [one["where"] for one in said["warnings"]] == ["node 'a'"]
+
+
+@pytest.mark.usefixtures("without_xllamacpp")
+def test_nodes_marks_types_whose_extra_is_not_installed() -> None:
+    done = CliRunner().invoke(app, ["nodes"])
+    assert re.search(r"^llm\.chat .*\(extra llm, not installed\)$", done.stdout, re.MULTILINE)
+    assert "(extra None" not in done.stdout
+    done = CliRunner().invoke(app, ["nodes", "llm.chat"])
+    assert "\nneeds the extra llm, not installed: pip install 'remotemedia[llm]'\n" in done.stdout
+
+
 def test_nodes_lists_types_with_the_first_line_of_their_documentation() -> None:
     done = CliRunner().invoke(app, ["nodes"])
     assert done.exit_code == 0
@@ -147,6 +184,11 @@ def test_nodes_looks_into_modules_that_are_named() -> None:
     ("arguments", "problem"),
     [
         (["text.jion"], "did you mean 'text.join'?"),
+        (["nodes:Shout"], "remotemedia nodes -m nodes.py nodes:Shout"),
+        (["lib/nodes.py"], "remotemedia nodes -m lib/nodes.py"),
+        (["lib/nodes.py:Shout"], "remotemedia nodes -m lib/nodes.py nodes:Shout"),
+        (["cli_nodes:Gian", "-m", str(NODES)], "did you mean 'cli_nodes:Gain'?"),
+        (["cli_noeds:Gain", "-m", str(NODES)], "did you mean 'cli_nodes:Gain'?"),
         (["-m", "no.such.module"], "cannot be imported"),
     ],
 )

@@ -140,6 +140,18 @@ async def test_a_node_runs_where_and_with_what_it_was_given(tmp_path: Path) -> N
     assert found["executable"] == str(python)
 
 
+async def test_an_interpreter_without_the_package_is_said_to_lack_it(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    python.chmod(0o755)
+    pipeline = chain(rm.NodeConfig(nodes.Echo, "n1", python_executable=str(python)))
+    async with rm.Runtime() as runtime:
+        with pytest.raises(rm.ProcessCrashed) as raised:
+            await runtime.create_session("s", pipeline)
+    text = f"node 'n1': {sys.executable} has no remotemedia: install it there"
+    assert str(raised.value) == text
+
+
 async def test_a_memory_limit_is_an_error_of_the_node_that_passes_it() -> None:
     limit = 4 * 2**30
     node = rm.NodeConfig(nodes.Glutton, "n1", memory_limit_bytes=limit)

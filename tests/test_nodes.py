@@ -69,3 +69,12 @@ def test_a_missing_extra_is_an_error_that_says_how_to_install_it() -> None:
         import no_such_module_of_anybody  # type: ignore[import-not-found]  # noqa: F401
     assert raised.value.name == "no_such_module_of_anybody"
     assert "'whisper'" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "src/remotemedia/nodes").glob("*.py")), ids=lambda path: path.stem
+)
+def test_a_node_that_imports_an_extra_has_declared_it(path: Path) -> None:
+    text = path.read_text()
+    imported = set(re.findall(r'with .*needs_extra\("[\w.]+", "(\w+)"\)', text))
+    assert imported == set(re.findall(r'^@uses_extra\("(\w+)"', text, re.MULTILINE))

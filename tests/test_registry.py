@@ -225,3 +225,26 @@ def test_a_module_that_exits_is_one_that_cannot_be_imported(tmp_path: Path) -> N
     (tmp_path / "leaves.py").write_text("import sys\nsys.exit(7)\n")
     with pytest.raises(ImportError, match="SystemExit: 7"):
         Registry().load_module("leaves.py", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("voise:Loud", "did you mean 'voice:Loud'?"),
+        ("voice.py:Loud", "did you mean 'voice:Loud'?"),
+        ("lib/other.py:Quiet", "list it: modules: [lib/other.py], and write other:Quiet"),
+        ("lib/other.py", "list it: modules: [lib/other.py], and say which class: other:ClassName"),
+    ],
+)
+def test_a_module_that_is_not_listed_is_told_from_one_that_is_misspelled(
+    tmp_path: Path, name: str, hint: str
+) -> None:
+    (tmp_path / "voice.py").write_text(
+        "import remotemedia as rm\n\n\nclass Loud(rm.Node):\n"
+        "    def process(self, text: rm.Text) -> rm.Text:\n        return text\n"
+    )
+    registry = Registry()
+    registry.load_module("voice.py", tmp_path)
+    with pytest.raises(NodeTypeNotFound) as raised:
+        registry.find(name)
+    assert raised.value.suggestion == hint

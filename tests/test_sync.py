@@ -22,6 +22,7 @@ from remotemedia import (
     ExecutorError,
     MultiprocessConfig,
     Pipeline,
+    PipelineError,
     PipelineTerminated,
     SessionNotFound,
     SyncRuntime,
@@ -130,6 +131,15 @@ def test_sessions_are_known_by_name_and_terminated(runtime: SyncRuntime) -> None
     assert runtime.sessions == {}
     with pytest.raises(SessionNotFound):
         runtime.terminate_session("one")
+
+
+def test_a_mistake_in_a_pipeline_is_shown_without_what_found_it(runtime: SyncRuntime) -> None:
+    with pytest.raises(PipelineError) as raised:  # noqa: SIM117
+        with runtime.session(Pipeline("wrong").add_node("a", "text.uper")):
+            pass
+    shown = [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+    assert shown[1:] == ["__enter__", "session"]
+    assert raised.value.__cause__ is None
 
 
 def test_errors_are_those_of_the_asynchronous_runtime(runtime: SyncRuntime) -> None:

@@ -187,7 +187,8 @@ class ProcessCrashed(ExecutorError):
     """A node's process ended before its work did.
 
     Attributes:
-        node_id, session_id: the node.
+        node_id, session_id: the node; the id is empty if it was no node's but the spawner, with
+            which all nodes end.
         code: exit code; negative is the number of the signal that killed it.
         cause: the end in words ("failed in process: ValueError: ...", "exit code 3", "killed by
             SIGSEGV", "out of memory").
@@ -222,6 +223,8 @@ class ProcessCrashed(ExecutorError):
     def __str__(self) -> str:
         is_verb = self.cause.startswith("failed ")
         parts = [f"node {self.node_id!r}{'' if is_verb else ':'} {self.cause}"]
+        if not self.node_id:
+            parts = [self.cause]
         if self.working_on:
             parts[0] += f", while processing {self.working_on}"
         if self.restarts:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from remotemedia.core.arguments import check_pipeline
 from remotemedia.core.loop_thread import LoopThread
 from remotemedia.core.runtime import Runtime
+from remotemedia.errors import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,7 +77,10 @@ class SyncRuntime:
         create = self._runtime.create_session(
             session_id, pipeline, executor=executor, on_event=on_event
         )
-        return SyncSession(self._thread.run(create), self._thread)
+        try:
+            return SyncSession(self._thread.run(create), self._thread)
+        except PipelineError as error:
+            raise error.with_traceback(None) from error.__cause__  # the mistake is the user's
 
     @contextmanager
     def session(
@@ -93,7 +97,10 @@ class SyncRuntime:
 
         check_pipeline(pipeline, session_id)
         name = session_id or new_session_id()
-        start = self.create_session(name, pipeline, executor=executor, on_event=on_event)
+        try:
+            start = self.create_session(name, pipeline, executor=executor, on_event=on_event)
+        except PipelineError as error:
+            raise error.with_traceback(None) from error.__cause__
         with start as session:
             yield session
 

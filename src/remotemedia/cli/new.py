@@ -74,10 +74,12 @@ def test_the_pipeline_shouts():
 README = """\
 # {name}
 
+Needs `remotemedia`, which is installed from a clone of it, and pytest for the tests:
+
 ```console
-$ pip install remotemedia pytest
+$ pip install /path/to/clone pytest
 $ remotemedia run pipeline.yaml --text hello
-$ pytest
+$ python -m pytest
 ```
 
 `nodes.py` has the nodes, `pipeline.yaml` connects them, and `test_{module}.py` tests both.
@@ -104,7 +106,7 @@ def new(folder: str) -> None:
     click.echo(f"made {folder}: {', '.join(texts)}\n")
     click.echo(f"  cd {folder}")
     click.echo("  remotemedia run pipeline.yaml --text hello")
-    click.echo("  pytest")
+    click.echo("  python -m pytest            # installed by: pip install pytest")
 
 
 def _write(path: Path, files: Mapping[str, str]) -> None:

@@ -13,10 +13,11 @@ import click
 
 from remotemedia.cli.docstring import described
 from remotemedia.cli.failure import INVALID, Failure
+from remotemedia.nodes.extras import extra_of
 
 if TYPE_CHECKING:
     from remotemedia.core.describe import NodeTarget, NodeType, Port
-    from remotemedia.core.registry import Registry
+    from remotemedia.core.registry import NodeTypeNotFound, Registry
 
 __all__ = ["nodes"]
 
@@ -57,6 +58,24 @@ def _registry(modules: tuple[str, ...]) -> Registry:
     return registry
 
 
+def _not_found(name: str, error: NodeTypeNotFound, registry: Registry) -> str:
+    """Say what is wrong with a name; modules are named otherwise here than in a pipeline."""
+    from remotemedia.core.registry import module_key
+
+    module, colon, qualname = name.partition(":")
+    key = module_key(module)
+    is_of_module = bool(colon) or module != key
+    is_loaded = any(known.startswith(f"{key}:") for known in registry.names())
+    if not is_of_module or is_loaded or error.suggestion.startswith("did you mean"):
+        return str(error)
+    file = module if module != key else f"{key}.py"
+    shown = f" {key}:{qualname}" if qualname else ""
+    return (
+        f"the module {module!r} is not looked into: remotemedia nodes -m {file}{shown} does, also "
+        f"with a dotted name"
+    )
+
+
 def _find(registry: Registry, name: str) -> tuple[NodeTarget, NodeType]:
     from dataclasses import replace
 
@@ -67,29 +86,43 @@ def _find(registry: Registry, name: str) -> tuple[NodeTarget, NodeType]:
     try:
         target = registry.find(name)
         return target, replace(describe(target), name=name)
-    except (NodeTypeNotFound, NodeDefinitionError) as error:
+    except NodeTypeNotFound as error:
+        raise Failure(_not_found(name, error, registry), INVALID) from error
+    except NodeDefinitionError as error:
         raise Failure(str(error), INVALID) from error
 
 
 def _list(registry: Registry, *, as_json: bool) -> None:
-    rows: list[tuple[str, str]] = []
+    rows: list[tuple[str, str, str | None]] = []
     for name in registry.names():
         try:
-            rows.append((name, _find(registry, name)[1].doc))
+            target, about = _find(registry, name)
+            rows.append((name, about.doc, _missing_extra(target)))
         except Failure as error:
-            rows.append((name, f"cannot be used: {error.message}"))
+            rows.append((name, f"cannot be used: {error.message}", None))
     if as_json:
-        click.echo(json.dumps([{"name": name, "doc": doc} for name, doc in rows]))
+        keys = ("name", "doc", "missing_extra")
+        click.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
         return
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, doc in rows:
-        click.echo(f"{name:{width}}  {doc}".rstrip())
+    width = max((len(name) for name, *_ in rows), default=0)
+    for name, doc, extra in rows:
+        hint = f"(extra {extra}, not installed)" if extra else ""
+        click.echo(f"{name:{width}}  {' '.join(filter(None, (doc, hint)))}".rstrip())
     click.echo("\nremotemedia nodes NAME shows ports and parameters.", err=True)
+
+
+def _missing_extra(target: NodeTarget) -> str | None:
+    """Return the extra that a node type needs and that is not installed, None if there is none."""
+    extra = extra_of(target)
+    return extra.name if extra is not None and extra.missing else None
 
 
 def _page(target: NodeTarget, about: NodeType) -> str:
     doc = described(inspect.getdoc(target) or "" if target.__doc__ else "")
     lines = [about.name, *([""] if doc.text else []), *doc.text.splitlines()]
+    extra = extra_of(target)
+    if extra is not None and extra.missing:
+        lines += ["", f"needs the extra {extra.name}, not installed: {extra.install}"]
     for title, ports in (("inputs", about.inputs), ("outputs", about.outputs)):
         lines += ["", title, *_aligned([_port_row(port) for port in ports] or [("none", "")])]
     lines += ["", "parameters"]
@@ -134,6 +167,7 @@ def _as_data(target: NodeTarget, about: NodeType) -> dict[str, object]:
     return {
         "name": about.name,
         "doc": doc.text,
+        "missing_extra": _missing_extra(target),
         "is_async": about.is_async,
         **{
             title: [{"name": port.name, "kinds": port.kinds} for port in ports]

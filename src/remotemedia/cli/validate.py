@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from remotemedia.cli.failure import INVALID
 from remotemedia.cli.loading import checked
 from remotemedia.cli.wording import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from remotemedia.core.validation import ValidatedPipeline
+    from remotemedia.errors import Finding
 
 __all__ = ["validate"]
 
@@ -22,10 +29,12 @@ def validate(file: str, settings: tuple[str, ...], as_json: bool) -> int:
     """Say everything that is wrong with the pipeline FILE; nothing is started.
 
     Modules that it names are imported, as `run` would. Exit codes: 0 it can run, 2 it cannot.
+    What is right and only not installed here is warned of, with exit code 0.
     """
-    from remotemedia.errors import Finding, PipelineError
+    from remotemedia.errors import PipelineError
 
     findings: tuple[Finding, ...] = ()
+    warnings: tuple[Finding, ...] = ()
     summary = ""
     try:
         pipeline = checked(file, settings)
@@ -34,14 +43,18 @@ def validate(file: str, settings: tuple[str, ...], as_json: bool) -> int:
             plural(len(pipeline.connections), "connection"),
         )
         summary = f"{file}: ok, {counts[0]}, {counts[1]}"
+        warnings = tuple(_not_installed(pipeline))
     except PipelineError as error:
         findings = error.findings
     if as_json:
-        found = [asdict(finding) for finding in findings]
-        click.echo(json.dumps({"file": file, "ok": not findings, "findings": found}))
+        found = {
+            "findings": [asdict(finding) for finding in findings],
+            "warnings": [asdict(warning) for warning in warnings],
+        }
+        click.echo(json.dumps({"file": file, "ok": not findings, **found}))
     elif not findings:
         click.echo(summary)
-    for finding in () if as_json else findings:
+    for finding in () if as_json else (*findings, *warnings):
         line = "" if finding.line is None else f"{finding.line}:"
         click.echo(f"{file}:{line} {finding.where}: {finding.problem}", err=True)
         if finding.suggestion:
@@ -49,3 +62,20 @@ def validate(file: str, settings: tuple[str, ...], as_json: bool) -> int:
     if findings:
         click.get_current_context().exit(INVALID)
     return 0
+
+
+def _not_installed(pipeline: ValidatedPipeline) -> Iterator[Finding]:
+    """Warn of nodes whose extra this interpreter lacks; what another one has is not known."""
+    from remotemedia.errors import Finding
+    from remotemedia.nodes.extras import extra_of
+
+    for node in pipeline.nodes:
+        extra = extra_of(node.reference.resolve())
+        if extra is None or node.config.python_executable is not None or not extra.missing:
+            continue
+        modules = ", ".join(extra.missing)
+        yield Finding(
+            f"node {node.node_id!r}",
+            f"warning: it needs the extra {extra.name!r}, which is not installed (no {modules})",
+            extra.install,
+        )

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from remotemedia.core.describe import TYPE_NAME_MARK, NodeTarget, is_target
-from remotemedia.core.findings import suggested
+from remotemedia.core.findings import did_you_mean, suggested
 from remotemedia.core.reference import installed_roots, load_file
 from remotemedia.errors import RemoteMediaError
 
@@ -155,17 +155,35 @@ class Registry:
                 return _load_entry_point(name)
             registry = registry._parent
         if ":" in name:
-            module = name.partition(":")[0]
+            raise self._no_such_module(name)
+        if name.endswith(".py"):
             raise NodeTypeNotFound(
-                f"the module {module!r} is not among the pipeline's modules",
-                f"add it to them: modules: [{module}.py] for a file beside the pipeline's, or "
-                f"its dotted name",
+                f"the node type {name!r} is a file",
+                f"list it: modules: [{name}], and say which class: {module_key(name)}:ClassName",
             )
         hint = suggested(name, self.names())
-        if not hint.endswith("?"):
+        if not hint.endswith("?") and "/" not in name:
             how = f"register it by @remotemedia.node({name!r}), or give the class itself"
             hint = f"{hint}; {how}" if hint else how
         raise NodeTypeNotFound(f"unknown node type {name!r}", hint)
+
+    def _no_such_module(self, name: str) -> NodeTypeNotFound:
+        module, _, qualname = name.partition(":")
+        key = module_key(module)
+        near = [
+            known
+            for known in self.names()
+            if ":" in known and did_you_mean(key, [known.partition(":")[0]])
+        ]
+        hint = did_you_mean(f"{key}:{qualname}", near)
+        if not hint and module != key:
+            hint = f"list it: modules: [{module}], and write {key}:{qualname}"
+        return NodeTypeNotFound(
+            f"the module {module!r} is not among the pipeline's modules",
+            hint
+            or f"add it to them: modules: [{module}.py] for a file beside the pipeline's, or its "
+            f"dotted name",
+        )
 
     def names(self) -> tuple[str, ...]:
         """Return every name that can be found, sorted; nothing is imported for it."""

@@ -73,7 +73,7 @@ class _Collector:
         else:
             raise NodeDefinitionError(
                 self.node,
-                f"it uses {name!r}, a {type(value).__name__} that only this prompt holds and that "
+                f"it uses {name!r}, a {type(value).__name__} that is in no module and that "
                 f"cannot be sent to another process; make it in initialize(), or put the node "
                 f"into a Python file and import it",
             )
@@ -96,9 +96,9 @@ class _Collector:
                 return text
         raise NodeDefinitionError(
             self.node,
-            f"the text of {getattr(target, '__name__', target)!r} was not kept by this prompt "
-            f"(Python 3.13 and notebooks keep it), so another process cannot define it; put it "
-            f"into a Python file and import it",
+            f"the text of {getattr(target, '__name__', target)!r} is in no file and was not kept "
+            f"(notebooks and the prompt of Python 3.13 keep it), so another process cannot define "
+            f"it; put it into a Python file and import it",
         )
 
 

@@ -12,7 +12,7 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Audio
 from remotemedia.data.media import MAX_SAMPLE_RATE_HZ
-from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.extras import needs_extra, uses_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,7 @@ Rate: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_SAMPLE_RATE_HZ)]
 
 
 @node("audio.resample")
+@uses_extra("audio", "soxr")
 class Resample(Node):
     """Brings a stream of audio to one sample rate, and to one channel if asked to.
 

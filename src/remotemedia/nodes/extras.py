@@ -1,19 +1,70 @@
-"""Libraries that only some nodes need: imported inside of `needs_extra`, from `initialize`."""
+"""Libraries that only some nodes need: imported inside of `needs_extra`, from `initialize`.
+
+The class says which, by `uses_extra`, so that one that is not installed is known before.
+"""
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["needs_extra"]
+    from remotemedia.core.node import Node
+
+__all__ = ["Extra", "extra_of", "needs_extra", "uses_extra"]
+
+NodeClass = TypeVar("NodeClass", bound="type[Node]")
+
+_MARK = "__remotemedia_extra__"
 
 # ONNX Runtime on Linux since 1.29, and the hub's client: both report what is done, unless told
 # before they are loaded.
 NO_TELEMETRY = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """An extra of this package, and what a node type always imports of it.
+
+    Attributes:
+        name: of the extra.
+        modules: names without dots, so that looking for one imports nothing.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The modules that this interpreter does not find; none of them is imported."""
+        from importlib.util import find_spec  # here: a node's process never asks
+
+        return tuple(module for module in self.modules if find_spec(module) is None)
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return f"pip install 'remotemedia[{self.name}]'"
+
+
+def uses_extra(name: str, *modules: str) -> Callable[[NodeClass], NodeClass]:
+    """Declare what a node class imports in `needs_extra`, for who asks before it runs."""
+
+    def decorate(target: NodeClass) -> NodeClass:
+        setattr(target, _MARK, Extra(name, modules))
+        return target
+
+    return decorate
+
+
+def extra_of(target: object) -> Extra | None:
+    """Return what a node type said by `uses_extra`, also that of a class it is derived from."""
+    found = getattr(target, _MARK, None)
+    return found if isinstance(found, Extra) else None
 
 
 @contextmanager
@@ -36,6 +87,6 @@ def needs_extra(node_type: str, extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"the node type {node_type!r} needs the module {error.name!r}, which is not "
-            f"installed: pip install 'remotemedia[{extra}]'",
+            f"installed: {Extra(extra, ()).install}",
             name=error.name,
         ) from error

@@ -17,7 +17,7 @@ from remotemedia.core.node import Node
 from remotemedia.core.ports import Addressed, Output
 from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
-from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.extras import needs_extra, uses_extra
 from remotemedia.nodes.formats import check_mono
 from remotemedia.nodes.lfm2_decoding import SAMPLE_RATE_HZ, SoundDecoder, TextDecoder
 from remotemedia.nodes.options import Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
@@ -41,6 +41,7 @@ Candidates: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2048)]
 
 
 @node("lfm2_audio")
+@uses_extra("lfm2", "liquid_audio", "torch")
 class Lfm2Audio(Node):
     """Answers speech with speech and its text, with LFM2-Audio; both leave as they are made.
 

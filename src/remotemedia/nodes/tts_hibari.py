@@ -10,7 +10,7 @@ import msgspec
 from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
-from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.extras import needs_extra, uses_extra
 from remotemedia.nodes.options import Threads  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads
 
@@ -22,6 +22,7 @@ Speed: TypeAlias = Annotated[float, msgspec.Meta(ge=0.5, le=2)]
 
 
 @node("tts.hibari")
+@uses_extra("speech", "hibari")
 class Hibari(Node):
     """Says English text, with Hibari; a sentence leaves as soon as it has been made.
 

@@ -16,7 +16,7 @@ import msgspec
 from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
-from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.extras import needs_extra, uses_extra
 from remotemedia.nodes.options import Threads  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
@@ -41,6 +41,7 @@ Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=5400)]
 
 
 @node("vibe_voice")
+@uses_extra("vibevoice", "diffusers", "torch", "transformers")
 class VibeVoice(Node):
     """Says text with VibeVoice, in the voice of a recording; sound leaves as it is decoded.
 

@@ -11,7 +11,7 @@ import msgspec
 from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
-from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.extras import needs_extra, uses_extra
 from remotemedia.nodes.formats import check_mono
 from remotemedia.nodes.options import Threads  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads
@@ -31,6 +31,7 @@ BeamSize: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=20)]
 
 
 @node("whisper")
+@uses_extra("speech", "faster_whisper")
 class Whisper(Node):
     """Writes down what is said, with Whisper by way of faster-whisper.
 

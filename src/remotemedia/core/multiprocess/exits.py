@@ -6,7 +6,10 @@ import enum
 import signal
 from dataclasses import dataclass
 
-__all__ = ["ExitReason", "ProcessExit"]
+__all__ = ["SPAWNER_DIED", "ExitReason", "ProcessExit"]
+
+SPAWNER_DIED = "the spawner died"
+"""Cause of the end of every process of a manager whose spawner died."""
 
 
 class ExitReason(enum.Enum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from collections import deque
@@ -10,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from remotemedia.core.multiprocess import control
+from remotemedia.core.multiprocess.exits import SPAWNER_DIED
 from remotemedia.core.multiprocess.states import PROCESS, ProcessEvent, ProcessState
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.core.multiprocess.watchdog import Look, Watchdog
@@ -30,6 +32,12 @@ _OUR_ENDS = (0, -signal.SIGTERM, -signal.SIGKILL)
 """How a node may end that was told to: it exits, or is late and made to."""
 STACK_SECONDS = 0.5
 """How long a late node has to say where it is."""
+_NO_SPAWNER = (
+    "the spawner, the parent of the nodes' processes, died or was killed, and every node of its "
+    "executor was ended with it"
+)
+_LACKS_US = re.compile(r"^(.+): Error while finding module .*No module named 'remotemedia'", re.M)
+"""What an interpreter says that does not find this package."""
 
 
 class Owner(Protocol):
@@ -402,17 +410,23 @@ class NodeProcess:
         self._owner.node_exited(self, end, is_expected=is_expected)
 
     def _crash(self, launched: Launched, end: ProcessExit) -> ProcessCrashed:
+        if end.cause == SPAWNER_DIED:
+            return ProcessCrashed("", self._wiring.session_id, end.code, _NO_SPAWNER)
         cause = self._stall or end.describe()
         if end.code == 0:
             cause = "it exited with code 0 before its work was done"
-        if self.state is ProcessState.INITIALIZING:
+        stderr_tail = launched.stderr_tail
+        if lacking := _LACKS_US.search(stderr_tail):
+            cause = f"{lacking[1]} has no remotemedia: install it there"
+            stderr_tail = ""
+        elif self.state is ProcessState.INITIALIZING:
             cause = f"{cause}, while {self.phase}{self._limit_hint()}"
         return ProcessCrashed(
             self.node_id,
             self._wiring.session_id,
             end.code,
             cause,
-            stderr_tail=launched.stderr_tail,
+            stderr_tail=stderr_tail,
             working_on=self._working_on(),
             restarts=self.incarnation,
         )

@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess import spawner
-from remotemedia.core.multiprocess.exits import ExitReason, ProcessExit
+from remotemedia.core.multiprocess.exits import SPAWNER_DIED, ExitReason, ProcessExit
 from remotemedia.core.multiprocess.handle import (
     Escalation,
     Process,
@@ -238,7 +238,7 @@ class ProcessManager:
     def _handle_end(self) -> None:
         self._is_lost |= self._closing is None
         left = list(self._processes.values())
-        cause = "the spawner died" if self._is_lost else "the process manager was closed"
+        cause = SPAWNER_DIED if self._is_lost else "the process manager was closed"
         for process in left:
             process.fail(cause)
             if not process.exited.done():

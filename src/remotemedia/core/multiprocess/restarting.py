@@ -117,7 +117,8 @@ class Restarting:
         if ready is not None and not ready.done():
             ready.set_exception(error)
             return True
-        planned = self._plan(node)
+        is_spawner = isinstance(error, ProcessCrashed) and not error.node_id  # nothing starts more
+        planned = None if is_spawner else self._plan(node)
         if planned is None:
             return False
         work = asyncio.create_task(self._bring_back(node, error, planned))
