@@ -6,6 +6,7 @@ import io
 import json
 import signal
 import subprocess
+import time
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ import soundfile
 from rich.console import Console
 
 import remotemedia as rm
+from remotemedia.cli.job import GRACE_SECONDS
 from remotemedia.cli.screen import MAX_LINE_ROWS, LineScreen
 from remotemedia.cli.sinks import json_line
 from remotemedia.cli.watch import percentile
@@ -381,7 +383,7 @@ def test_a_signal_ends_the_input_and_lets_out_what_is_under_way(
     assert rest.split() == [str(n) for n in range(1, 20)]
 
 
-def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_kills_nodes_at_once(tmp_path: Path) -> None:
     slow = write_pipeline(tmp_path, ("Slow", {"seconds": 600.0}))
     with start("run", slow, "-i", "-") as process:
         assert process.stderr is not None
@@ -391,8 +393,10 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         process.stdin.flush()
         process.send_signal(signal.SIGINT)
         assert "ending when" in process.stderr.readline()
+        began = time.monotonic()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
+        assert time.monotonic() - began < GRACE_SECONDS * 0.9, "the node had a grace period"
     assert process.returncode == 130
 
 

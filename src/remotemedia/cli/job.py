@@ -29,7 +29,7 @@ __all__ = ["Feed", "Job"]
 
 REFRESH_SECONDS = 0.2
 GRACE_SECONDS = 2.0
-"""How long nodes have to end by themselves where the user forces it."""
+"""How long nodes have to end by themselves where the user does not force it."""
 DRAIN_SECONDS = 86_400.0
 """How long a pipeline may take to work off what was sent: who is tired of waiting says so."""
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -57,8 +57,8 @@ class Feed:
 class Job:
     """Runs a pipeline once, from `run()`.
 
-    The first SIGINT or SIGTERM ends the input and lets what is under way come out; the second ends
-    the session at once.
+    The first SIGINT or SIGTERM ends the input and lets what is under way come out; the second
+    kills the nodes.
 
     Args:
         pipeline: what to run.
@@ -161,7 +161,7 @@ class Job:
                 self.watch.input_ended_at = time.monotonic()
             end = asyncio.create_task(_close(session, receive))
             if await _first(end, self._is_forced.wait()) is not end:
-                await session.terminate()
+                await session.kill()
             await end
             self.watch.finished_at = time.monotonic()
             if send is not None:
