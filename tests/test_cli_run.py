@@ -305,6 +305,22 @@ def test_a_mistake_of_the_command_line_starts_nothing(
     assert "Traceback" not in done.stderr
 
 
+def test_json_has_the_error_where_nothing_was_started(echo: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("version: v1\nnodes:\n  - {id: a, node_type: text.uper}\n")
+    for words, code, problem in (
+        ((echo, "-i", tmp_path / "missing.txt"), 3, "there is no file"),
+        ((wrong, "--text", "x"), 2, "unknown node type 'text.uper'"),
+        ((tmp_path / "no.yaml", "--text", "x"), 2, "no.yaml"),
+        ((echo, "--text", "x", "-o", tmp_path / "x.wav"), 2, "takes Audio"),
+    ):
+        done = inside("run", *words, "--json")
+        [error] = json_lines(done)
+        assert (done.returncode, error["type"], error["exit_code"]) == (code, "error", code)
+        assert problem in str(error["error"])
+        assert problem in done.stderr
+
+
 def test_a_sound_file_is_no_output_for_text(echo: Path, tmp_path: Path) -> None:
     done = inside("run", echo, "--text", "x", "-o", tmp_path / "x.wav")
     assert done.returncode == 2
