@@ -93,6 +93,7 @@ class OnTerminal:
         self.seen = ""
         controller, terminal = pty.openpty()
         self._controller = controller
+        self._rows = rows
         size = struct.pack("HHHH", rows, columns, 0, 0)
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
         self._process = subprocess.Popen(
@@ -133,6 +134,30 @@ class OnTerminal:
     def text(self) -> str:
         """All that was written, without escape sequences."""
         return _ESCAPES.sub("", self.seen).replace("\r", "")
+
+    @property
+    def screen(self) -> list[str]:
+        """What has been written as it stands in rows, those that have scrolled out among them.
+
+        Of escape sequences it knows those that move up and that erase a row. As on a terminal,
+        nothing reaches the rows that have scrolled out.
+        """
+        lines, row, column = [""], 0, 0
+        for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x1b]", self.seen):
+            top = max(0, len(lines) - self._rows)
+            if part == "\n":
+                row += 1
+                lines += [""] * (row == len(lines))
+            elif part == "\r":
+                column = 0
+            elif part.endswith("A"):
+                row = max(top, row - int(part[2:-1]))
+            elif part == "\x1b[2K":
+                lines[row] = ""
+            elif not part.startswith("\x1b"):
+                lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + 1 :]
+                column += 1
+        return [line.rstrip() for line in lines]
 
     def press(self, keys: str) -> None:
         """Type."""

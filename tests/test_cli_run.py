@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from remotemedia.cli.job import GRACE_SECONDS
 from remotemedia.cli.screen import MAX_LINE_ROWS, LineScreen
 from remotemedia.cli.sinks import json_line
 from remotemedia.cli.watch import percentile
-from tests.cli_helpers import COMMAND, OnTerminal, inside, remotemedia, start, write_pipeline
+from tests.cli_helpers import COMMAND, NODES, OnTerminal, inside, remotemedia, start, write_pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -489,6 +490,35 @@ def test_a_terminal_shows_a_live_view_and_the_summary(tmp_path: Path) -> None:
         assert terminal.wait_ended() == 130
     assert "messages" in terminal.text
     assert "\x1b[?25h" in terminal.seen, "the cursor is shown again"
+
+
+@pytest.mark.parametrize(("rows", "nodes"), [(24, 9), (14, 4)])
+def test_a_view_that_is_taller_than_the_terminal_leaves_no_row(
+    tmp_path: Path, rows: int, nodes: int
+) -> None:
+    names = [f"node{number}" for number in range(nodes)]
+    about = {
+        "version": "v1",
+        "name": "a-name-that-makes-the-first-row-of-the-view-longer-than-the-terminal",
+        "modules": [str(NODES)],
+        "nodes": [
+            {"id": name, "node_type": "cli_nodes:Slow", "params": {"seconds": 0.02}}
+            for name in names
+        ],
+        "connections": [{"from": a, "to": b} for a, b in itertools.pairwise(names)],
+    }
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(about))
+    lines = tmp_path / "in.txt"
+    lines.write_text("a\n" * 30)
+    with OnTerminal("run", path, "-i", lines, columns=80, rows=rows) as terminal:
+        assert terminal.wait_ended() == 0
+    assert "..." in terminal.text, "the view was cut"
+    shown = [line for line in terminal.screen if line]
+    assert shown[:30] == ["a"] * 30
+    assert shown[30].startswith("connection"), "the summary is next"
+    assert shown.count(shown[30]) == 1
+    assert len([line for line in shown if line.startswith("input -> node0")]) == 1
 
 
 def test_a_long_line_of_a_node_takes_a_few_rows_of_a_terminal_and_is_whole_elsewhere(

@@ -242,6 +242,9 @@ class LiveScreen(LineScreen):
         trace: TracebackType | None,
     ) -> None:
         self._print_waiting()
+        # It draws all of the view once more, also what is higher than the screen, where what has
+        # scrolled out cannot be erased: so of nothing.
+        self._live.update(Text())
         self._live.stop()
 
     def hear(self, watch: Watch, event: events.Event) -> None:
