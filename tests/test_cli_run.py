@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import signal
+import struct
 import subprocess
 import time
 from typing import TYPE_CHECKING, cast
@@ -229,11 +230,20 @@ def test_a_file_that_breaks_in_the_middle_gives_what_came_before(
     assert soundfile.info(out).frames > 0
 
 
+def wav_head(data_bytes: int) -> bytes:
+    """Return the head of a WAV file that says it holds so many bytes of sound."""
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    riff = struct.pack("<4sI4s", b"RIFF", 36 + data_bytes, b"WAVE")
+    return riff + form + struct.pack("<4sI", b"data", data_bytes)
+
+
 UNREADABLE = {
     "missing.wav": (None, "there is no file"),
     "zero.wav": (b"", "is empty"),
     "text.wav": (b"hello, this is text", "it holds text ('hello, this is text')"),
     "header.wav": (b"RIFF\x24\x00\x00\x00WAVEfmt ", "cut off: it has 16 of 44 bytes; there is no"),
+    "frameless.wav": (wav_head(0), "is a sound file of 0 frames; there is no sound in it"),
+    "headonly.wav": (wav_head(32_000), "it has 44 of 32,044 bytes; there is no sound in it"),
     "bytes.mp3": (bytes(range(256)), "is no sound file that can be read: it begins as no format"),
     "latin.txt": (b"\xe9t\xe9\n", "is no UTF-8 text"),
 }
@@ -249,6 +259,7 @@ def test_an_input_that_cannot_be_read_is_one_clear_error(tmp_path: Path, name: s
     assert done.returncode == 3
     assert is_clear(done)
     assert problem in done.stderr
+    assert "ready in" not in done.stderr or name == "latin.txt", "nothing was started"
 
 
 def test_a_folder_is_no_input(gain: Path, tmp_path: Path) -> None:
