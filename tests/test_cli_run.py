@@ -207,6 +207,20 @@ def test_silence_of_which_nothing_comes_is_no_error(tmp_path: Path) -> None:
     assert "nothing came out" in done.stderr
 
 
+@pytest.mark.parametrize(("node", "out"), [("Loud", "out.txt"), ("SoundOnly", "out.wav")])
+def test_an_old_file_that_was_not_written_is_said_to_be_old(
+    tmp_path: Path, node: str, out: str
+) -> None:
+    pipeline = write_pipeline(tmp_path, (node, {}))
+    soundfile.write(tmp_path / "in.wav", np.zeros(RATE // 10, np.float32), RATE)
+    command = ("run", pipeline, "-i", tmp_path / "in.wav", "-o", tmp_path / out)
+    assert "so it was not written\n" in inside(*command).stderr
+    (tmp_path / out).write_bytes(b"old")
+    done = inside(*command)
+    assert "not written; the file that was there is unchanged" in done.stderr
+    assert (tmp_path / out).read_bytes() == b"old"
+
+
 def test_what_there_is_of_a_wav_that_is_cut_off_is_used(gain: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole.wav", tmp_path / "cut.wav"
     write_sound(whole, RATE)

@@ -12,7 +12,7 @@ from remotemedia.cli.devices import SpeakerSink
 from remotemedia.cli.failure import INVALID, UNREADABLE, Failure
 from remotemedia.cli.sound_files import SoundFileSink
 from remotemedia.cli.sources import TEXT_SUFFIXES
-from remotemedia.cli.wording import plural
+from remotemedia.cli.wording import not_written, plural
 from remotemedia.data import Audio, Binary, Control, File, Json, Tensor, Text, Video
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class TextFileSink:
     def close(self) -> str:
         """See `Sink.close`."""
         if self._file is None:
-            return f"{self.name}: nothing came, so it was not written"
+            return not_written(self._path, "nothing")
         try:
             self._file.close()
         except OSError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from remotemedia.cli.devices import CHUNK_SECONDS
 from remotemedia.cli.failure import UNREADABLE, Failure
-from remotemedia.cli.wording import duration_text, plural
+from remotemedia.cli.wording import duration_text, not_written, plural
 from remotemedia.data import Audio, File
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class SoundFileSink:
     def close(self) -> str:
         """See `Sink.close`."""
         if self._file is None:
-            return f"{self.name}: no sound came, so it was not written"
+            return not_written(self._path, "no sound")
         seconds = self._file.frames / self._file.samplerate
         about = f"{self._file.samplerate:,} Hz, {plural(self._file.channels, 'channel')}"
         try:

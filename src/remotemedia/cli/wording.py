@@ -1,8 +1,13 @@
-"""Numbers as people read them."""
+"""Numbers and ends as people read them."""
 
 from __future__ import annotations
 
-__all__ = ["bytes_text", "duration_text", "plural", "rate_text"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["bytes_text", "duration_text", "not_written", "plural", "rate_text"]
 
 
 def duration_text(seconds: float) -> str:
@@ -35,3 +40,9 @@ def rate_text(per_second: float) -> str:
 def plural(count: int, one: str) -> str:
     """Return a count with its noun: 1 node, 2 nodes."""
     return f"{count:,} {one}{'' if count == 1 else 's'}"
+
+
+def not_written(path: Path, came: str) -> str:
+    """Say that a file was not written, as `came` ("nothing") came; an old one looks like new."""
+    text = f"{path}: {came} came, so it was not written"
+    return f"{text}; the file that was there is unchanged" if path.exists() else text
