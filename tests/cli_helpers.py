@@ -89,7 +89,13 @@ def write_pipeline(folder: Path, *nodes: tuple[str, dict[str, object]]) -> Path:
 class OnTerminal:
     """The command on a terminal of its own; ended at the end of the block."""
 
-    def __init__(self, *arguments: object, columns: int = 100, rows: int = 40) -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        columns: int = 100,
+        rows: int = 40,
+        term: str = "xterm-256color",
+    ) -> None:
         self.seen = ""
         controller, terminal = pty.openpty()
         self._controller = controller
@@ -101,7 +107,7 @@ class OnTerminal:
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,
-            env={**os.environ, "TERM": "xterm-256color"},
+            env={**os.environ, "TERM": term},
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )

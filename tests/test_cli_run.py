@@ -583,3 +583,12 @@ def test_who_types_gets_lines_and_no_live_view(echo: Path) -> None:
         terminal.press("\x04")
         assert terminal.wait_ended() == 0
     assert "Ctrl-C ends it" not in terminal.text
+
+
+def test_a_dumb_terminal_gets_lines_and_no_live_view(echo: Path) -> None:
+    with OnTerminal("run", echo, "--text", "hello", term="dumb") as terminal:
+        terminal.wait_for("1 node ready in")
+        assert terminal.wait_ended() == 0
+    assert "hello\n" in terminal.text
+    assert "Ctrl-C ends it" not in terminal.text
+    assert "\x1b" not in terminal.seen

@@ -83,8 +83,10 @@ def open_screen(*, is_quiet: bool, may_be_live: bool) -> Screen:
     """
     if is_quiet:
         return QuietScreen()
-    is_live = may_be_live and sys.stderr.isatty()
-    return LiveScreen() if is_live else LineScreen()
+    lines = LineScreen()
+    # A dumb terminal cannot move its cursor: nothing can be shown in place.
+    is_live = may_be_live and sys.stderr.isatty() and not lines.console.is_dumb_terminal
+    return LiveScreen() if is_live else lines
 
 
 class _Console(Console):
