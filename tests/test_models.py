@@ -159,6 +159,8 @@ async def test_a_reading_is_written_down_as_it_was_read() -> None:
     for text in heard:
         start, end = number(text, "start_s"), number(text, "end_s")
         assert until <= start < end <= recording.duration_seconds
+        assert number(text, "speech_end_s") <= end
+        assert round(end, 3) == end
         assert text.timestamp_ns == pytest.approx(start * 1e9, abs=1e6)
         assert text.metadata["language"] == "en"
         until = end

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Whisper"]
 
 SAMPLE_RATE_HZ = 16_000
+FRAME_SECONDS = 0.01
+"""What the model counts time in: a part ends up to so much before the audio that it is all of."""
 PACKAGED_MODEL = "tiny.en"
 
 BeamSize: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=20)]
@@ -37,9 +39,9 @@ class Whisper(Node):
     Each message is an utterance of its own: put `silero_vad` before it. A call takes about as long
     for one second as for ten; longer than 30 s is written down in parts, each sent when it is
     known. A text says in its metadata what `language` it is in, and where in the stream it was
-    said, `start_s` and `end_s`: by the same entries of the audio that came in, else by how much
-    audio has come. What else the audio says in its metadata, the text says as well. Where nothing
-    is said, nothing is sent.
+    said, `start_s` and `end_s` in seconds, to the millisecond: by the same entries of the audio
+    that came in, else by how much audio has come. What else the audio says in its metadata, the
+    text says as well. Where nothing is said, nothing is sent.
 
     Ports: `in` takes Audio of one channel at 16,000 Hz, `out` sends Text.
 
@@ -98,7 +100,9 @@ class Whisper(Node):
     def process(self, audio: Audio) -> Iterator[Text]:
         """Send the parts of what was said, each as soon as it is known."""
         check_mono(audio, "whisper", SAMPLE_RATE_HZ)
+        duration = audio.duration_seconds
         begin = _number(audio.metadata.get("start_s"), self._heard_frames / SAMPLE_RATE_HZ)
+        audio_end = _number(audio.metadata.get("end_s"), begin + duration)
         self._heard_frames += audio.frames
         if not audio.frames:
             return
@@ -106,12 +110,13 @@ class Whisper(Node):
         for segment in segments:
             text = segment.text.strip()
             if text:
-                end = min(segment.end, audio.duration_seconds)
+                is_last = segment.end > duration - FRAME_SECONDS
+                end = audio_end if is_last else begin + segment.end
                 metadata: dict[str, MetadataValue] = {
                     **audio.metadata,
                     "language": info.language,
-                    "start_s": begin + segment.start,
-                    "end_s": begin + end,
+                    "start_s": round(begin + segment.start, 3),
+                    "end_s": round(end, 3),
                 }
                 at_ns = audio.timestamp_ns + round(segment.start * 1e9)
                 yield Text(text, timestamp_ns=at_ns, metadata=metadata)
