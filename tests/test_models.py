@@ -220,6 +220,13 @@ async def test_an_unknown_model_is_an_error_that_says_what_may_be_given() -> Non
             pass
 
 
+async def test_a_model_of_english_alone_refuses_another_language_before_it_is_ready() -> None:
+    node = rm.NodeConfig("whisper", "asr", config={"model": "tiny.en", "language": "de"})
+    with pytest.raises(rm.ProcessCrashed, match=r"'de' is none that .* English only"):
+        async with running(chain(node), init_timeout_secs=120):
+            pass
+
+
 async def test_speech_leaves_sentence_by_sentence_and_says_the_text() -> None:
     sentences = ["The weather is fine today.", "Shall we go for a walk in the park?"]
     pipeline = chain(rm.NodeConfig("tts.hibari", "tts", config={"seed": 1}))

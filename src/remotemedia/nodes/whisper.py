@@ -48,7 +48,8 @@ class Whisper(Node):
     Args:
         model: a name that faster-whisper knows or that of a repository on the hub, both downloaded
             when they are used first; a folder; or tiny.en, which comes with the `speech` extra.
-        language: code of the language, such as "en"; empty: found out for each utterance.
+        language: code of the language, such as "en"; empty: found out for each utterance. A model
+            of English alone, as those that end in .en are, takes no other.
         beam_size: how many readings are followed at a time, 1 to 20; more are slower.
         device: cpu, cuda or auto.
         compute_type: how the weights are held: int8, int8_float16, float16, float32 or default.
@@ -93,6 +94,9 @@ class Whisper(Node):
             compute_type=self.compute_type,
             cpu_threads=self.threads or default_threads(),
         )
+        known = self._model.supported_languages
+        if self.language not in ("", *known):
+            raise ValueError(_unknown_language(self.model, self.language, known))
         self.progress(0.8, "warming up")
         list(self._segments_of(np.zeros(SAMPLE_RATE_HZ, np.float32))[0])
         self.progress(1.0, f"loaded {self.model}")
@@ -149,6 +153,14 @@ def _folder_of(model: str) -> str:
             f"owner/name, or one of {known}"
         )
     return str(download_model(model))
+
+
+def _unknown_language(model: str, language: str, known: list[str]) -> str:
+    if known == ["en"]:
+        advice = "English only: leave language empty, or take a model of many languages"
+    else:
+        advice = ", ".join(known)
+    return f"language {language!r} is none that model {model!r} knows, which is {advice}"
 
 
 def _number(value: object, default: float) -> float:
