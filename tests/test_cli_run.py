@@ -21,6 +21,7 @@ from remotemedia.cli.job import GRACE_SECONDS
 from remotemedia.cli.screen import MAX_LINE_ROWS, LineScreen
 from remotemedia.cli.sinks import json_line
 from remotemedia.cli.watch import percentile
+from remotemedia.cli.wording import progress_text
 from tests.cli_helpers import COMMAND, NODES, OnTerminal, inside, remotemedia, start, write_pipeline
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ def test_what_cannot_be_written_is_known_before_anything_starts(
         (["--set", "gian.factor=1", "--text", "x"], "did you mean 'gain'?"),
         (["--set", "gain.factr=1", "--text", "x"], "did you mean 'factor'?"),
         (["--set", "gain.factor=loud", "--text", "x"], "must be float"),
-        (["--set", "gain.factor=[", "--text", "x"], "no YAML"),
+        (["--set", "gain.factor=[", "--text", "x"], "the value is no YAML: did not find"),
         (["--set", "factor", "--text", "x"], "must be node.param=value"),
         (["--text", "x"], "gain.in takes Audio"),
         ([], "it needs an input"),
@@ -396,6 +397,22 @@ def test_a_node_that_is_killed_is_named(echo: Path) -> None:
     assert "killed by SIGKILL" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("phase", "fraction", "message", "text"),
+    [
+        ("loading", 0.3, "the model", "loading 30% the model"),
+        ("loading", 0.0, "importing torch", "importing torch"),
+        ("loading", 0.6, "loading tiny.en", "60% loading tiny.en"),
+        ("loading", 1.0, "loaded tiny.en", "100% loaded tiny.en"),
+        ("loading", 0.5, "", "loading 50%"),
+    ],
+)
+def test_how_far_a_node_is_has_one_verb(
+    phase: str, fraction: float, message: str, text: str
+) -> None:
+    assert progress_text(phase, fraction, message) == text
+
+
 def test_what_nodes_print_and_how_far_they_are_is_shown_in_lines(tmp_path: Path) -> None:
     done = remotemedia("run", write_pipeline(tmp_path, ("Loading", {})), "--text", "x")
     assert "loading: loading 25% the model\n" in done.stderr
@@ -416,7 +433,7 @@ def test_a_signal_ends_the_input_and_lets_out_what_is_under_way(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     slow = write_pipeline(tmp_path, ("Slow", {"seconds": 0.05}))
-    with start("run", slow, "-i", "-", "-q") as process:
+    with start("run", slow, "-i", "-") as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write("".join(f"{n}\n" for n in range(20)))
@@ -425,6 +442,8 @@ def test_a_signal_ends_the_input_and_lets_out_what_is_under_way(
         process.send_signal(number)
         rest, errors = process.communicate(timeout=30)
     assert process.returncode == code, errors
+    assert "ending when what is under way is out" in errors
+    assert ("Ctrl-C again" in errors) == (number == signal.SIGINT)
     assert rest.split() == [str(n) for n in range(1, 20)]
 
 
@@ -453,7 +472,7 @@ def test_a_signal_while_it_starts_ends_it(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "ended while it started" in errors
+    assert "interrupted while starting" in errors
 
 
 def test_it_ends_when_who_reads_its_output_has_gone(tmp_path: Path) -> None:

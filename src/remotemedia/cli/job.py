@@ -129,8 +129,8 @@ class Job:
         self.watch.is_ending = True
         self._is_asked.set()
         if self.watch.ready_at is not None:
-            text = "ending when what is under way is out; Ctrl-C again ends it now"
-            self._screen.note(text, "yellow")
+            hint = "; Ctrl-C again ends it now" if number == signal.SIGINT else ""
+            self._screen.note(f"ending when what is under way is out{hint}", "yellow")
 
     async def _start(self, runtime: Runtime) -> Session | None:
         """Start the session; None if it was to end before it had started."""
@@ -143,7 +143,7 @@ class Job:
             with suppress(asyncio.CancelledError):
                 await start
             if self._blinded_by is None:
-                self._screen.note("ended while it started", "yellow")
+                self._screen.note("interrupted while starting", "yellow")
             return None
         self.watch.follow(start.result())
         return start.result()

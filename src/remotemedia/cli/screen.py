@@ -15,7 +15,7 @@ from rich.text import Text
 
 from remotemedia.cli.failure import UNREADABLE, Failure
 from remotemedia.cli.tables import live_view, summary
-from remotemedia.cli.wording import duration_text, plural
+from remotemedia.cli.wording import duration_text, plural, progress_text
 from remotemedia.core.multiprocess import events
 
 if TYPE_CHECKING:
@@ -161,9 +161,8 @@ class LineScreen(QuietScreen):
                 is_news = event.phase != phase or event.fraction - fraction >= PROGRESS_STEP
                 if is_news and (event.fraction or event.message):
                     self._shown[event.node_id] = event.phase, event.fraction
-                    share = f" {event.fraction:.0%}" if event.fraction else ""
-                    message = f" {event.message}" if event.message else ""
-                    self.note(f"{event.node_id}: {event.phase}{share}{message}")
+                    text = progress_text(event.phase, event.fraction, event.message)
+                    self.note(f"{event.node_id}: {text}")
             case events.SessionReady():
                 count = plural(len(watch.nodes), "node")
                 self.note(f"{watch.pipeline.name}: {count} ready in {duration_text(event.seconds)}")
