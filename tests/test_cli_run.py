@@ -335,6 +335,23 @@ def test_a_mistake_of_the_command_line_starts_nothing(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--input", "https://a.org/b.wav"], "https://a.org/b.wav: a URL is not taken"),
+        (["--text", "x", "--realtime"], "--realtime can be given for sound only, and --text is"),
+        (["--text", "x", "--seconds", "1"], "--seconds can be given for sound only"),
+    ],
+    ids=str,
+)
+def test_what_is_for_sound_files_is_refused_of_others(
+    echo: Path, arguments: list[str], problem: str
+) -> None:
+    done = inside("run", echo, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert problem in done.stderr
+
+
 def test_json_has_the_error_where_nothing_was_started(echo: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("version: v1\nnodes:\n  - {id: a, node_type: text.uper}\n")

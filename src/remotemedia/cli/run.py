@@ -16,7 +16,7 @@ from remotemedia.cli.loading import load
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from remotemedia.cli.job import Job
+    from remotemedia.cli.job import Feed, Job
     from remotemedia.cli.screen import Screen
     from remotemedia.cli.sinks import Sink
     from remotemedia.cli.sources import Source
@@ -115,7 +115,10 @@ def run(
             raise Failure(f"it needs an input: {takes}; give --input or --text", INVALID)
         feed = None
         if source is not None:
-            feed = Feed(source, *pick_input(pipeline, source, to), realtime, seconds)
+            port, kind = pick_input(pipeline, source, to)
+            feed = Feed(source, port, kind, realtime, seconds)
+        if feed is None or feed.kind != "Audio":
+            _require_no_pace(feed, realtime=realtime, seconds=seconds)
         is_typed = input_ == "-" and sys.stdin.isatty()
         screen = open_screen(is_quiet=quiet, may_be_live=not is_typed)
         path = Path(input_) if input_ not in (None, "-", "mic") else None
@@ -123,6 +126,14 @@ def run(
         job = Job(pipeline, feed, sinks, screen, start_seconds=start_seconds)
     code = _run(job, screen, source, sinks, as_json=as_json, with_traceback=traceback)
     click.get_current_context().exit(code)
+
+
+def _require_no_pace(feed: Feed | None, *, realtime: bool, seconds: float | None) -> None:
+    """Only sound has a time of its own."""
+    given = [*(["--realtime"] if realtime else []), *(["--seconds"] if seconds else [])]
+    if given:
+        sent = "nothing is sent" if feed is None else f"{feed.source.name} is sent as {feed.kind}"
+        raise Failure(f"{' and '.join(given)} can be given for sound only, and {sent}", INVALID)
 
 
 @contextmanager
