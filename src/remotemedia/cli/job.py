@@ -161,7 +161,8 @@ class Job:
                 self.watch.input_ended_at = time.monotonic()
             end = asyncio.create_task(_close(session, receive))
             if await _first(end, self._is_forced.wait()) is not end:
-                await session.kill()
+                # Where nobody sees it any more nobody is waiting either: nodes may clean up.
+                await (session.kill() if self._blinded_by is None else session.terminate())
             await end
             self.watch.finished_at = time.monotonic()
             if send is not None:
