@@ -89,10 +89,17 @@ def write_pipeline(folder: Path, *nodes: tuple[str, dict[str, object]]) -> Path:
 class OnTerminal:
     """The command on a terminal of its own; ended at the end of the block."""
 
-    def __init__(self, *arguments: object, columns: int = 100, rows: int = 40) -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        columns: int = 100,
+        rows: int = 40,
+        term: str = "xterm-256color",
+    ) -> None:
         self.seen = ""
         controller, terminal = pty.openpty()
         self._controller = controller
+        self._rows = rows
         size = struct.pack("HHHH", rows, columns, 0, 0)
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
         self._process = subprocess.Popen(
@@ -100,7 +107,7 @@ class OnTerminal:
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,
-            env={**os.environ, "TERM": "xterm-256color"},
+            env={**os.environ, "TERM": term},
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
@@ -133,6 +140,30 @@ class OnTerminal:
     def text(self) -> str:
         """All that was written, without escape sequences."""
         return _ESCAPES.sub("", self.seen).replace("\r", "")
+
+    @property
+    def screen(self) -> list[str]:
+        """What has been written as it stands in rows, those that have scrolled out among them.
+
+        Of escape sequences it knows those that move up and that erase a row. As on a terminal,
+        nothing reaches the rows that have scrolled out.
+        """
+        lines, row, column = [""], 0, 0
+        for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x1b]", self.seen):
+            top = max(0, len(lines) - self._rows)
+            if part == "\n":
+                row += 1
+                lines += [""] * (row == len(lines))
+            elif part == "\r":
+                column = 0
+            elif part.endswith("A"):
+                row = max(top, row - int(part[2:-1]))
+            elif part == "\x1b[2K":
+                lines[row] = ""
+            elif not part.startswith("\x1b"):
+                lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + 1 :]
+                column += 1
+        return [line.rstrip() for line in lines]
 
     def press(self, keys: str) -> None:
         """Type."""

@@ -31,6 +31,13 @@ class Loud(rm.Node):
         return rm.Json({"peak": round(peak, 3)}) if peak > 0.1 else None
 
 
+class SoundOnly(rm.Node):
+    """Lets sound through that is louder than silence."""
+
+    def process(self, audio: rm.Audio) -> rm.Audio | None:
+        return audio if np.abs(audio.samples).max(initial=0) > 0.1 else None
+
+
 class SpokenUntil(rm.Node):
     """Sends a sound when its input has ended, of something that was said until a time in it."""
 

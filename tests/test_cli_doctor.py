@@ -130,6 +130,17 @@ def test_an_extra_that_is_not_installed_is_named_with_what_installs_it(
     assert "Python 3.99 or later" in found["extra lfm2"]["text"]
 
 
+@pytest.mark.parametrize(("library", "state"), [(None, "warning"), ("libportaudio.so.2", "ok")])
+def test_the_extra_for_microphones_needs_a_library_of_the_system(
+    monkeypatch: pytest.MonkeyPatch, library: str | None, state: str
+) -> None:
+    monkeypatch.setattr(doctor, "requires", lambda name: ["numpy>=1; extra == 'mic'"])
+    monkeypatch.setattr(doctor, "find_library", lambda name: library)
+    found = checks()["extra mic"]
+    assert found["state"] == state
+    assert ("libportaudio2" in found["advice"]) == (state == "warning")
+
+
 @pytest.fixture
 def runtime_elsewhere() -> Iterator[None]:
     """A runtime of the same user whose folder is not where ours is."""

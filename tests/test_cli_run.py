@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import signal
+import struct
 import subprocess
+import time
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -14,10 +17,12 @@ import soundfile
 from rich.console import Console
 
 import remotemedia as rm
+from remotemedia.cli.job import GRACE_SECONDS
 from remotemedia.cli.screen import MAX_LINE_ROWS, LineScreen
 from remotemedia.cli.sinks import json_line
 from remotemedia.cli.watch import percentile
-from tests.cli_helpers import COMMAND, OnTerminal, inside, remotemedia, start, write_pipeline
+from remotemedia.cli.wording import progress_text
+from tests.cli_helpers import COMMAND, NODES, OnTerminal, inside, remotemedia, start, write_pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -203,6 +208,20 @@ def test_silence_of_which_nothing_comes_is_no_error(tmp_path: Path) -> None:
     assert "nothing came out" in done.stderr
 
 
+@pytest.mark.parametrize(("node", "out"), [("Loud", "out.txt"), ("SoundOnly", "out.wav")])
+def test_an_old_file_that_was_not_written_is_said_to_be_old(
+    tmp_path: Path, node: str, out: str
+) -> None:
+    pipeline = write_pipeline(tmp_path, (node, {}))
+    soundfile.write(tmp_path / "in.wav", np.zeros(RATE // 10, np.float32), RATE)
+    command = ("run", pipeline, "-i", tmp_path / "in.wav", "-o", tmp_path / out)
+    assert "so it was not written\n" in inside(*command).stderr
+    (tmp_path / out).write_bytes(b"old")
+    done = inside(*command)
+    assert "not written; the file that was there is unchanged" in done.stderr
+    assert (tmp_path / out).read_bytes() == b"old"
+
+
 def test_what_there_is_of_a_wav_that_is_cut_off_is_used(gain: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole.wav", tmp_path / "cut.wav"
     write_sound(whole, RATE)
@@ -226,11 +245,20 @@ def test_a_file_that_breaks_in_the_middle_gives_what_came_before(
     assert soundfile.info(out).frames > 0
 
 
+def wav_head(data_bytes: int) -> bytes:
+    """Return the head of a WAV file that says it holds so many bytes of sound."""
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    riff = struct.pack("<4sI4s", b"RIFF", 36 + data_bytes, b"WAVE")
+    return riff + form + struct.pack("<4sI", b"data", data_bytes)
+
+
 UNREADABLE = {
     "missing.wav": (None, "there is no file"),
     "zero.wav": (b"", "is empty"),
     "text.wav": (b"hello, this is text", "it holds text ('hello, this is text')"),
     "header.wav": (b"RIFF\x24\x00\x00\x00WAVEfmt ", "cut off: it has 16 of 44 bytes; there is no"),
+    "frameless.wav": (wav_head(0), "is a sound file of 0 frames; there is no sound in it"),
+    "headonly.wav": (wav_head(32_000), "it has 44 of 32,044 bytes; there is no sound in it"),
     "bytes.mp3": (bytes(range(256)), "is no sound file that can be read: it begins as no format"),
     "latin.txt": (b"\xe9t\xe9\n", "is no UTF-8 text"),
 }
@@ -246,6 +274,7 @@ def test_an_input_that_cannot_be_read_is_one_clear_error(tmp_path: Path, name: s
     assert done.returncode == 3
     assert is_clear(done)
     assert problem in done.stderr
+    assert "ready in" not in done.stderr or name == "latin.txt", "nothing was started"
 
 
 def test_a_folder_is_no_input(gain: Path, tmp_path: Path) -> None:
@@ -280,13 +309,16 @@ def test_what_cannot_be_written_is_known_before_anything_starts(
         (["--set", "gian.factor=1", "--text", "x"], "did you mean 'gain'?"),
         (["--set", "gain.factr=1", "--text", "x"], "did you mean 'factor'?"),
         (["--set", "gain.factor=loud", "--text", "x"], "must be float"),
-        (["--set", "gain.factor=[", "--text", "x"], "no YAML"),
+        (["--set", "gain.factor=[", "--text", "x"], "the value is no YAML: did not find"),
         (["--set", "factor", "--text", "x"], "must be node.param=value"),
         (["--text", "x"], "gain.in takes Audio"),
         ([], "it needs an input"),
         (["--text", "x", "--input", "y"], "cannot both be given"),
         (["--input", "SOUND", "-o", "x.foo"], "its ending says no format"),
         (["--input", "SOUND", "-o", "no/x.wav"], "there is no folder no"),
+        (["--input", "SOUND", "-o", "x.wav", "-o", "x.wav"], "x.wav: it is given twice\n"),
+        (["--input", "SOUND", "-o", "x.wav", "-o", "./x.wav"], "given twice, also as x.wav"),
+        (["--input", "SOUND", "-o", "-", "-o", "-"], "--output -: it is given twice"),
         (["--input", "SOUND", "-o", "x.wav", "--to", "gian"], "there is 'gain.in'"),
         (["--inptu", "x"], "No such option"),
     ],
@@ -301,6 +333,39 @@ def test_a_mistake_of_the_command_line_starts_nothing(
     assert (done.returncode, done.stdout) == (2, "")
     assert problem in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--input", "https://a.org/b.wav"], "https://a.org/b.wav: a URL is not taken"),
+        (["--text", "x", "--realtime"], "--realtime can be given for sound only, and --text is"),
+        (["--text", "x", "--seconds", "1"], "--seconds can be given for sound only"),
+    ],
+    ids=str,
+)
+def test_what_is_for_sound_files_is_refused_of_others(
+    echo: Path, arguments: list[str], problem: str
+) -> None:
+    done = inside("run", echo, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert problem in done.stderr
+
+
+def test_json_has_the_error_where_nothing_was_started(echo: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("version: v1\nnodes:\n  - {id: a, node_type: text.uper}\n")
+    for words, code, problem in (
+        ((echo, "-i", tmp_path / "missing.txt"), 3, "there is no file"),
+        ((wrong, "--text", "x"), 2, "unknown node type 'text.uper'"),
+        ((tmp_path / "no.yaml", "--text", "x"), 2, "no.yaml"),
+        ((echo, "--text", "x", "-o", tmp_path / "x.wav"), 2, "takes Audio"),
+    ):
+        done = inside("run", *words, "--json")
+        [error] = json_lines(done)
+        assert (done.returncode, error["type"], error["exit_code"]) == (code, "error", code)
+        assert problem in str(error["error"])
+        assert problem in done.stderr
 
 
 def test_a_sound_file_is_no_output_for_text(echo: Path, tmp_path: Path) -> None:
@@ -349,6 +414,22 @@ def test_a_node_that_is_killed_is_named(echo: Path) -> None:
     assert "killed by SIGKILL" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("phase", "fraction", "message", "text"),
+    [
+        ("loading", 0.3, "the model", "loading 30% the model"),
+        ("loading", 0.0, "importing torch", "importing torch"),
+        ("loading", 0.6, "loading tiny.en", "60% loading tiny.en"),
+        ("loading", 1.0, "loaded tiny.en", "100% loaded tiny.en"),
+        ("loading", 0.5, "", "loading 50%"),
+    ],
+)
+def test_how_far_a_node_is_has_one_verb(
+    phase: str, fraction: float, message: str, text: str
+) -> None:
+    assert progress_text(phase, fraction, message) == text
+
+
 def test_what_nodes_print_and_how_far_they_are_is_shown_in_lines(tmp_path: Path) -> None:
     done = remotemedia("run", write_pipeline(tmp_path, ("Loading", {})), "--text", "x")
     assert "loading: loading 25% the model\n" in done.stderr
@@ -369,7 +450,7 @@ def test_a_signal_ends_the_input_and_lets_out_what_is_under_way(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     slow = write_pipeline(tmp_path, ("Slow", {"seconds": 0.05}))
-    with start("run", slow, "-i", "-", "-q") as process:
+    with start("run", slow, "-i", "-") as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write("".join(f"{n}\n" for n in range(20)))
@@ -378,10 +459,12 @@ def test_a_signal_ends_the_input_and_lets_out_what_is_under_way(
         process.send_signal(number)
         rest, errors = process.communicate(timeout=30)
     assert process.returncode == code, errors
+    assert "ending when what is under way is out" in errors
+    assert ("Ctrl-C again" in errors) == (number == signal.SIGINT)
     assert rest.split() == [str(n) for n in range(1, 20)]
 
 
-def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_kills_nodes_at_once(tmp_path: Path) -> None:
     slow = write_pipeline(tmp_path, ("Slow", {"seconds": 600.0}))
     with start("run", slow, "-i", "-") as process:
         assert process.stderr is not None
@@ -391,8 +474,10 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         process.stdin.flush()
         process.send_signal(signal.SIGINT)
         assert "ending when" in process.stderr.readline()
+        began = time.monotonic()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
+        assert time.monotonic() - began < GRACE_SECONDS * 0.9, "the node had a grace period"
     assert process.returncode == 130
 
 
@@ -404,7 +489,7 @@ def test_a_signal_while_it_starts_ends_it(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "ended while it started" in errors
+    assert "interrupted while starting" in errors
 
 
 def test_it_ends_when_who_reads_its_output_has_gone(tmp_path: Path) -> None:
@@ -471,6 +556,35 @@ def test_a_terminal_shows_a_live_view_and_the_summary(tmp_path: Path) -> None:
     assert "\x1b[?25h" in terminal.seen, "the cursor is shown again"
 
 
+@pytest.mark.parametrize(("rows", "nodes"), [(24, 9), (14, 4)])
+def test_a_view_that_is_taller_than_the_terminal_leaves_no_row(
+    tmp_path: Path, rows: int, nodes: int
+) -> None:
+    names = [f"node{number}" for number in range(nodes)]
+    about = {
+        "version": "v1",
+        "name": "a-name-that-makes-the-first-row-of-the-view-longer-than-the-terminal",
+        "modules": [str(NODES)],
+        "nodes": [
+            {"id": name, "node_type": "cli_nodes:Slow", "params": {"seconds": 0.02}}
+            for name in names
+        ],
+        "connections": [{"from": a, "to": b} for a, b in itertools.pairwise(names)],
+    }
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(about))
+    lines = tmp_path / "in.txt"
+    lines.write_text("a\n" * 30)
+    with OnTerminal("run", path, "-i", lines, columns=80, rows=rows) as terminal:
+        assert terminal.wait_ended() == 0
+    assert "..." in terminal.text, "the view was cut"
+    shown = [line for line in terminal.screen if line]
+    assert shown[:30] == ["a"] * 30
+    assert shown[30].startswith("connection"), "the summary is next"
+    assert shown.count(shown[30]) == 1
+    assert len([line for line in shown if line.startswith("input -> node0")]) == 1
+
+
 def test_a_long_line_of_a_node_takes_a_few_rows_of_a_terminal_and_is_whole_elsewhere(
     tmp_path: Path,
 ) -> None:
@@ -505,3 +619,12 @@ def test_who_types_gets_lines_and_no_live_view(echo: Path) -> None:
         terminal.press("\x04")
         assert terminal.wait_ended() == 0
     assert "Ctrl-C ends it" not in terminal.text
+
+
+def test_a_dumb_terminal_gets_lines_and_no_live_view(echo: Path) -> None:
+    with OnTerminal("run", echo, "--text", "hello", term="dumb") as terminal:
+        terminal.wait_for("1 node ready in")
+        assert terminal.wait_ended() == 0
+    assert "hello\n" in terminal.text
+    assert "Ctrl-C ends it" not in terminal.text
+    assert "\x1b" not in terminal.seen

@@ -159,6 +159,8 @@ async def test_a_reading_is_written_down_as_it_was_read() -> None:
     for text in heard:
         start, end = number(text, "start_s"), number(text, "end_s")
         assert until <= start < end <= recording.duration_seconds
+        assert number(text, "speech_end_s") <= end
+        assert round(end, 3) == end
         assert text.timestamp_ns == pytest.approx(start * 1e9, abs=1e6)
         assert text.metadata["language"] == "en"
         until = end
@@ -214,6 +216,13 @@ def test_of_almost_nothing_whisper_makes_at_most_something_short(frames: int) ->
 async def test_an_unknown_model_is_an_error_that_says_what_may_be_given() -> None:
     node = rm.NodeConfig("whisper", "asr", config={"model": "tinny.en"})
     with pytest.raises(rm.ProcessCrashed, match=r"'tinny\.en' is no folder and no name of a model"):
+        async with running(chain(node), init_timeout_secs=120):
+            pass
+
+
+async def test_a_model_of_english_alone_refuses_another_language_before_it_is_ready() -> None:
+    node = rm.NodeConfig("whisper", "asr", config={"model": "tiny.en", "language": "de"})
+    with pytest.raises(rm.ProcessCrashed, match=r"'de' is none that .* English only"):
         async with running(chain(node), init_timeout_secs=120):
             pass
 

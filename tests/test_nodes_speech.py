@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from remotemedia.testing import run_node
 from tests.speech_helpers import word_error_rate
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from remotemedia import Node
 
 LIMITS: dict[str, Any] = {
@@ -126,6 +129,30 @@ def test_parameters_are_checked_before_anything_is_loaded(
 ) -> None:
     with pytest.raises(PipelineError, match=parameter):
         run_node(node, **{parameter: value})
+
+
+class Heard:
+    """A model of faster-whisper that hears parts of given times."""
+
+    def __init__(self, *times: tuple[float, float]) -> None:
+        self.times = times
+
+    def transcribe(self, samples: NDArray[np.float32], **options: object) -> object:
+        parts = [SimpleNamespace(text="so", start=start, end=end) for start, end in self.times]
+        return parts, SimpleNamespace(language="en")
+
+
+def test_the_last_part_of_what_was_said_ends_where_its_audio_does() -> None:
+    node = Whisper()
+    node._model = Heard((0.0, 0.6), (0.6, 1.25))  # it counts in hundredths of a second
+    about: dict[str, float] = {"start_s": 8.1, "end_s": 9.352, "speech_end_s": 9.352}
+    said = list(node.process(Audio(np.zeros(20_032, np.float32), 16_000, metadata=about)))
+    times = [(one.metadata["start_s"], one.metadata["end_s"]) for one in said]
+    assert times == [(8.1, 8.7), (8.7, 9.352)]
+    node = Whisper()
+    node._model = Heard((0.0, 2.0))  # more than there was
+    [one] = node.process(Audio(np.zeros(20_032, np.float32), 16_000))
+    assert one.metadata["end_s"] == 1.252
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import platform
 import re
 import resource
 import sys
+from ctypes.util import find_library
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING
@@ -224,6 +225,10 @@ def _extras() -> list[Check]:
 
 
 def _extra(name: str, missing: Sequence[str]) -> Check:
+    if not missing and name == "mic" and find_library("portaudio") is None:
+        text = "sounddevice is installed, and PortAudio, which it stands on, is not"
+        advice = "install it with the system's packages (Debian, Ubuntu: libportaudio2)"
+        return Check("extra mic", "warning", text, advice)
     if not missing:
         return Check(f"extra {name}", "ok", "installed")
     advice = f"to use it: pip install 'remotemedia[{name}]'"

@@ -29,7 +29,7 @@ __all__ = ["Feed", "Job"]
 
 REFRESH_SECONDS = 0.2
 GRACE_SECONDS = 2.0
-"""How long nodes have to end by themselves where the user forces it."""
+"""How long nodes have to end by themselves where the user does not force it."""
 DRAIN_SECONDS = 86_400.0
 """How long a pipeline may take to work off what was sent: who is tired of waiting says so."""
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -57,8 +57,8 @@ class Feed:
 class Job:
     """Runs a pipeline once, from `run()`.
 
-    The first SIGINT or SIGTERM ends the input and lets what is under way come out; the second ends
-    the session at once.
+    The first SIGINT or SIGTERM ends the input and lets what is under way come out; the second
+    kills the nodes.
 
     Args:
         pipeline: what to run.
@@ -129,8 +129,8 @@ class Job:
         self.watch.is_ending = True
         self._is_asked.set()
         if self.watch.ready_at is not None:
-            text = "ending when what is under way is out; Ctrl-C again ends it now"
-            self._screen.note(text, "yellow")
+            hint = "; Ctrl-C again ends it now" if number == signal.SIGINT else ""
+            self._screen.note(f"ending when what is under way is out{hint}", "yellow")
 
     async def _start(self, runtime: Runtime) -> Session | None:
         """Start the session; None if it was to end before it had started."""
@@ -143,7 +143,7 @@ class Job:
             with suppress(asyncio.CancelledError):
                 await start
             if self._blinded_by is None:
-                self._screen.note("ended while it started", "yellow")
+                self._screen.note("interrupted while starting", "yellow")
             return None
         self.watch.follow(start.result())
         return start.result()
@@ -161,7 +161,8 @@ class Job:
                 self.watch.input_ended_at = time.monotonic()
             end = asyncio.create_task(_close(session, receive))
             if await _first(end, self._is_forced.wait()) is not end:
-                await session.terminate()
+                # Where nobody sees it any more nobody is waiting either: nodes may clean up.
+                await (session.kill() if self._blinded_by is None else session.terminate())
             await end
             self.watch.finished_at = time.monotonic()
             if send is not None:

@@ -105,6 +105,6 @@ def _parsed(setting: str, ids: Collection[str]) -> tuple[tuple[str, str], object
     except Syntax as error:
         findings.append(error.finding)
     if findings:
-        problem = findings[0].problem
+        problem = findings[0].problem.removeprefix("this is no YAML: ")
         raise Failure(f"--set {setting!r}: the value is no YAML: {problem}", INVALID)
     return (node_id, param), value

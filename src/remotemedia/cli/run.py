@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,9 @@ from remotemedia.cli.failure import FAILED, INVALID, READER_GONE, Failure, expla
 from remotemedia.cli.loading import load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from remotemedia.cli.job import Job
+    from remotemedia.cli.job import Feed, Job
     from remotemedia.cli.screen import Screen
     from remotemedia.cli.sinks import Sink
     from remotemedia.cli.sources import Source
@@ -98,29 +99,57 @@ def run(
       130  it was interrupted by Ctrl-C (143: by SIGTERM)
       141  who read its standard output has gone
     """  # noqa: D301 - a mark of click's
-    if input_ is not None and text is not None:
-        raise Failure("--input and --text cannot both be given", INVALID)
-    pipeline = load(file, settings)
-    # Nothing above needs these, and `--help` should not wait for them.
-    from remotemedia.cli.job import Feed, Job
-    from remotemedia.cli.screen import open_screen
-    from remotemedia.cli.sinks import open_sinks
-    from remotemedia.cli.sources import open_source, pick_input
+    with _told_as_json(as_json):
+        if input_ is not None and text is not None:
+            raise Failure("--input and --text cannot both be given", INVALID)
+        pipeline = load(file, settings)
+        # Nothing above needs these, and `--help` should not wait for them.
+        from remotemedia.cli.job import Feed, Job
+        from remotemedia.cli.screen import open_screen
+        from remotemedia.cli.sinks import open_sinks
+        from remotemedia.cli.sources import open_source, pick_input
 
-    source = open_source(input_, text)
-    if source is None and pipeline.inputs:
-        takes = "; ".join(f"{o} takes {' or '.join(o.port.kinds)}" for o in pipeline.inputs)
-        raise Failure(f"it needs an input: {takes}; give --input or --text", INVALID)
-    feed = None
-    if source is not None:
-        feed = Feed(source, *pick_input(pipeline, source, to), realtime, seconds)
-    is_typed = input_ == "-" and sys.stdin.isatty()
-    screen = open_screen(is_quiet=quiet, may_be_live=not is_typed)
-    path = Path(input_) if input_ not in (None, "-", "mic") else None
-    sinks = open_sinks(outputs or ("-",), pipeline, screen.write, as_json=as_json, source=path)
-    job = Job(pipeline, feed, sinks, screen, start_seconds=start_seconds)
+        source = open_source(input_, text)
+        if source is None and pipeline.inputs:
+            takes = "; ".join(f"{o} takes {' or '.join(o.port.kinds)}" for o in pipeline.inputs)
+            raise Failure(f"it needs an input: {takes}; give --input or --text", INVALID)
+        feed = None
+        if source is not None:
+            port, kind = pick_input(pipeline, source, to)
+            feed = Feed(source, port, kind, realtime, seconds)
+        if feed is None or feed.kind != "Audio":
+            _require_no_pace(feed, realtime=realtime, seconds=seconds)
+        is_typed = input_ == "-" and sys.stdin.isatty()
+        screen = open_screen(is_quiet=quiet, may_be_live=not is_typed)
+        path = Path(input_) if input_ not in (None, "-", "mic") else None
+        sinks = open_sinks(outputs or ("-",), pipeline, screen.write, as_json=as_json, source=path)
+        job = Job(pipeline, feed, sinks, screen, start_seconds=start_seconds)
     code = _run(job, screen, source, sinks, as_json=as_json, with_traceback=traceback)
     click.get_current_context().exit(code)
+
+
+def _require_no_pace(feed: Feed | None, *, realtime: bool, seconds: float | None) -> None:
+    """Only sound has a time of its own."""
+    given = [*(["--realtime"] if realtime else []), *(["--seconds"] if seconds else [])]
+    if given:
+        sent = "nothing is sent" if feed is None else f"{feed.source.name} is sent as {feed.kind}"
+        raise Failure(f"{' and '.join(given)} can be given for sound only, and {sent}", INVALID)
+
+
+@contextmanager
+def _told_as_json(as_json: bool) -> Iterator[None]:
+    """Say on standard output as well why nothing is started."""
+    try:
+        yield
+    except Failure as error:
+        if as_json:
+            click.echo(_error_line(error))
+        raise
+
+
+def _error_line(failure: Failure) -> str:
+    about = {"type": "error", "error": failure.message, "exit_code": failure.exit_code}
+    return json.dumps(about)
 
 
 def _run(
@@ -186,6 +215,5 @@ def _report(
             screen.note("nothing came out", "yellow")
     if as_json:
         if failure is not None:
-            about = {"type": "error", "error": failure.message, "exit_code": failure.exit_code}
-            screen.write(json.dumps(about))
+            screen.write(_error_line(failure))
         screen.write(json.dumps(as_data(job.watch)))

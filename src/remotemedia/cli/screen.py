@@ -15,7 +15,7 @@ from rich.text import Text
 
 from remotemedia.cli.failure import UNREADABLE, Failure
 from remotemedia.cli.tables import live_view, summary
-from remotemedia.cli.wording import duration_text, plural
+from remotemedia.cli.wording import duration_text, plural, progress_text
 from remotemedia.core.multiprocess import events
 
 if TYPE_CHECKING:
@@ -83,8 +83,10 @@ def open_screen(*, is_quiet: bool, may_be_live: bool) -> Screen:
     """
     if is_quiet:
         return QuietScreen()
-    is_live = may_be_live and sys.stderr.isatty()
-    return LiveScreen() if is_live else LineScreen()
+    lines = LineScreen()
+    # A dumb terminal cannot move its cursor: nothing can be shown in place.
+    is_live = may_be_live and sys.stderr.isatty() and not lines.console.is_dumb_terminal
+    return LiveScreen() if is_live else lines
 
 
 class _Console(Console):
@@ -159,9 +161,8 @@ class LineScreen(QuietScreen):
                 is_news = event.phase != phase or event.fraction - fraction >= PROGRESS_STEP
                 if is_news and (event.fraction or event.message):
                     self._shown[event.node_id] = event.phase, event.fraction
-                    share = f" {event.fraction:.0%}" if event.fraction else ""
-                    message = f" {event.message}" if event.message else ""
-                    self.note(f"{event.node_id}: {event.phase}{share}{message}")
+                    text = progress_text(event.phase, event.fraction, event.message)
+                    self.note(f"{event.node_id}: {text}")
             case events.SessionReady():
                 count = plural(len(watch.nodes), "node")
                 self.note(f"{watch.pipeline.name}: {count} ready in {duration_text(event.seconds)}")
@@ -242,6 +243,9 @@ class LiveScreen(LineScreen):
         trace: TracebackType | None,
     ) -> None:
         self._print_waiting()
+        # It draws all of the view once more, also what is higher than the screen, where what has
+        # scrolled out cannot be erased: so of nothing.
+        self._live.update(Text())
         self._live.stop()
 
     def hear(self, watch: Watch, event: events.Event) -> None:

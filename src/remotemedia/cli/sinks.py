@@ -12,7 +12,7 @@ from remotemedia.cli.devices import SpeakerSink
 from remotemedia.cli.failure import INVALID, UNREADABLE, Failure
 from remotemedia.cli.sound_files import SoundFileSink
 from remotemedia.cli.sources import TEXT_SUFFIXES
-from remotemedia.cli.wording import plural
+from remotemedia.cli.wording import not_written, plural
 from remotemedia.data import Audio, Binary, Control, File, Json, Tensor, Text, Video
 
 if TYPE_CHECKING:
@@ -73,8 +73,10 @@ def open_sinks(
         source: the file that is read, which must not be written.
 
     Raises:
-        Failure: one is no output, cannot be written, or would get nothing.
+        Failure: one is no output, cannot be written, is given twice, or would get nothing.
     """
+    outputs = tuple(outputs)
+    _require_different(outputs)
     sinks = [_open(one, write, source, as_json=as_json) for one in outputs]
     sent = {kind for one in pipeline.outputs for kind in one.port.kinds}
     for sink in sinks:
@@ -83,6 +85,17 @@ def open_sinks(
             problem = f"{sink.name} takes {' or '.join(sink.kinds)}"
             raise Failure(f"{problem}, and {sends or 'the pipeline has no output'}", INVALID)
     return sinks
+
+
+def _require_different(outputs: Iterable[str]) -> None:
+    """Two that write one file would each spoil what the other writes."""
+    seen: dict[str | Path, str] = {}
+    for name in outputs:
+        target = name if name in ("-", "speaker") else Path(name).resolve()
+        if target in seen:
+            also = "" if seen[target] == name else f", also as {seen[target]}"
+            raise Failure(f"--output {name}: it is given twice{also}", INVALID)
+        seen[target] = name
 
 
 def _open(name: str, write: Callable[[str], None], source: Path | None, *, as_json: bool) -> Sink:
@@ -214,7 +227,7 @@ class TextFileSink:
     def close(self) -> str:
         """See `Sink.close`."""
         if self._file is None:
-            return f"{self.name}: nothing came, so it was not written"
+            return not_written(self._path, "nothing")
         try:
             self._file.close()
         except OSError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from remotemedia.cli.devices import CHUNK_SECONDS
 from remotemedia.cli.failure import UNREADABLE, Failure
-from remotemedia.cli.wording import duration_text, plural
+from remotemedia.cli.wording import duration_text, not_written, plural
 from remotemedia.data import Audio, File
 
 if TYPE_CHECKING:
@@ -51,8 +51,13 @@ class SoundFileSource:
             self._file: Any = soundfile.SoundFile(path)
         except soundfile.LibsndfileError as error:
             raise Failure(_unreadable(path, error.error_string), UNREADABLE) from error
-        self.seconds = self._file.frames / self._file.samplerate
-        self.warning = _oddity(path, self._file.frames)
+        self.warning = _cut_off(path)
+        if not self._file.frames:
+            self._file.close()
+            problem = self.warning or f"{path} is a sound file of 0 frames"
+            raise Failure(f"{problem}; there is no sound in it", UNREADABLE)
+        if self.warning:
+            self.warning += "; what is there is used"
 
     async def messages(self, kind: str) -> AsyncIterator[RuntimeData]:
         """See `Source.messages`."""
@@ -88,28 +93,22 @@ def _unreadable(path: Path, problem: str) -> str:
             shown = text.strip().partition("\n")[0][:40]
             return f"{path} is no sound file: it holds text ({shown!r}); is the name right?"
     size = path.stat().st_size
-    if cut := _cut_off(path, head):
+    if cut := _cut_off(path):
         return f"{cut}; there is no sound in it"
     if "not a regular file" in problem:  # what libsndfile says where it tried MP3 last
         problem = "it begins as no format does that is known"
     return f"{path} ({size:,} bytes) is no sound file that can be read: {problem.rstrip('.')}"
 
 
-def _cut_off(path: Path, head: bytes) -> str:
+def _cut_off(path: Path) -> str:
     """Say that a file is shorter than its head says, where it is."""
+    with path.open("rb") as file:
+        head = file.read(8)
     said, size = int.from_bytes(head[4:8], "little") + 8, path.stat().st_size
     # Who writes to a pipe says a length near 2 or 4 GiB, for "unknown".
     if head[:4] != b"RIFF" or not size < said < 0x7FFF_0000:
         return ""
     return f"{path} is cut off: it has {size:,} of {said:,} bytes"
-
-
-def _oddity(path: Path, frames: int) -> str:
-    with path.open("rb") as file:
-        head = file.read(8)
-    if cut := _cut_off(path, head):
-        return f"{cut}; {'what is there is used' if frames else 'there is no sound in it'}"
-    return "" if frames else f"{path} holds no sound that could be found: is it cut off?"
 
 
 class SoundFileSink:
@@ -151,7 +150,7 @@ class SoundFileSink:
     def close(self) -> str:
         """See `Sink.close`."""
         if self._file is None:
-            return f"{self.name}: no sound came, so it was not written"
+            return not_written(self._path, "no sound")
         seconds = self._file.frames / self._file.samplerate
         about = f"{self._file.samplerate:,} Hz, {plural(self._file.channels, 'channel')}"
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
+import re
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = ["TEXT_SUFFIXES", "Source", "open_source", "pick_input"]
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 JSON_LINES_SUFFIX = ".jsonl"
 JSON_SUFFIX = ".json"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # RFC 3986, section 3.1
 _READ_BYTES = 64 * 1024
 
 
@@ -69,6 +71,9 @@ def open_source(given: str | None, text: str | None) -> Source | None:
         return LineSource(0, "standard input")
     if given == "mic":
         return MicSource()
+    if _URL.match(given):  # as a path it would lose one of its slashes
+        problem = "a URL is not taken; download it, and name the file"
+        raise Failure(f"--input {given}: {problem}", INVALID)
     path = Path(given)
     _require_file(path)
     suffix = path.suffix.lower()

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remotemedia.cli.watch import percentile
-from remotemedia.cli.wording import bytes_text, duration_text, plural, rate_text
+from remotemedia.cli.wording import bytes_text, duration_text, plural, progress_text, rate_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -78,12 +78,9 @@ def _nodes(watch: Watch) -> Table:
 
 
 def _state(node: NodeView) -> Text:
-    words = [node.phase]
-    if node.ready_seconds is None and node.fraction:
-        words.append(f"{node.fraction:.0%}")
-    if node.message:
-        words.append(node.message)
-    text = Text(" ".join(words), style=STATE_STYLES.get(node.phase, "cyan"))
+    fraction = node.fraction if node.ready_seconds is None else 0.0
+    words = progress_text(node.phase, fraction, node.message)
+    text = Text(words, style=STATE_STYLES.get(node.phase, "cyan"))
     if node.skipped:
         text.append(f" {node.skipped} skipped", style="red")
     if node.restarts:
@@ -155,7 +152,7 @@ def _end_to_end(watch: Watch) -> list[Text]:
         p50, most = duration_text(percentile(sounds, 50)), duration_text(max(sounds))
         lines.append(
             f"from the end of speech to the first sound: p50 {p50}, most {most} "
-            f"({len(sounds):,} times)"
+            f"({plural(len(sounds), 'time')})"
         )
     if latency.after_last is not None:
         lines.append(f"from the last input to the next output: {duration_text(latency.after_last)}")

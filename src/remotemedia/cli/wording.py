@@ -1,8 +1,14 @@
-"""Numbers as people read them."""
+"""Numbers and ends as people read them."""
 
 from __future__ import annotations
 
-__all__ = ["bytes_text", "duration_text", "plural", "rate_text"]
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["bytes_text", "duration_text", "not_written", "plural", "progress_text", "rate_text"]
 
 
 def duration_text(seconds: float) -> str:
@@ -35,3 +41,19 @@ def rate_text(per_second: float) -> str:
 def plural(count: int, one: str) -> str:
     """Return a count with its noun: 1 node, 2 nodes."""
     return f"{count:,} {one}{'' if count == 1 else 's'}"
+
+
+def progress_text(phase: str, fraction: float, message: str) -> str:
+    """Return how far a node is: loading 30% the model, 60% loading the model.
+
+    A message that has a verb of its own is not put behind that of the phase.
+    """
+    has_verb = re.match(r"\w+(ing|ed)\b", message) is not None
+    share = f"{fraction:.0%}" if fraction else ""
+    return " ".join(filter(None, ("" if has_verb else phase, share, message)))
+
+
+def not_written(path: Path, came: str) -> str:
+    """Say that a file was not written, as `came` ("nothing") came; an old one looks like new."""
+    text = f"{path}: {came} came, so it was not written"
+    return f"{text}; the file that was there is unchanged" if path.exists() else text

@@ -41,8 +41,9 @@ class SileroVad(Node):
     """Cuts the speech out of a stream of audio, one message per segment.
 
     A segment leaves once there was silence for `min_silence_ms`, or at the end. It says where it
-    lies in the stream: `start_s` and `end_s` in its metadata, in seconds from the stream's begin,
-    and `timestamp_ns`, the time of its first frame. `speech_end_s` is `end_s` without the padding.
+    lies in the stream: `start_s` and `end_s` in its metadata, in seconds from the stream's begin to
+    the millisecond, and `timestamp_ns`, the time of its first frame. `speech_end_s` is `end_s`
+    without the padding.
 
     Ports: `in` takes Audio of one channel at 16,000 or 8,000 Hz, in messages of any size; `speech`
     sends Audio of the same format.
@@ -303,9 +304,9 @@ class _Recording:
             self.sample_rate,
             timestamp_ns=self._origin_ns + span.start * 10**9 // self.sample_rate,
             metadata={
-                "start_s": span.start / self.sample_rate,
-                "end_s": span.end / self.sample_rate,
-                "speech_end_s": span.speech_end / self.sample_rate,
+                "start_s": round(span.start / self.sample_rate, 3),
+                "end_s": round(span.end / self.sample_rate, 3),
+                "speech_end_s": round(span.speech_end / self.sample_rate, 3),
             },
         )
 

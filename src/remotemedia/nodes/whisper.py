@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Whisper"]
 
 SAMPLE_RATE_HZ = 16_000
+FRAME_SECONDS = 0.01
+"""What the model counts time in: a part ends up to so much before the audio that it is all of."""
 PACKAGED_MODEL = "tiny.en"
 
 BeamSize: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=20)]
@@ -38,16 +40,17 @@ class Whisper(Node):
     Each message is an utterance of its own: put `silero_vad` before it. A call takes about as long
     for one second as for ten; longer than 30 s is written down in parts, each sent when it is
     known. A text says in its metadata what `language` it is in, and where in the stream it was
-    said, `start_s` and `end_s`: by the same entries of the audio that came in, else by how much
-    audio has come. What else the audio says in its metadata, the text says as well. Where nothing
-    is said, nothing is sent.
+    said, `start_s` and `end_s` in seconds, to the millisecond: by the same entries of the audio
+    that came in, else by how much audio has come. What else the audio says in its metadata, the
+    text says as well. Where nothing is said, nothing is sent.
 
     Ports: `in` takes Audio of one channel at 16,000 Hz, `out` sends Text.
 
     Args:
         model: a name that faster-whisper knows or that of a repository on the hub, both downloaded
             when they are used first; a folder; or tiny.en, which comes with the `speech` extra.
-        language: code of the language, such as "en"; empty: found out for each utterance.
+        language: code of the language, such as "en"; empty: found out for each utterance. A model
+            of English alone, as those that end in .en are, takes no other.
         beam_size: how many readings are followed at a time, 1 to 20; more are slower.
         device: cpu, cuda or auto.
         compute_type: how the weights are held: int8, int8_float16, float16, float32 or default.
@@ -92,6 +95,9 @@ class Whisper(Node):
             compute_type=self.compute_type,
             cpu_threads=self.threads or default_threads(),
         )
+        known = self._model.supported_languages
+        if self.language not in ("", *known):
+            raise ValueError(_unknown_language(self.model, self.language, known))
         self.progress(0.8, "warming up")
         list(self._segments_of(np.zeros(SAMPLE_RATE_HZ, np.float32))[0])
         self.progress(1.0, f"loaded {self.model}")
@@ -99,7 +105,9 @@ class Whisper(Node):
     def process(self, audio: Audio) -> Iterator[Text]:
         """Send the parts of what was said, each as soon as it is known."""
         check_mono(audio, "whisper", SAMPLE_RATE_HZ)
+        duration = audio.duration_seconds
         begin = _number(audio.metadata.get("start_s"), self._heard_frames / SAMPLE_RATE_HZ)
+        audio_end = _number(audio.metadata.get("end_s"), begin + duration)
         self._heard_frames += audio.frames
         if not audio.frames:
             return
@@ -107,12 +115,13 @@ class Whisper(Node):
         for segment in segments:
             text = segment.text.strip()
             if text:
-                end = min(segment.end, audio.duration_seconds)
+                is_last = segment.end > duration - FRAME_SECONDS
+                end = audio_end if is_last else begin + segment.end
                 metadata: dict[str, MetadataValue] = {
                     **audio.metadata,
                     "language": info.language,
-                    "start_s": begin + segment.start,
-                    "end_s": begin + end,
+                    "start_s": round(begin + segment.start, 3),
+                    "end_s": round(end, 3),
                 }
                 at_ns = audio.timestamp_ns + round(segment.start * 1e9)
                 yield Text(text, timestamp_ns=at_ns, metadata=metadata)
@@ -145,6 +154,14 @@ def _folder_of(model: str) -> str:
             f"owner/name, or one of {known}"
         )
     return str(download_model(model))
+
+
+def _unknown_language(model: str, language: str, known: list[str]) -> str:
+    if known == ["en"]:
+        advice = "English only: leave language empty, or take a model of many languages"
+    else:
+        advice = ", ".join(known)
+    return f"language {language!r} is none that model {model!r} knows, which is {advice}"
 
 
 def _number(value: object, default: float) -> float:

@@ -143,7 +143,7 @@ class Ending:
         waits = listed(one.node_id for one in self._nodes.values() if not one.has_exited)
         waits = waits or "what its nodes have started"
         _log.warning(
-            "session %r is ending and waits for %s to exit; who has not after grace_period_seconds "
-            "(%g s) is killed",
+            "session %r is ending and waits for %s to exit; what has not exited after "
+            "grace_period_seconds (%g s) is killed",
             *(self._wiring.session_id, waits, grace_seconds),
         )
