@@ -648,3 +648,42 @@ async def test_every_stream_ends_whenever_nodes_are_killed(round_: int) -> None:
         assert sum(session.restarts.values()) >= 20
         for one in connections(session).values():
             assert (one.queued, one.held) == (0, 0), one
+
+
+# Connections that are made while nodes crash.
+
+
+def apart(*node_ids: str) -> rm.Pipeline:
+    pipeline = rm.Pipeline("apart")
+    for node_id in node_ids:
+        pipeline.add_node(restarted(nodes.Echo, node_id))
+    return pipeline
+
+
+@pytest.mark.parametrize("victim", ["n1", "n2"])
+async def test_a_crash_while_nodes_are_connected_ends_the_session(victim: str) -> None:
+    pipeline = apart("n1", "n2")
+    async with asyncio.timeout(END_SECONDS), rm.Runtime() as runtime:
+        session = await runtime.create_session("s", pipeline)
+        os.kill(session.pids[victim], signal.SIGSTOP)
+        joining = asyncio.create_task(session.connect(rm.Connection("n1", "out", "n2", "in")))
+        await wait_until(lambda: session._restarting._suspensions == 1)
+        os.kill(session.pids[victim], signal.SIGKILL)
+        with pytest.raises(rm.ExecutorError):
+            await joining
+        assert isinstance(await cause_of(session.recv()), rm.ProcessCrashed)
+
+
+async def test_nothing_is_connected_while_a_node_is_away() -> None:
+    pipeline = apart("n1", "n2", "n3")
+    async with asyncio.timeout(END_SECONDS), rm.Runtime() as runtime:
+        session = await runtime.create_session("s", pipeline)
+        seen = session.events()
+        os.kill(session.pids["n3"], signal.SIGKILL)
+        await until(seen, events.NodeRestarting)
+        connection = rm.Connection("n1", "out", "n2", "in")
+        with pytest.raises(rm.ExecutorError, match="node 'n3' is being restarted"):
+            await session.connect(connection)
+        await until(seen, events.NodeReady)
+        await session.connect(connection)  # nothing was planned by the first
+        assert await texts(session, "a", "n1") == ["a", "a"]

@@ -296,13 +296,32 @@ async def test_an_interrupt_while_it_closes_shortens_what_is_worked_off(executor
 
 async def test_an_interrupt_before_the_session_runs_is_refused(executor: str) -> None:
     async with rm.Runtime() as runtime:
-        creating = asyncio.create_task(
-            runtime.create_session("s", chain(nodes.Echo), executor=executor)
+        refused: list[str] = []
+
+        def interrupt(event: events.Event) -> None:
+            if isinstance(event, events.ProcessStarted):
+                with pytest.raises(rm.ExecutorError, match="has not started"):
+                    runtime.sessions["s"].interrupt()
+                refused.append(event.node_id)
+
+        session = await runtime.create_session(
+            "s", chain(nodes.Echo), executor=executor, on_event=interrupt
         )
-        await wait_until(lambda: "s" in runtime.sessions)
-        with pytest.raises(rm.ExecutorError, match="has not started"):
-            runtime.sessions["s"].interrupt()
-        assert await texts(await creating, "a") == ["a"]
+        assert refused == ["n1"]
+        assert await texts(session, "a") == ["a"]
+
+
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+async def test_a_stream_that_an_end_cuts_off_raises(executor: str, how: str) -> None:
+    pipeline = rm.Pipeline().add_node("n1", nodes.AsyncSlowWords, seconds=3600)
+    async with asyncio.timeout(10), running(pipeline, executor=executor) as session:
+        got = []
+        with pytest.raises(rm.ChannelClosed, match="before it had finished with input 1"):  # noqa: PT012
+            async for output in session.stream(rm.Text("a b")):
+                got.append(text_of(output))
+                ending = asyncio.create_task(getattr(session, how)())
+        await ending
+        assert got == ["a"]
 
 
 async def test_an_interrupt_that_comes_again_and_again_loses_no_later_input() -> None:

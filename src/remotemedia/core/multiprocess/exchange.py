@@ -96,6 +96,7 @@ class Exchange:
         self.extend()
         self._streams: dict[int, deque[Output]] = {}
         self._abandoned: set[int] = set()
+        self._cut_off: set[int] = set()  # inputs whose streams the end of the session came before
         self._unclaimed: deque[Output] = deque()
         self._failures: dict[int, NodeFailed] = {}
         self._losses = Losses(wiring)
@@ -292,6 +293,8 @@ class Exchange:
 
     def close(self) -> None:
         """Send and receive no more; whoever waits gets `ChannelClosed`. Twice is harmless."""
+        if not self._has_finished:
+            self._cut_off = {number for number in self._streams if not self._is_done(number)}
         self._is_closing = self._has_finished = True
         self._doorbell.close()
 
@@ -341,6 +344,11 @@ class Exchange:
                 )
             if self._pump():
                 continue
+            if number in self._cut_off and not queue:
+                raise ChannelClosed(
+                    f"session {self._session_id!r} was ended before it had finished with input "
+                    f"{number}"
+                )
             if self._has_finished or self._is_done(number):
                 return None if queue else _DONE
             return None

@@ -182,13 +182,17 @@ class NodeProcess:
         finally:
             del self._connecting[connection]
 
-    def require_at_work(self) -> None:
-        """Raise `ExecutorError` if nothing can be connected to it any more."""
+    def require_not_away(self) -> None:
+        """Raise `ExecutorError` if it is just being restarted."""
         is_away = self.incarnation and self.state is ProcessState.INITIALIZING
         if is_away or self.state is ProcessState.RESTARTING:
             raise ExecutorError(
-                f"node {self.node_id!r} is being restarted: connect to it when it is ready again"
+                f"node {self.node_id!r} is being restarted: connect nodes when it is ready again"
             )
+
+    def require_at_work(self) -> None:
+        """Raise `ExecutorError` if nothing can be connected to it, now or any more."""
+        self.require_not_away()
         if self.is_drained or not self._is_listening:
             raise self._finished()
 

@@ -106,6 +106,7 @@ class Restarting:
         self._works: set[asyncio.Task[None]] = set()
         self._ready: dict[str, asyncio.Future[None]] = {}  # of processes that are being started
         self._no_more = asyncio.Event()
+        self._suspensions = 0
 
     def begin(self, exchange: Exchange) -> None:
         """The session is ready: a crash is no failed start any more."""
@@ -136,6 +137,20 @@ class Restarting:
         if self._no_more.is_set() and not self._wiring.is_fed(node.node_id):
             node.drain()  # as the other sources were asked to
 
+    def suspend(self) -> None:
+        """Restart nothing until `resume`: what several processes do together, none can take over.
+
+        Raises:
+            ExecutorError: a node is just being restarted.
+        """
+        for node in self._nodes.values():
+            node.require_not_away()
+        self._suspensions += 1
+
+    def resume(self) -> None:
+        """Restart again, once this was called as often as `suspend`."""
+        self._suspensions -= 1
+
     def finish(self) -> None:
         """Restart no more; who is away comes back at once, to work off what is left."""
         self._no_more.set()
@@ -150,7 +165,7 @@ class Restarting:
 
     def _plan(self, node: NodeProcess) -> tuple[int, float] | None:
         is_over = node.is_drained or self._wiring.has_finished(node.node_id)
-        if self._exchange is None or self._no_more.is_set() or is_over:
+        if self._exchange is None or self._no_more.is_set() or is_over or self._suspensions:
             return None
         if not self._wiring.registry.crosses_processes:
             return None  # a thread cannot be killed, nor its place be taken

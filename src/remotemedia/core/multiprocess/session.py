@@ -281,24 +281,33 @@ class Session:
         Raises:
             PipelineError: there is no such port, or the ports do not fit.
             ChannelError: the output has no room for another connection.
-            ExecutorError: the session does not run, or a node has finished.
+            ExecutorError: the session does not run, a node has finished or is being restarted.
+            PipelineTerminated: a node crashed meanwhile; none is restarted then.
         """
         exchange = self._open_exchange()
         one = validate_connection(self._wiring.pipeline, connection, self._config)
         reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
         reader.require_at_work()
         writer.require_at_work()
+        self._restarting.suspend()
+        try:
+            new = self._wiring.connect(one, connection.capacity)
+        except BaseException:
+            self._restarting.resume()
+            raise
         # Fails it from here on, a connection stays planned that carries nothing.
-        new = self._wiring.connect(one, connection.capacity)
         await self._whole(self._join(one, new))
         exchange.extend()
 
     async def _join(self, one: ValidatedConnection, new: NewConnection) -> None:
         reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
-        for node_id, count in new.counts:
-            await self._nodes[node_id].connect(count.connection, count)
-        await reader.connect(new.name, new.join, [self._wiring.bell(one.from_node).fd])
-        await writer.connect(new.name, new.attach, [self._wiring.bell(one.to_node).fd])
+        try:
+            for node_id, count in new.counts:
+                await self._nodes[node_id].connect(count.connection, count)
+            await reader.connect(new.name, new.join, [self._wiring.bell(one.from_node).fd])
+            await writer.connect(new.name, new.attach, [self._wiring.bell(one.to_node).fd])
+        finally:
+            self._restarting.resume()
 
     def channels_of(self, node_id: str) -> dict[str, str]:
         """The channel of each output port of a node."""
