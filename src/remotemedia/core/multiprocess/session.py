@@ -301,13 +301,12 @@ class Session:
 
     async def _join(self, one: ValidatedConnection, new: NewConnection) -> None:
         reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
-        try:
-            for node_id, count in new.counts:
-                await self._nodes[node_id].connect(count.connection, count)
-            await reader.connect(new.name, new.join, [self._wiring.bell(one.from_node).fd])
-            await writer.connect(new.name, new.attach, [self._wiring.bell(one.to_node).fd])
-        finally:
-            self._restarting.resume()
+        for node_id, count in new.counts:
+            await self._nodes[node_id].connect(count.connection, count)
+        await reader.connect(new.name, new.join, [self._wiring.bell(one.from_node).fd])
+        await writer.connect(new.name, new.attach, [self._wiring.bell(one.to_node).fd])
+        # Not where it failed: a process that is started after that would wait for what never comes.
+        self._restarting.resume()
 
     def channels_of(self, node_id: str) -> dict[str, str]:
         """The channel of each output port of a node."""
