@@ -344,13 +344,13 @@ class Exchange:
                 )
             if self._pump():
                 continue
-            if number in self._cut_off and not queue:
+            if number in self._cut_off:
                 raise ChannelClosed(
                     f"session {self._session_id!r} was ended before it had finished with input "
                     f"{number}"
                 )
             if self._has_finished or self._is_done(number):
-                return None if queue else _DONE
+                return _DONE
             return None
         return queue.popleft()
 

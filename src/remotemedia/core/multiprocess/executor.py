@@ -112,12 +112,18 @@ class SessionExecutor:
                 f"there is a session {session_id!r} already; end it first, or choose another name"
             )
         transport, launcher = self._parts()
+        if transport.address is None:  # its nodes are threads
+            _warn_of_ignored(session_id, pipeline)
         with limits_named(f"starting session {session_id!r}"):
             session = Session(
-                session_id, pipeline, transport, launcher, self.config, self._forget_session
+                session_id,
+                pipeline,
+                transport,
+                launcher,
+                self.config,
+                self._forget_session,
+                on_event,
             )
-        if on_event is not None:
-            session.listen(on_event)
         self._sessions[session_id] = session
         await session.start()
         return session
@@ -310,15 +316,6 @@ class InlineExecutor(SessionExecutor):
         from remotemedia.core.multiprocess.transport.memory import MemoryTransport
 
         return MemoryTransport(), ThreadLauncher()
-
-    async def _start_session(
-        self,
-        session_id: str,
-        pipeline: ValidatedPipeline,
-        on_event: Callable[[Event], object] | None = None,
-    ) -> Session:
-        _warn_of_ignored(session_id, pipeline)
-        return await super()._start_session(session_id, pipeline, on_event)
 
 
 def _warn_of_ignored(session_id: str, pipeline: ValidatedPipeline) -> None:

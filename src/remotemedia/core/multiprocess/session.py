@@ -71,6 +71,7 @@ class Session:
         launcher: Launcher,
         config: MultiprocessConfig,
         forget: Callable[[Session], None],
+        on_event: Callable[[Event], object] | None = None,
     ) -> None:
         self.session_id = session_id
         self.created_at = time.monotonic()
@@ -80,6 +81,8 @@ class Session:
         self._forget = forget
         self._state: SessionState = SESSION.first
         self._bus = events.EventBus()
+        if on_event is not None:
+            self._bus.listen(on_event)
         self._wiring = Wiring(pipeline, session_id, transport, config)
         self._nodes: dict[str, NodeProcess] = {}
         try:
@@ -316,11 +319,6 @@ class Session:
         """Follow what happens in the session from now on: `async for event in session.events()`."""
         self._require_own()
         return self._bus.subscribe()
-
-    def listen(self, listener: Callable[[Event], object]) -> None:
-        """Have the event loop call this with all that happens from now on; see `create_session`."""
-        self._require_own()
-        self._bus.listen(listener)
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger; the last ones once it ended."""
