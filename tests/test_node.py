@@ -278,6 +278,16 @@ def test_ports_and_handlers_are_inherited_and_can_be_replaced() -> None:
     assert list(outputs) == ["music"]
 
 
+class Forward(Node):
+    def forward(self, text: Text) -> Text:
+        return text
+
+
+class Called(Node):
+    def __call__(self, text: Text) -> Text:
+        return text
+
+
 class Nothing(Node): ...
 
 
@@ -343,6 +353,8 @@ def mix(one: Audio, two: Audio) -> Audio:
     ("target", "reason"),
     [
         (Proces, "it handles nothing: it has proces(); did you mean 'process'?"),
+        (Forward, "it handles nothing: it has forward(); did you mean 'process'?"),
+        (Called, "it handles nothing: it has __call__(); did you mean 'process'?"),
         (Nothing, "handles nothing: write `def process(self, text: Text) -> Text`"),
         (Silent, "process() does not say what it returns; annotate it"),
         (Unsaid, "process() takes 'text' without saying what it is"),
@@ -381,6 +393,12 @@ def with_method(name: str, *, of: type[Node] = Upper) -> type[Node]:
         ("finnish", "finish"),
         ("interupt", "interrupt"),
         ("on_interrupt", "interrupt"),
+        ("setup", "initialize"),
+        ("setUp", "initialize"),
+        ("on_start", "initialize"),
+        ("tear_down", "cleanup"),
+        ("stop", "cleanup"),
+        ("flush", "finish"),
     ],
 )
 def test_a_method_that_looks_like_a_hook_is_warned_of_where_it_stands(
@@ -407,6 +425,26 @@ def test_a_method_that_looks_like_a_hook_is_warned_of_where_it_stands(
 def test_other_methods_are_the_nodes_own(name: str) -> None:
     assert not list(misspelled_hooks(with_method(name)))
     assert not list(misspelled_hooks(Duck))
+
+
+class Helpful(Node):
+    """Uses what other frameworks would call, and handles an input without `process`."""
+
+    def flush(self) -> list[Text]:
+        return []
+
+    def start(self) -> bool:
+        return True
+
+    def run(self) -> None: ...
+
+    @input
+    def on_text(self, text: Text) -> list[Text]:
+        return [one for _ in range(2) if self.start() for one in self.flush()]
+
+
+def test_helpers_of_a_node_are_not_taken_for_hooks_of_other_frameworks() -> None:
+    assert not list(misspelled_hooks(Helpful))
 
 
 def test_an_output_addresses_messages_of_its_types_only() -> None:
