@@ -81,6 +81,27 @@ connections:
     assert (done.exit_code, done.stderr.count("\n  line ")) == (2, 11)
 
 
+def test_a_syntax_error_of_a_module_is_shown_as_python_shows_it(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        "version: v1\nmodules: [odd.py]\nnodes: [{id: a, node_type: 'odd:Odd'}]\n"
+    )
+    odd = tmp_path / "odd.py"
+    odd.write_text("import remotemedia as rm\n\n\nclass Odd(rm.Node)\n    x = 1\n")
+    shown = [
+        "SyntaxError: expected ':'",
+        f'  File "{odd}", line 4',
+        "    class Odd(rm.Node)",
+        "                      ^",
+    ]
+    done = CliRunner().invoke(app, ["validate", str(tmp_path / "p.yaml")])
+    head = f"{tmp_path}/p.yaml:2: module 'odd.py': cannot be imported: "
+    assert (done.exit_code, done.stderr.splitlines()) == (2, [head + shown[0], *shown[1:]])
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "p.yaml"), "--text", "a"])
+    assert [line.removeprefix("  ") for line in done.stderr.splitlines()[2:]] == shown[1:]
+    done = CliRunner().invoke(app, ["nodes", "-m", str(odd)])
+    assert done.stderr.splitlines()[1:] == shown[1:]
+
+
 @pytest.mark.parametrize(
     "wrong",
     ["modles: [a.py]\nnodes: [{id: a, node_type: 'a:A'}]", "nodes: [{node_type: x}, {id: 3}]"],

@@ -117,7 +117,7 @@ class PipelineError(RemoteMediaError, ValueError):
     def __str__(self) -> str:
         count = len(self.findings)
         head = f"pipeline {self.pipeline!r} has {count} problem{'s' if count != 1 else ''}:"
-        return "\n".join([head, *(f"  {finding}" for finding in self.findings)])
+        return "\n  ".join([head, *(str(one).replace("\n", "\n  ") for one in self.findings)])
 
 
 class ExecutorError(RemoteMediaError):

@@ -132,7 +132,7 @@ class Registry:
             except ImportError:
                 raise
             except (Exception, SystemExit) as error:  # the user's code: it can raise anything
-                raise ImportError(f"{type(error).__name__}: {error}", name=name) from error
+                raise ImportError(_said(error), name=name) from error
         self._modules[key] = module
         for value in list(vars(module).values()):
             type_name = vars(value).get(TYPE_NAME_MARK) if is_target(value) else None
@@ -256,6 +256,8 @@ def failed_at(error: ImportError) -> str:
     import traceback  # here: only where something is wrong
 
     raised = error.__cause__ or error  # what other code raises is the cause
+    if isinstance(raised, SyntaxError):
+        return ""
     folders = (str(Path(__file__).parents[1]), *map(str, installed_roots()))
     lines = [
         f"{frame.filename}:{frame.lineno}"
@@ -263,6 +265,16 @@ def failed_at(error: ImportError) -> str:
         if not frame.filename.startswith(("<", *folders))
     ]
     return lines[-1] if lines else ""
+
+
+def _said(error: BaseException) -> str:
+    """Say what a module raised; of a syntax error also where, as Python shows it."""
+    if not isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error}"
+    import traceback  # here: only where something is wrong
+
+    *place, problem = "".join(traceback.format_exception_only(error)).splitlines()
+    return "\n".join([problem, *place])
 
 
 def _home(target: NodeTarget) -> str:
@@ -294,7 +306,7 @@ def _load_entry_point(name: str) -> NodeTarget:
     except Exception as error:  # the module is a plugin's: anything can be raised there
         raise NodeTypeNotFound(
             f"the node type {name!r} is {value} of {declared.distribution}, which cannot be "
-            f"imported: {type(error).__name__}: {error}",
+            f"imported: {_said(error)}",
             "its module must import heavy or optional libraries inside of initialize()",
         ) from error
     if not is_target(target):
