@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from remotemedia.cli.app import app
 from remotemedia.cli.picture import Vertex, draw
+from tests.cli_helpers import write_pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,6 +116,38 @@ def test_mermaid_shows_inputs_and_outputs(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["graph", str(tmp_path / "p.yaml"), "--mermaid"])
     assert '    in0(["input"]) -->|"in: Text"| n0' in done.stdout
     assert '    n0 -->|"out: Text"| out0(["output"])' in done.stdout
+
+
+def test_json_has_what_the_picture_shows_with_the_changes_asked_for(tmp_path: Path) -> None:
+    path = str(write_pipeline(tmp_path, ("Gain", {"factor": 1.0}), ("Loud", {})))
+    asked = ["graph", path, "--json", "--set", "gain.factor=3.0"]
+    about = json.loads(CliRunner().invoke(app, asked).stdout)
+    assert about["pipeline"] == "tested"
+    assert about["nodes"][0] == {
+        "id": "gain",
+        "node_type": "cli_nodes:Gain",
+        "params": {"factor": 3.0},
+    }
+    assert about["connections"] == [
+        {
+            "from": "gain.out",
+            "to": "loud.in",
+            "kinds": ["Audio"],
+            "policy": "block",
+            "capacity": 100,
+            "leads_back": False,
+        }
+    ]
+    assert [about["inputs"], about["outputs"]] == [
+        [{"name": "gain.in", "kinds": ["Audio"]}],
+        [{"name": "loud.out", "kinds": ["Json"]}],
+    ]
+
+
+def test_a_picture_has_one_form(fork: Path) -> None:
+    done = CliRunner().invoke(app, ["graph", str(fork), "--json", "--mermaid"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "cannot both be given" in done.stderr
 
 
 def test_what_is_no_pipeline_is_no_picture(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import click
 
-from remotemedia.cli.loading import load
+from remotemedia.cli.failure import INVALID, Failure
+from remotemedia.cli.loading import load, settings_option
 
 if TYPE_CHECKING:
-    from remotemedia.core.validation import ValidatedConnection, ValidatedPipeline
+    from remotemedia.core.validation import SessionPort, ValidatedConnection, ValidatedPipeline
 
 __all__ = ["graph", "mermaid"]
 
@@ -17,9 +19,19 @@ __all__ = ["graph", "mermaid"]
 @click.command(short_help="Draw a pipeline, here or as Mermaid.")
 @click.argument("file")
 @click.option("--mermaid", "as_mermaid", is_flag=True, help="Print it as a Mermaid flowchart.")
-def graph(file: str, as_mermaid: bool) -> None:
-    """Draw the pipeline FILE, here or as Mermaid; nothing is started."""
-    pipeline = load(file)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@settings_option
+def graph(file: str, settings: tuple[str, ...], as_mermaid: bool, as_json: bool) -> None:
+    """Draw the pipeline FILE, here or as Mermaid; nothing is started.
+
+    The exit code is 2 where it cannot run: `validate` says all that is wrong.
+    """
+    if as_mermaid and as_json:
+        raise Failure("--mermaid and --json cannot both be given", INVALID)
+    pipeline = load(file, settings)
+    if as_json:
+        click.echo(json.dumps(_as_data(pipeline)))
+        return
     if as_mermaid:
         click.echo(mermaid(pipeline))
         return
@@ -45,10 +57,39 @@ def _connection_lines(pipeline: ValidatedPipeline) -> list[str]:
     rows = []
     for one in pipeline.connections:
         back = ", leads back: not drawn" if one.is_feedback else ""
-        kinds = " or ".join(kind for kind in one.from_port.kinds if kind in one.to_port.kinds)
-        rows.append((str(one), kinds, f"{_policy(one)}{back}"))
+        rows.append((str(one), " or ".join(_kinds(one)), f"{_policy(one)}{back}"))
     widths = [max((len(row[n]) for row in rows), default=0) for n in range(2)]
     return [f"{name:{widths[0]}}  {kinds:{widths[1]}}  {policy}" for name, kinds, policy in rows]
+
+
+def _as_data(pipeline: ValidatedPipeline) -> dict[str, object]:
+    def ports(ends: tuple[SessionPort, ...]) -> list[dict[str, object]]:
+        return [{"name": str(one), "kinds": one.port.kinds} for one in ends]
+
+    return {
+        "pipeline": pipeline.name,
+        "nodes": [
+            {"id": one.node_id, "node_type": one.type.name, "params": one.config.config}
+            for one in pipeline.nodes
+        ],
+        "connections": [
+            {
+                "from": f"{one.from_node}.{one.from_port.name}",
+                "to": f"{one.to_node}.{one.to_port.name}",
+                "kinds": _kinds(one),
+                "policy": one.policy,
+                "capacity": one.capacity,
+                "leads_back": one.is_feedback,
+            }
+            for one in pipeline.connections
+        ],
+        "inputs": ports(pipeline.inputs),
+        "outputs": ports(pipeline.outputs),
+    }
+
+
+def _kinds(one: ValidatedConnection) -> list[str]:
+    return [kind for kind in one.from_port.kinds if kind in one.to_port.kinds]
 
 
 def _policy(one: ValidatedConnection) -> str:

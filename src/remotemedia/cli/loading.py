@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import click
+
 from remotemedia.cli.failure import INVALID, Failure
 
 if TYPE_CHECKING:
@@ -14,9 +16,18 @@ if TYPE_CHECKING:
     from remotemedia.core.validation import ValidatedPipeline
     from remotemedia.errors import Finding
 
-__all__ = ["checked", "load"]
+__all__ = ["checked", "load", "settings_option"]
 
 EXECUTORS = ("python", "inline")
+
+settings_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NODE.PARAM=VALUE",
+    help="Change a parameter; the value is YAML. May be given several times.",
+)
+"""What every command has that reads a pipeline."""
 
 
 def load(file: str, settings: Iterable[str] = ()) -> ValidatedPipeline:

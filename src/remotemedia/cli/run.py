@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from remotemedia.cli.failure import FAILED, INVALID, READER_GONE, Failure, explained
-from remotemedia.cli.loading import load
+from remotemedia.cli.loading import load, settings_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,13 +52,7 @@ __all__ = ["run"]
     metavar="SECONDS",
     help="Send no more than this much sound. [default: all]",
 )
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="NODE.PARAM=VALUE",
-    help="Change a parameter; the value is YAML. May be given several times.",
-)
+@settings_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, the summary among them.")
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but what went wrong.")
 @click.option("--traceback", is_flag=True, help="Show the whole traceback of a node that failed.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from remotemedia.cli.failure import INVALID
-from remotemedia.cli.loading import checked
+from remotemedia.cli.loading import checked, settings_option
 from remotemedia.cli.wording import plural
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["validate"]
 
 @click.command(short_help="Say everything that is wrong with a pipeline.")
 @click.argument("file")
-@click.option("--set", "settings", multiple=True, metavar="NODE.PARAM=VALUE", help="Change one.")
+@settings_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def validate(file: str, settings: tuple[str, ...], as_json: bool) -> int:
     """Say everything that is wrong with the pipeline FILE; nothing is started.
