@@ -131,6 +131,14 @@ async def test_a_stream_and_recv_share_a_session(executor: str) -> None:
         assert [text_of(await session.recv()) for _ in range(2)] == ["set", "aside"]
 
 
+async def test_a_stream_sets_aside_no_more_than_a_bound_and_says_what_to_do(executor: str) -> None:
+    async with running(nodes.Words, executor=executor, channel_capacity=2048) as session:
+        await session.send(rm.Text("word " * 1100))
+        with pytest.raises(rm.BackpressureError, match=r"1024 outputs .* receive them by recv"):
+            await texts(session, "streamed")
+        assert text_of(await session.recv(timeout_seconds=0)) == "word"
+
+
 async def test_outputs_end_when_the_pipeline_has_finished(executor: str) -> None:
     async with running(nodes.Echo, nodes.Collect, executor=executor) as session:
         collecting = asyncio.create_task(_all(session))

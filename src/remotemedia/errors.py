@@ -372,7 +372,7 @@ class BackpressureError(ChannelError):
     Attributes:
         connection: the connection that is full, as "from -> to".
         capacity: how many messages it holds.
-        policy: its policy.
+        policy: its policy; "set aside" for outputs that a `stream` has met and nobody received.
         is_open: whether its reader has opened; until then nothing can be sent to it.
     """
 
@@ -390,6 +390,11 @@ class BackpressureError(ChannelError):
             return (
                 f"connection {self.connection} ({self.policy}) has no reader yet: it was planned "
                 f"and has not been opened; open it first, or give send a timeout to wait for it"
+            )
+        if self.policy == "set aside":
+            return (
+                f"{self.capacity} {self.connection} wait that no stream asked for: receive them by "
+                f"recv() or outputs(), or stream the inputs that they come of"
             )
         return (
             f"connection {self.connection} ({self.policy}) is full: {self.capacity} messages wait "
