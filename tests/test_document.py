@@ -83,7 +83,10 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(
     [
         ("a: [1", "this is no YAML"),
         ("a: 1\n b: 2", "line 2, file: this is no YAML"),
-        ("\t- a", "this is no YAML"),
+        ("a: 1\nb\n  - 2", "line 2, file: this is no YAML: could not find expected ':' (a key has"),
+        ("a 1\nb: 2", "line 2, file: this is no YAML: mapping values are not allowed in this"),
+        ("a: 1\nb: {c: 1\nd: 2", "(it was opened in line 2)"),
+        ("\t- a", "tabs cannot indent: use spaces"),
         ("a: \x00", "this is no YAML"),
         ("!!python/object/apply:os.system [ls]", "the tag tag:yaml.org,2002:python/object"),
         ("a: !!binary aGk=", "the tag tag:yaml.org,2002:binary is not allowed"),

@@ -118,14 +118,14 @@ conections: []
     assert problems(text) == [
         "line 1, pipeline, key 'version': must be 'v1', got 'v2'",
         "line 3, node 'vad', key 'node_typ': unknown key (did you mean 'node_type'?)",
-        "line 3, node 'vad', key 'params': expected 'object', got 'array'",
+        "line 3, node 'vad', key 'params': expected a mapping of keys to values, got a list",
         "line 6, node 'asr', key 'cpu_affinity': expected 'int' >= 0 - at '$[1]'",
         "line 7, node 'asr', restart, key 'max_restart': unknown key "
         "(did you mean 'max_restarts'?)",
         "line 8, node 'asr', key 'on_error': must be one of 'fail', 'skip', got 'skipp' "
         "(did you mean 'skip'?)",
         "line 9, node 'a/b', key 'id': expected 'str' matching regex '^[A-Za-z0-9_.-]{1,64}$'",
-        "line 11, nodes[3]: must be a mapping of keys to values",
+        "line 11, nodes[3]: must be a mapping of keys to values (write id: ..., node_type: ...)",
         "line 13, connection vad.speech -> asr, key 'policy': must be one of 'block', "
         "'drop_oldest', 'latest', 'error', got 'blok' (did you mean 'block'?)",
         "line 13, connection vad.speech -> asr, key 'capacity': expected 'int' >= 1",
@@ -137,10 +137,13 @@ conections: []
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "line 1, pipeline: must be a mapping of keys to values"),
+        ("", "line 1, pipeline: it is empty (write version: ..., nodes: ...)"),
         ("- a", "line 1, pipeline: must be a mapping of keys to values"),
         ("version: v1", "line 1, pipeline: the key 'nodes' is missing"),
-        ("version: v1\nnodes: {}", "line 2, pipeline, key 'nodes': expected 'array', got 'object'"),
+        ("version: v1\nnodes: {}", "key 'nodes': expected a list, got a mapping of keys to values"),
+        ("version: v1\nnodes:", "key 'nodes': expected a list, got nothing"),
+        ("nodes: []\nmodules:", "expected a list, got nothing (leave the key out)"),
+        ("version: v1\nnodes: [{id:a, node_type: b}]", "put a space behind the colon: 'id: a'"),
         ("version: v1\nnodes: [{id: a, node_type: b}]\nname: a\nname: b", "key 'name': is here tw"),
         ("a: [", "this is no YAML"),
     ],
@@ -157,6 +160,8 @@ def test_an_error_names_the_file_and_counts() -> None:
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="cannot be read: No such file or directory"):
         load_pipeline(tmp_path / "missing.yaml")
+    with pytest.raises(PipelineError, match="is Python, not YAML or JSON"):
+        load_pipeline(tmp_path / "nodes.py")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(PipelineError, match="is no UTF-8 text"):
         load_pipeline(tmp_path / "binary.yaml")

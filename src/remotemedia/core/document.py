@@ -36,6 +36,16 @@ _WORDS: dict[str, object] = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
+# By the words of libyaml.
+_YAML_HINTS = {
+    "could not find expected ':'": "a key has a ':' behind it",
+    "mapping values are not allowed": "is there no ':' in the line above, or is this indented "
+    "otherwise than its neighbours? Text with a ':' in it stands in quotes",
+    "cannot start any token": "tabs cannot indent: use spaces. Text that begins with @, % or ` "
+    "stands in quotes",
+    "did not find expected key": "is it indented as its neighbours are?",
+    "did not find expected '-' indicator": "is it indented as its neighbours are?",
+}
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s{}\[\],:"]+')
 
 
@@ -165,11 +175,21 @@ def _yaml_events(text: str) -> Iterator[_Event]:
             elif (converted := _converted(event)) is not None:
                 yield converted
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = None if mark is None else mark.line + 1
-        raise Syntax(f"this is no YAML: {error.problem or error.context}", line) from error
+        raise _syntax(error) from error
     except yaml.YAMLError as error:
         raise Syntax(f"this is no YAML: {error}", None) from error
+
+
+def _syntax(error: yaml.MarkedYAMLError) -> Syntax:
+    """Say what is no YAML, where, and what people mostly did to come there."""
+    problem, began = str(error.problem or error.context), error.context_mark
+    mark = error.problem_mark or began
+    hint = next((hint for words, hint in _YAML_HINTS.items() if words in problem), "")
+    if began is not None and problem == "could not find expected ':'":
+        mark = began  # the key, and not the line below
+    elif began is not None and problem.startswith("did not find expected ','"):
+        hint = f"it was opened in line {began.line + 1}"
+    return Syntax(f"this is no YAML: {problem}", None if mark is None else mark.line + 1, hint)
 
 
 def _converted(event: yaml.Event) -> _Event | None:

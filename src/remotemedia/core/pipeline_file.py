@@ -77,6 +77,9 @@ def read_pipeline(path: str | Path) -> Reading:
         PipelineError: the file cannot be read, or is neither YAML nor JSON.
     """
     path = Path(path)
+    if path.suffix == ".py":
+        hint = f"start it with python {path}, or name it in the `modules` of a pipeline file"
+        raise PipelineError(str(path), (Finding("file", "is Python, not YAML or JSON", hint),))
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
@@ -213,7 +216,10 @@ class _Reader:
         """
         known = {field.encode_name: field for field in msgspec.structs.fields(type_)}
         if not isinstance(entry.value, dict):
-            self.find(place, "must be a mapping of keys to values", entry.line)
+            needed = ", ".join(f"{name}: ..." for name, one in known.items() if one.required)
+            is_empty = entry.value is None and type_ is PipelineEntry
+            said = "it is empty" if is_empty else "must be a mapping of keys to values"
+            self.find(place, said, entry.line, f"write {needed}")
             return {}, set(known)
         values: dict[str, object] = {}
         meant: set[str] = set()  # by a key that is misspelt, or has a wrong value
@@ -222,6 +228,10 @@ class _Reader:
             if key not in known:
                 hint = suggested(key, known)
                 meant.update(name for name in known if hint == f"did you mean {name!r}?")
+                start, colon, rest = key.partition(":")
+                if colon and start in known:
+                    meant.add(start)
+                    hint = f"put a space behind the colon: '{start}: {rest}'"
                 self.find(f"{place}, key {key!r}", "unknown key", line, hint)
                 continue
             value = item.plain()
@@ -232,7 +242,9 @@ class _Reader:
                 values[key] = value
             else:
                 meant.add(key)
-                self.find(f"{place}, key {key!r}", problem[0], line, problem[1])
+                may_lack = value is None and not known[key].required
+                hint = problem[1] or ("leave the key out" if may_lack else "")
+                self.find(f"{place}, key {key!r}", problem[0], line, hint)
         for key, field in known.items():
             if field.required and key not in entry.value and key not in meant:
                 meant.add(key)

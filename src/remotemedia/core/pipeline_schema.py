@@ -37,6 +37,9 @@ NodeId = Annotated[
 ]
 Positive = Annotated[float, Meta(gt=0)]
 
+_WORDS = {"object": "a mapping of keys to values", "array": "a list", "null": "nothing"}
+"""What msgspec calls as JSON does."""
+
 Version: TypeAlias = Literal["v1"]
 
 
@@ -137,7 +140,10 @@ def value_problem(value: object, type_: object) -> tuple[str, str] | None:
     try:
         msgspec.convert(value, type_, from_attributes=True)
     except msgspec.ValidationError as error:
-        text = str(error).replace("`", "'")
+        text = str(error)
+        for word, meaning in _WORDS.items():
+            text = text.replace(f"`{word}`", meaning)
+        text = text.replace("`", "'")
         return wrong_choice(value, type_) or (text[:1].lower() + text[1:], "")
     return None
 
