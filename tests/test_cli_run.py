@@ -481,14 +481,17 @@ def test_a_second_signal_kills_nodes_at_once(tmp_path: Path) -> None:
     assert process.returncode == 130
 
 
-def test_a_signal_while_it_starts_ends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_it_starts_ends_it(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     loading = write_pipeline(tmp_path, ("Loading", {"seconds": 600.0}))
     with start("run", loading, "-i", "-") as process:
         assert process.stderr is not None
         assert "loading" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "interrupted while starting" in errors
 
 
