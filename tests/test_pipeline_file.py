@@ -142,6 +142,12 @@ conections: []
         ("version: v1", "line 1, pipeline: the key 'nodes' is missing"),
         ("version: v1\nnodes: {}", "key 'nodes': expected a list, got a mapping of keys to values"),
         ("version: v1\nnodes:", "key 'nodes': expected a list, got nothing"),
+        ("modules: a.py", "key 'modules': expected a list, got 'str' (write [a.py])"),
+        ("nodes: [{id: a, config: {b: 1}}]", "key 'config': unknown key (did you mean 'params'?)"),
+        (
+            "nodes: []\nconnections: [{from: {node: a}, to: b}]",
+            "connection {'node': 'a'} -> b, key",
+        ),
         ("nodes: []\nmodules:", "expected a list, got nothing (leave the key out)"),
         ("version: v1\nnodes: [{id:a, node_type: b}]", "put a space behind the colon: 'id: a'"),
         ("version: v1\nnodes: [{id: a, node_type: b}]\nname: a\nname: b", "key 'name': is here tw"),

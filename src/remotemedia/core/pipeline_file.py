@@ -39,6 +39,19 @@ __all__ = ["Reading", "load_pipeline", "parse_pipeline", "read_pipeline"]
 
 MAX_FILE_BYTES = 1024 * 1024
 
+_OTHER_WORDS = {
+    "config": "params",
+    "args": "params",
+    "name": "id",
+    "class": "node_type",
+    "source": "from",
+    "src": "from",
+    "target": "to",
+    "dst": "to",
+    "edges": "connections",
+}
+"""What keys are called elsewhere, where no likeness of the words leads to ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -200,7 +213,7 @@ class _Reader:
             if key == "nodes" and (id_ := items.get("id")) is not None:
                 place = f"node {id_.value!r}"
             elif (source := items.get("from")) is not None and (to := items.get("to")) is not None:
-                place = f"connection {source.value} -> {to.value}"
+                place = f"connection {source.plain()} -> {to.plain()}"
             places.append((place, entry))
         return places
 
@@ -226,7 +239,8 @@ class _Reader:
         for key, item in entry.value.items():
             line = entry.key_lines[key]
             if key not in known:
-                hint = suggested(key, known)
+                other = _OTHER_WORDS.get(key)
+                hint = f"did you mean {other!r}?" if other in known else suggested(key, known)
                 meant.update(name for name in known if hint == f"did you mean {name!r}?")
                 start, colon, rest = key.partition(":")
                 if colon and start in known:
@@ -244,6 +258,8 @@ class _Reader:
                 meant.add(key)
                 may_lack = value is None and not known[key].required
                 hint = problem[1] or ("leave the key out" if may_lack else "")
+                if isinstance(value, str) and problem[0].startswith("expected a list"):
+                    hint = f"write [{value}]"
                 self.find(f"{place}, key {key!r}", problem[0], line, hint)
         for key, field in known.items():
             if field.required and key not in entry.value and key not in meant:
