@@ -100,8 +100,8 @@ class Session:
         self._starts: list[asyncio.Task[None]] = []
         self._works: set[asyncio.Task[None]] = set()  # what goes on though its caller is cancelled
         self._is_told = False  # somebody has got the failure raised
-        self._ending: asyncio.Task[None] | None = None
-        self._end_of_nodes = Ending(self._nodes, self._wiring, launcher, config)
+        self._end_task: asyncio.Task[None] | None = None
+        self._ending = Ending(self._nodes, self._wiring, launcher, config)
         self._restarting = Restarting(
             *(self._nodes, self._starts, self._wiring, launcher),
             *(self, config, self._bus, self._fail),
@@ -358,15 +358,15 @@ class Session:
         """
         self._require_own()
         require_loop(self._loop, f"session {self.session_id!r}")
-        if self._ending is None and self._state in (SessionState.READY, SessionState.RUNNING):
+        if self._end_task is None and self._state in (SessionState.READY, SessionState.RUNNING):
             self._advance(SessionEvent.TERMINATE)
             self._is_closing = True
             self._restarting.finish()
-            self._ending = asyncio.create_task(self._drain_and_end())
-        if self._ending is None:
+            self._end_task = asyncio.create_task(self._drain_and_tear_down())
+        if self._end_task is None:
             await self.terminate()
         else:
-            await asyncio.shield(self._ending)
+            await asyncio.shield(self._end_task)
         if self._failure is not None and not self._is_told:
             raise self._terminated()
 
@@ -377,13 +377,13 @@ class Session:
         """
         self._require_own()
         require_loop(self._loop, f"session {self.session_id!r}")
-        if self._ending is None:
+        if self._end_task is None:
             self._advance(SessionEvent.TERMINATE)
-            self._ending = asyncio.create_task(self._end(self._config.grace_period_seconds))
+            self._end_task = asyncio.create_task(self._tear_down(self._config.grace_period_seconds))
         self._start_over.set()
         self._is_closing = False
-        self._end_of_nodes.cut_short()
-        await asyncio.shield(self._ending)
+        self._ending.cut_short()
+        await asyncio.shield(self._end_task)
 
     async def kill(self) -> None:
         """End the session at once: its nodes are killed, with no time to clean up.
@@ -392,7 +392,7 @@ class Session:
         """
         self._require_own()
         require_loop(self._loop, f"session {self.session_id!r}")
-        self._end_of_nodes.kill()
+        self._ending.kill()
         await self.terminate()
 
     async def wait_ended(self) -> None:
@@ -445,7 +445,7 @@ class Session:
             async with asyncio.timeout(seconds):
                 self._starts += [asyncio.create_task(one.start()) for one in self._nodes.values()]
                 if self._starts:
-                    await asyncio.wait(self._starts)  # cancelled here, `_end` waits for them
+                    await asyncio.wait(self._starts)  # cancelled here, `_tear_down` waits for them
                     for start in self._starts:
                         start.result()
                     await self._start_over.wait()
@@ -466,8 +466,8 @@ class Session:
         if self._failure is not None:
             await self._roll_back()
             raise self._failure
-        if self._ending is not None:
-            await asyncio.shield(self._ending)
+        if self._end_task is not None:
+            await asyncio.shield(self._end_task)
             raise ExecutorError(f"session {self.session_id!r} was ended while it started")
         self._exchange = Exchange(
             host,
@@ -482,11 +482,11 @@ class Session:
         self._bus.emit(events.SessionReady(self.session_id, time.monotonic() - self.created_at))
 
     async def _roll_back(self) -> None:
-        if self._ending is None:
+        if self._end_task is None:
             self._advance(SessionEvent.FAILED)
-            self._ending = asyncio.create_task(self._end(0.0))
+            self._end_task = asyncio.create_task(self._tear_down(0.0))
         with suppress(asyncio.CancelledError):
-            await asyncio.shield(self._ending)
+            await asyncio.shield(self._end_task)
 
     # What nodes say.
 
@@ -557,7 +557,7 @@ class Session:
             return
         self._advance(SessionEvent.FAILED)
         self._bus.emit(events.PipelineTerminated(self.session_id, _first_line(error)))
-        self._ending = asyncio.create_task(self._end(self._config.grace_period_seconds))
+        self._end_task = asyncio.create_task(self._tear_down(self._config.grace_period_seconds))
         assert self._exchange is not None
         self._exchange.wake()
 
@@ -571,12 +571,12 @@ class Session:
 
     # Its end.
 
-    async def _drain_and_end(self) -> None:
+    async def _drain_and_tear_down(self) -> None:
         assert self._exchange is not None
-        await self._end_of_nodes.drain(self._exchange)
-        await self._end(self._config.grace_period_seconds)
+        await self._ending.drain(self._exchange)
+        await self._tear_down(self._config.grace_period_seconds)
 
-    async def _end(self, grace_seconds: float) -> None:
+    async def _tear_down(self, grace_seconds: float) -> None:
         """End everything, in this order; every step is taken whatever the ones before came to.
 
         First the processes, as `Ending.stop` says, and none is restarted any more. Then the
@@ -586,7 +586,7 @@ class Session:
             self._exchange.close_inputs()  # a node that has gone would take messages without end
         try:
             await self._restarting.cancel()
-            await self._end_of_nodes.stop(self._starts, grace_seconds)
+            await self._ending.stop(self._starts, grace_seconds)
         finally:
             for node in self._nodes.values():
                 node.close()
