@@ -43,6 +43,7 @@ LAYERS = {
             "launch",
             "watchdog",
             "node_process",
+            "parts",
             "losses",
             "exchange",
             "ending",

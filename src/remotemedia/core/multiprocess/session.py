@@ -12,7 +12,7 @@ from remotemedia.core.arguments import check_seconds, require_loop
 from remotemedia.core.multiprocess import control, events
 from remotemedia.core.multiprocess.ending import Ending
 from remotemedia.core.multiprocess.exchange import Exchange
-from remotemedia.core.multiprocess.node_process import NodeProcess
+from remotemedia.core.multiprocess.parts import SessionParts
 from remotemedia.core.multiprocess.restarting import Restarting
 from remotemedia.core.multiprocess.states import (
     SESSION,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.events import Event
     from remotemedia.core.multiprocess.exits import ProcessExit
     from remotemedia.core.multiprocess.launch import Launcher
+    from remotemedia.core.multiprocess.node_process import NodeProcess
     from remotemedia.core.multiprocess.transport.base import Transport
     from remotemedia.core.multiprocess.wiring import NewConnection
     from remotemedia.core.pipeline import Connection
@@ -77,18 +78,17 @@ class Session:
         self.created_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._config = config
-        self._launcher = launcher
         self._forget = forget
         self._state: SessionState = SESSION.first
         self._bus = events.EventBus()
         if on_event is not None:
             self._bus.listen(on_event)
         self._wiring = Wiring(pipeline, session_id, transport, config)
-        self._nodes: dict[str, NodeProcess] = {}
+        self._parts = SessionParts(self._wiring, transport, launcher, config, self._bus)
+        self._nodes, self._starts = self._parts.nodes, self._parts.starts
         try:
             for node in pipeline.nodes:
-                ends = control.new_pair()
-                self._nodes[node.node_id] = NodeProcess(node, self._wiring, launcher, self, ends)
+                self._parts.put(node, self, control.new_pair())
         except BaseException:
             for process in self._nodes.values():
                 process.close()
@@ -97,15 +97,11 @@ class Session:
         self._exchange: Exchange | None = None
         self._failure: ExecutorError | None = None
         self._start_over = asyncio.Event()  # all are ready, one has failed, or it is to end
-        self._starts: list[asyncio.Task[None]] = []
         self._works: set[asyncio.Task[None]] = set()  # what goes on though its caller is cancelled
         self._is_told = False  # somebody has got the failure raised
         self._end_task: asyncio.Task[None] | None = None
-        self._ending = Ending(self._nodes, self._wiring, launcher, config)
-        self._restarting = Restarting(
-            *(self._nodes, self._starts, self._wiring, launcher),
-            *(self, config, self._bus, self._fail),
-        )
+        self._ending = Ending(self._parts)
+        self._restarting = Restarting(self._parts, self, self._fail)
         self._is_closing = False  # ends with what was sent worked off, so a failure matters still
         self._transport = transport
         self._final_stats: dict[str, PortStats] = {}
@@ -244,8 +240,7 @@ class Session:
             for end in ends:
                 end.close()
             raise
-        process = NodeProcess(node, self._wiring, self._launcher, self, ends)
-        self._nodes[node.node_id] = process
+        process = self._parts.put(node, self, ends)
         self._wiring.open_host()
         exchange.extend()
         self._start_over.clear()
@@ -586,7 +581,7 @@ class Session:
             self._exchange.close_inputs()  # a node that has gone would take messages without end
         try:
             await self._restarting.cancel()
-            await self._ending.stop(self._starts, grace_seconds)
+            await self._ending.stop(grace_seconds)
         finally:
             for node in self._nodes.values():
                 node.close()
