@@ -48,6 +48,8 @@ LAYERS = {
             "exchange",
             "ending",
             "restarting",
+            "supervisor",
+            "additions",
             "session",
             "runner",
         )

@@ -667,7 +667,7 @@ async def test_a_crash_while_nodes_are_connected_ends_the_session(victim: str) -
         session = await runtime.create_session("s", pipeline)
         os.kill(session.pids[victim], signal.SIGSTOP)
         joining = asyncio.create_task(session.connect(rm.Connection("n1", "out", "n2", "in")))
-        await wait_until(lambda: session._restarting._suspensions == 1)
+        await wait_until(lambda: session._supervisor.restarting._suspensions == 1)
         os.kill(session.pids[victim], signal.SIGKILL)
         with pytest.raises(rm.ExecutorError):
             await joining

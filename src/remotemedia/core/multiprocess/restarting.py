@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from remotemedia.core.findings import first_line
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.events import NodeRestarting
 from remotemedia.core.multiprocess.transport.limits import limits_named
@@ -173,7 +174,7 @@ class Restarting:
                         node.incarnation + 1,
                         attempt,
                         delay_seconds,
-                        str(failure).splitlines()[0],
+                        first_line(failure),
                     )
                 )
                 with suppress(TimeoutError):
