@@ -455,7 +455,8 @@ async def test_a_node_that_does_not_start_with_its_session_is_not_restarted() ->
 async def test_a_node_that_has_finished_is_not_restarted() -> None:
     source = restarted(nodes.Count, end=3)
     async with running(source, nodes.Echo) as session:
-        assert await take(session, 3) == [0, 1, 2]
+        # To the end: with its last message alone, it has not finished yet.
+        assert [value_of(output) async for output in session.outputs()] == [0, 1, 2]
         os.kill(session.pids["n1"], signal.SIGKILL)
         cause = await cause_of(session.wait_ended())
         assert isinstance(cause, rm.ProcessCrashed)
