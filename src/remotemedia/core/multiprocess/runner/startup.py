@@ -15,6 +15,7 @@ from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.runner.commands import Commands, Reporter
 from remotemedia.core.multiprocess.runner.context import RunnerContext
+from remotemedia.core.multiprocess.runner.ports import NodePorts
 from remotemedia.core.multiprocess.runner.tracebacks import format_error, summary
 from remotemedia.core.multiprocess.runner.work import Stopped, Work
 from remotemedia.core.parameters import create_node
@@ -195,28 +196,11 @@ class NodeRun:
             ticket = ticket.with_fds(self._commands.fds)
             endpoint = Endpoint.open(ticket, spin_ns=configuration.spin_ns)
         self._endpoint = endpoint
-        methods = {port.name: getattr(self._node, port.handler) for port in kind.inputs}
-        subscribers = endpoint.subscribers
-        handlers = {subscribers[one.connection]: methods[one.port] for one in configuration.inputs}
-        counted = [subscribers[one.connection] for one in configuration.inputs if one.is_counted]
-        feedback = [subscribers[one.connection] for one in configuration.inputs if one.is_feedback]
-        publishers = {one.port: endpoint.publishers[one.channel] for one in configuration.outputs}
-        context.open(publishers)
-        host = endpoint.bells[configuration.host] if not publishers else None
         assert self._node is not None
+        ports = NodePorts.join(self._node, kind, endpoint, configuration)
+        context.open(ports.publishers)
         work = self._work = loop(
-            self._node,
-            handlers,
-            counted,
-            feedback,
-            endpoint,
-            publishers,
-            context,
-            self._commands,
-            self._reporter,
-            host,
-            skips_errors=configuration.on_error == "skip",
-            busy_every_ns=configuration.busy_every_ns,
+            self._node, ports, context, self._commands, self._reporter, configuration
         )
         self._commands.wake_with(self._wake_work)
         return work
