@@ -165,7 +165,7 @@ class Supervisor:
         except TimeoutError:
             late = [n for n in self._nodes.values() if n.state is ProcessState.INITIALIZING]
             # One that is connecting waits for the readers it has: for those behind it.
-            late.sort(key=lambda one: one.phase == "connecting")
+            late.sort(key=lambda one: one.phase == control.Phase.CONNECTING)
             error = await late[0].timeout_error(seconds) if late else None
             await self._roll_back()
             raise (
