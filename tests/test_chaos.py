@@ -193,5 +193,4 @@ async def test_failures_of_streams_that_were_left_are_not_kept() -> None:
         for _ in range(20):
             with pytest.raises(rm.NodeFailed):
                 [output async for output in session.stream(rm.Text("fail"))]
-        assert session._exchange is not None
-        assert not session._exchange._failures
+        assert not session._supervisor.open_exchange()._failures

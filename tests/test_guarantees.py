@@ -244,7 +244,8 @@ async def test_11_all_nodes_end_at_once_also_those_that_do_not_listen(runtime: r
         everybody += children
     for number in range(4):
         await session.send(rm.Text(""), f"n{number}")
-    await wait_until(lambda: all(session._nodes[f"n{number}"].is_busy for number in range(4)))
+    processes = session._parts.nodes
+    await wait_until(lambda: all(processes[f"n{number}"].is_busy for number in range(4)))
     start = time.monotonic()
     await session.terminate()
     assert time.monotonic() - start < 2.0 + 1.0  # one grace period for all

@@ -43,10 +43,13 @@ LAYERS = {
             "launch",
             "watchdog",
             "node_process",
+            "parts",
             "losses",
             "exchange",
             "ending",
             "restarting",
+            "supervisor",
+            "additions",
             "session",
             "runner",
         )

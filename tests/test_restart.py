@@ -455,7 +455,8 @@ async def test_a_node_that_does_not_start_with_its_session_is_not_restarted() ->
 async def test_a_node_that_has_finished_is_not_restarted() -> None:
     source = restarted(nodes.Count, end=3)
     async with running(source, nodes.Echo) as session:
-        assert await take(session, 3) == [0, 1, 2]
+        # To the end: with its last message alone, it has not finished yet.
+        assert [value_of(output) async for output in session.outputs()] == [0, 1, 2]
         os.kill(session.pids["n1"], signal.SIGKILL)
         cause = await cause_of(session.wait_ended())
         assert isinstance(cause, rm.ProcessCrashed)
@@ -667,7 +668,7 @@ async def test_a_crash_while_nodes_are_connected_ends_the_session(victim: str) -
         session = await runtime.create_session("s", pipeline)
         os.kill(session.pids[victim], signal.SIGSTOP)
         joining = asyncio.create_task(session.connect(rm.Connection("n1", "out", "n2", "in")))
-        await wait_until(lambda: session._restarting._suspensions == 1)
+        await wait_until(lambda: session._supervisor.restarting._suspensions == 1)
         os.kill(session.pids[victim], signal.SIGKILL)
         with pytest.raises(rm.ExecutorError):
             await joining

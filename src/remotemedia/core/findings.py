@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args, get_origin
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "listed", "shortened", "suggested", "wrong_choice"]
+__all__ = ["did_you_mean", "first_line", "listed", "shortened", "suggested", "wrong_choice"]
 
 _MAX_LISTED = 12
 
@@ -59,6 +59,11 @@ def wrong_choice(value: object, type_: object) -> tuple[str, str] | None:
     hint = did_you_mean(value, texts) if isinstance(value, str) else ""
     which = f"one of {', '.join(map(repr, choices))}" if len(choices) > 1 else repr(choices[0])
     return f"must be {which}, got {shortened(value)}", hint
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, without the details that follow on lines of their own."""
+    return str(error).splitlines()[0]
 
 
 def shortened(value: object) -> str:

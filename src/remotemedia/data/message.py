@@ -52,7 +52,7 @@ class Message:
     correlation_id: int
     metadata: Metadata
     _origin: str
-    """Set where a message leaves a session, and nowhere else."""
+    """Set by the `Exchange` where a message leaves a session, and nowhere else."""
 
     @property
     def origin(self) -> str:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import array
 import socket
+from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
@@ -52,6 +53,7 @@ __all__ = [
     "Join",
     "NodeFailure",
     "OutputBinding",
+    "Phase",
     "Progress",
     "Ready",
     "Recount",
@@ -207,11 +209,23 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     python: str
 
 
+class Phase(StrEnum):
+    """What a node's process is doing, one after the other."""
+
+    STARTING = "starting"
+    IMPORTING = "importing"
+    CREATING = "creating"
+    LOADING = "loading"
+    CONNECTING = "connecting"
+    PROCESSING = "processing"
+    CLEANING_UP = "cleaning up"
+
+
 class Progress(msgspec.Struct, frozen=True, tag=True):
     """How far the start of a node is.
 
     Attributes:
-        phase: "importing", "loading" or "connecting".
+        phase: a `Phase`: importing, loading or connecting.
         fraction: of the phase, 0.0 to 1.0.
         message: what is being done, as the node says it.
     """
@@ -235,14 +249,14 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     """The runner gives up.
 
     Attributes:
-        phase: what it was doing: "import", "__init__", "initialize", "connect", "process",
-            "finish", "cleanup".
+        hook: what of the node it was doing: "start", "import", "__init__", "initialize", "connect",
+            "process", "finish" or "cleanup".
         error: the error in one line.
         traceback: the Python traceback.
         working_on: the message it was working on.
     """
 
-    phase: str
+    hook: str
     error: str
     traceback: str
     working_on: str = ""

@@ -13,13 +13,10 @@ from remotemedia.core.multiprocess.states import ProcessState
 from remotemedia.errors import ChannelError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Coroutine, Mapping
+    from collections.abc import Coroutine
 
-    from remotemedia.core.multiprocess.config import MultiprocessConfig
     from remotemedia.core.multiprocess.exchange import Exchange
-    from remotemedia.core.multiprocess.launch import Launcher
-    from remotemedia.core.multiprocess.node_process import NodeProcess
-    from remotemedia.core.multiprocess.wiring import Wiring
+    from remotemedia.core.multiprocess.parts import SessionParts
 
 __all__ = ["Ending"]
 
@@ -36,23 +33,15 @@ class Ending:
     """Ends the nodes of a session, politely or now.
 
     Args:
-        nodes: the nodes, by id, as they are when it ends.
-        wiring: the session's channels.
-        launcher: what started them.
-        config: of the executor.
+        parts: of the session; its nodes are taken as they are when it ends.
     """
 
-    def __init__(
-        self,
-        nodes: Mapping[str, NodeProcess],
-        wiring: Wiring,
-        launcher: Launcher,
-        config: MultiprocessConfig,
-    ) -> None:
-        self._nodes = nodes
-        self._wiring = wiring
-        self._launcher = launcher
-        self._config = config
+    def __init__(self, parts: SessionParts) -> None:
+        self._nodes = parts.nodes
+        self._starts = parts.starts
+        self._wiring = parts.wiring
+        self._launcher = parts.launcher
+        self._config = parts.config
         self._draining: asyncio.Task[None] | None = None
         self._is_cut_short = False
         self._step: asyncio.Future[object] | None = None
@@ -87,7 +76,7 @@ class Ending:
         if self._step is not None:
             self._step.cancel()
 
-    async def stop(self, starts: Collection[asyncio.Task[None]], grace_seconds: float) -> None:
+    async def stop(self, grace_seconds: float) -> None:
         """End all processes, in this order.
 
         1. Processes that are just being started are awaited. 2. All nodes are asked to stop, at
@@ -98,9 +87,9 @@ class Ending:
         slow = asyncio.get_running_loop().call_later(
             SLOW_SECONDS, self._log_slow_stop, grace_seconds
         )
-        if starts:
-            await self._unless_killing(asyncio.wait(starts, timeout=START_SECONDS))
-            for start in starts:
+        if self._starts:
+            await self._unless_killing(asyncio.wait(self._starts, timeout=START_SECONDS))
+            for start in self._starts:
                 start.cancel()  # its process is killed as soon as there is one
         for node in nodes:
             node.stop()

@@ -13,7 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from remotemedia.core.arguments import check_input
-from remotemedia.core.graph import reachable
 from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.losses import Losses
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
@@ -122,10 +121,7 @@ class Exchange:
         self._error_words = {
             node_id: wiring.slot(node_id) + EndpointWord.ERRORS for node_id in self._nodes
         }
-        edges = [(c.from_node, c.to_node) for c in pipeline.connections if not c.is_feedback]
-        reached = wiring.reached()
-        backward = [(reader, writer) for writer, reader in edges]
-        self._makers = reachable(backward, {node_id for node_id, _ in wiring.host_outputs.values()})
+        self._makers, reached = wiring.makers(), wiring.reached()
         self._ends = [
             wiring.slot(node.node_id) + EndpointWord.ENDED
             for node in pipeline.nodes
@@ -372,6 +368,7 @@ class Exchange:
         if taken is None:
             return False
         subscriber, message = taken
+        # Written here and not by a method: every output comes by, and a call costs more than this.
         message._origin = self._origins[subscriber.connection.name]
         self._on_first()
         number = message.correlation_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import resource
 import secrets
 from typing import TYPE_CHECKING
@@ -104,8 +105,8 @@ class SessionExecutor:
         pipeline: ValidatedPipeline,
         on_event: Callable[[Event], object] | None = None,
     ) -> Session:
-        check_session_id(session_id)
-        refuse_while_loading()
+        _check_session_id(session_id)
+        _refuse_while_loading()
         await self.initialize()
         if session_id in self._sessions:
             raise ExecutorError(
@@ -133,7 +134,7 @@ class SessionExecutor:
     ) -> MultiprocessHandle:
         """See `NodeExecutor.execute_node`."""
         planned = plan_node(node_type, node_id, context, self._registry, self.config, self.refer)
-        refuse_while_loading()
+        _refuse_while_loading()
         session = self._sessions.get(context.session_id)
         if session is None:
             session = await self._start_session(
@@ -333,17 +334,15 @@ def _warn_of_ignored(session_id: str, pipeline: ValidatedPipeline) -> None:
         )
 
 
-def check_session_id(session_id: str) -> None:
+def _check_session_id(session_id: str) -> None:
     """Raise `ExecutorError` unless it is a name that a session may have."""
-    import re
-
     if not isinstance(session_id, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", session_id):
         raise ExecutorError(
             f"{session_id!r} is no name for a session: use 1 to 64 of A-Z a-z 0-9 _ . -"
         )
 
 
-def refuse_while_loading() -> None:
+def _refuse_while_loading() -> None:
     """Raise `ExecutorError` where a node's process loads its script: it would start without end."""
     script = script_being_loaded()
     if script is not None:

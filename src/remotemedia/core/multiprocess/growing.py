@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from remotemedia.core.reference import NodeReference
     from remotemedia.core.registry import Registry
 
-__all__ = ["MultiprocessHandle", "PlannedNode", "empty_pipeline", "plan_node", "session_of"]
+__all__ = [
+    "MultiprocessHandle",
+    "PlannedNode",
+    "empty_pipeline",
+    "plan_node",
+    "require_room",
+    "session_of",
+]
 
 
 @dataclass(frozen=True, slots=True)

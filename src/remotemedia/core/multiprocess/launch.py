@@ -36,6 +36,7 @@ SWITCH_SECONDS = 0.1
 """How long a thread that is about to end has for it, however short the grace period."""
 CONTROL_FD = 3
 CONTROL_VARIABLE = "REMOTEMEDIA_CONTROL_FD"
+"""As in the runner's `__main__`, which imports nothing of ours before it has read it."""
 
 
 class Launched(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from remotemedia.core.findings import first_line
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.errors import NodeFailed, ProcessCrashed
 
@@ -130,7 +131,7 @@ class Losses:
 
     def _failure(self, one: _Suspicion, number: int) -> NodeFailed:
         error, working_on = one.error, f"messages of input {number}"
-        cause, traceback = str(error).splitlines()[0], ""
+        cause, traceback = first_line(error), ""
         if isinstance(error, ProcessCrashed):
             cause, traceback = error.cause, error.traceback
             if number == one.worked_on and error.working_on:

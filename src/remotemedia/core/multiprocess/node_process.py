@@ -94,7 +94,7 @@ class NodeProcess:
         self.node_id = node.node_id
         self.incarnation = incarnation
         self.state: ProcessState = PROCESS.first
-        self.phase = "starting"
+        self.phase: str = control.Phase.STARTING.value
         self.launched: Launched | None = None
         self.is_drained = False
         self._wiring = wiring
@@ -374,7 +374,7 @@ class NodeProcess:
         was_initializing = self.state is ProcessState.INITIALIZING
         self._advance(ProcessEvent.READY)
         if was_initializing:  # else it was told to stop meanwhile
-            self.phase = "processing"
+            self.phase = control.Phase.PROCESSING.value
             self._owner.node_ready(self)
 
     def _set_stack(self, text: str) -> None:
@@ -386,7 +386,7 @@ class NodeProcess:
             self.node_id,
             self._wiring.session_id,
             1,
-            f"failed in {message.phase}: {message.error}" + self._limit_hint(message.error),
+            f"failed in {message.hook}: {message.error}" + self._limit_hint(message.error),
             traceback=message.traceback,
             working_on=message.working_on,
             restarts=self.incarnation,

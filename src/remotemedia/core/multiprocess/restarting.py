@@ -16,21 +16,18 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from remotemedia.core.findings import first_line
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.events import NodeRestarting
-from remotemedia.core.multiprocess.node_process import NodeProcess
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.errors import ExecutorError, ProcessCrashed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from remotemedia.core.multiprocess.config import MultiprocessConfig
-    from remotemedia.core.multiprocess.events import EventBus
     from remotemedia.core.multiprocess.exchange import Exchange
-    from remotemedia.core.multiprocess.launch import Launcher
-    from remotemedia.core.multiprocess.node_process import Owner
-    from remotemedia.core.multiprocess.wiring import Wiring
+    from remotemedia.core.multiprocess.node_process import NodeProcess, Owner
+    from remotemedia.core.multiprocess.parts import SessionParts
     from remotemedia.core.pipeline import Restart
 
 __all__ = ["Attempts", "Restarting"]
@@ -72,34 +69,19 @@ class Restarting:
     """Restarts the nodes of a session, from when it is ready until it begins to end.
 
     Args:
-        nodes: the nodes, by id; each next process takes the place of the last.
-        starts: the session's processes that are just being started; an end waits for them.
-        wiring: the session's channels.
-        launcher: starts and ends processes.
+        parts: of the session; its bus is told of restarts.
         owner: hears of the next processes what it heard of the first.
-        config: of the executor.
-        bus: is told of restarts.
         fail: ends the session, where a node is given up.
     """
 
     def __init__(
-        self,
-        nodes: dict[str, NodeProcess],
-        starts: list[asyncio.Task[None]],
-        wiring: Wiring,
-        launcher: Launcher,
-        owner: Owner,
-        config: MultiprocessConfig,
-        bus: EventBus,
-        fail: Callable[[ExecutorError], None],
+        self, parts: SessionParts, owner: Owner, fail: Callable[[ExecutorError], None]
     ) -> None:
-        self._nodes = nodes
-        self._starts = starts
-        self._wiring = wiring
-        self._launcher = launcher
+        self._parts = parts
+        self._nodes = parts.nodes
+        self._wiring = parts.wiring
+        self._config = parts.config
         self._owner = owner
-        self._config = config
-        self._bus = bus
         self._fail = fail
         self._exchange: Exchange | None = None
         self._attempts: dict[str, Attempts] = {}
@@ -185,14 +167,14 @@ class Restarting:
                 await self._bury(node, failure)
                 self._vacate(node.node_id, failure)
                 attempt, delay_seconds = planned
-                self._bus.emit(
+                self._parts.bus.emit(
                     NodeRestarting(
                         self._wiring.session_id,
                         node.node_id,
                         node.incarnation + 1,
                         attempt,
                         delay_seconds,
-                        str(failure).splitlines()[0],
+                        first_line(failure),
                     )
                 )
                 with suppress(TimeoutError):
@@ -214,7 +196,7 @@ class Restarting:
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace * 0.9):
                     await node.wait_exit()
-            await self._launcher.end([node.launched], grace * 0.1)
+            await self._parts.launcher.end([node.launched], grace * 0.1)
             await node.wait_exit()
         node.close()
 
@@ -230,13 +212,11 @@ class Restarting:
         node_id, seconds = last.node_id, self._config.init_timeout_secs
         with limits_named(f"restarting node {node_id!r}"):
             ends = control.new_pair()
-        node = self._nodes[node_id] = NodeProcess(
-            last.node, self._wiring, self._launcher, self._owner, ends, last.incarnation + 1
-        )
+        node = self._parts.put(last.node, self._owner, ends, last.incarnation + 1)
         ready = self._ready[node_id] = asyncio.get_running_loop().create_future()
         start = asyncio.create_task(node.start())
         start.add_done_callback(partial(_note_start, node))
-        self._starts.append(start)
+        self._parts.starts.append(start)
         try:
             # Cancelled here, the process is the session's to end, and so is its start.
             await asyncio.wait([ready], timeout=seconds)
@@ -250,7 +230,7 @@ class Restarting:
             if self._ready[node_id] is ready:
                 del self._ready[node_id]
             if start.done():
-                self._starts.remove(start)
+                self._parts.starts.remove(start)
         failure = ready.exception()
         assert failure is None or isinstance(failure, ExecutorError)
         return node, failure

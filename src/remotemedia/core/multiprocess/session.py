@@ -1,55 +1,35 @@
-"""One pipeline from its start to its end."""
+"""A running pipeline, as its users see it: what they ask is checked here, and done elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from remotemedia.core.arguments import check_seconds, require_loop
-from remotemedia.core.multiprocess import control, events
-from remotemedia.core.multiprocess.ending import Ending
-from remotemedia.core.multiprocess.exchange import Exchange
-from remotemedia.core.multiprocess.node_process import NodeProcess
-from remotemedia.core.multiprocess.restarting import Restarting
-from remotemedia.core.multiprocess.states import (
-    SESSION,
-    ProcessState,
-    SessionEvent,
-    SessionState,
-)
+from remotemedia.core.multiprocess import events
+from remotemedia.core.multiprocess.additions import Additions
+from remotemedia.core.multiprocess.parts import SessionParts
+from remotemedia.core.multiprocess.states import ProcessState, SessionState
+from remotemedia.core.multiprocess.supervisor import Supervisor
 from remotemedia.core.multiprocess.transport.forks import inherited_whole, tell_children
-from remotemedia.core.multiprocess.transport.ledger import LedgerWord
-from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.multiprocess.wiring import Wiring
-from remotemedia.core.validation import validate_connection
-from remotemedia.errors import ChannelClosed, ExecutorError, PipelineTerminated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
     from remotemedia.core.multiprocess.channel.stats import PortStats
     from remotemedia.core.multiprocess.config import MultiprocessConfig
     from remotemedia.core.multiprocess.events import Event
-    from remotemedia.core.multiprocess.exits import ProcessExit
+    from remotemedia.core.multiprocess.exchange import Exchange
     from remotemedia.core.multiprocess.launch import Launcher
     from remotemedia.core.multiprocess.transport.base import Transport
-    from remotemedia.core.multiprocess.wiring import NewConnection
     from remotemedia.core.pipeline import Connection
-    from remotemedia.core.validation import (
-        SessionPort,
-        ValidatedConnection,
-        ValidatedNode,
-        ValidatedPipeline,
-    )
+    from remotemedia.core.validation import SessionPort, ValidatedNode, ValidatedPipeline
     from remotemedia.data import RuntimeData
 
 __all__ = ["Session"]
-
-_log = logging.getLogger("remotemedia.session")
 
 
 class Session:
@@ -76,70 +56,41 @@ class Session:
         self.session_id = session_id
         self.created_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
-        self._config = config
-        self._launcher = launcher
-        self._forget = forget
-        self._state: SessionState = SESSION.first
-        self._bus = events.EventBus()
+        bus = events.EventBus()
         if on_event is not None:
-            self._bus.listen(on_event)
-        self._wiring = Wiring(pipeline, session_id, transport, config)
-        self._nodes: dict[str, NodeProcess] = {}
-        try:
-            for node in pipeline.nodes:
-                ends = control.new_pair()
-                self._nodes[node.node_id] = NodeProcess(node, self._wiring, launcher, self, ends)
-        except BaseException:
-            for process in self._nodes.values():
-                process.close()
-            self._wiring.registry.cleanup()
-            raise
-        self._exchange: Exchange | None = None
-        self._failure: ExecutorError | None = None
-        self._start_over = asyncio.Event()  # all are ready, one has failed, or it is to end
-        self._starts: list[asyncio.Task[None]] = []
-        self._works: set[asyncio.Task[None]] = set()  # what goes on though its caller is cancelled
-        self._is_told = False  # somebody has got the failure raised
-        self._ending: asyncio.Task[None] | None = None
-        self._end_of_nodes = Ending(self._nodes, self._wiring, launcher, config)
-        self._restarting = Restarting(
-            *(self._nodes, self._starts, self._wiring, launcher),
-            *(self, config, self._bus, self._fail),
-        )
-        self._is_closing = False  # ends with what was sent worked off, so a failure matters still
-        self._transport = transport
-        self._final_stats: dict[str, PortStats] = {}
-        self._has_dead = False
+            bus.listen(on_event)
+        wiring = Wiring(pipeline, session_id, transport, config)
+        self._parts = SessionParts(wiring, transport, launcher, config, bus)
+        self._supervisor = Supervisor(self._parts, self.created_at, lambda: forget(self))
+        self._additions = Additions(self._parts, self._supervisor)
         self._is_inherited = False  # this is a forked child, and all of it is the parent's
         tell_children(self)
-
-    # What a user asks.
 
     @property
     def state(self) -> SessionState:
         """How far it is."""
-        return self._state
+        return self._supervisor.state
 
     @property
     def nodes(self) -> dict[str, ProcessState]:
         """The state of every node."""
-        if self._state is SessionState.TERMINATED:
-            return dict.fromkeys(self._nodes, ProcessState.STOPPED)
-        return {node_id: node.shown_state for node_id, node in self._nodes.items()}
+        if self.state is SessionState.TERMINATED:
+            return dict.fromkeys(self._parts.nodes, ProcessState.STOPPED)
+        return {node_id: node.shown_state for node_id, node in self._parts.nodes.items()}
 
     @property
     def pids(self) -> dict[str, int]:
         """The process of every node that was started, and is not to be restarted."""
         return {
             node_id: node.launched.pid
-            for node_id, node in self._nodes.items()
+            for node_id, node in self._parts.nodes.items()
             if node.launched is not None and node.state is not ProcessState.RESTARTING
         }
 
     @property
     def restarts(self) -> dict[str, int]:
         """How often every node was restarted, those included that did not become ready."""
-        return {node_id: node.incarnation for node_id, node in self._nodes.items()}
+        return {node_id: node.incarnation for node_id, node in self._parts.nodes.items()}
 
     async def send(
         self, message: RuntimeData, to: str | None = None, *, timeout_seconds: float | None = None
@@ -233,48 +184,8 @@ class Session:
             ExecutorError: the session does not run, or its id is taken.
             PipelineTerminated: it did not start, which ends the session.
         """
-        exchange = self._open_exchange()
-        if node.node_id in self._nodes:
-            raise ExecutorError(f"session {self.session_id!r} has a node {node.node_id!r} already")
-        with limits_named(f"starting node {node.node_id!r}"):
-            ends = control.new_pair()  # raises while nothing has been changed
-        try:
-            self._wiring.add_node(node, inputs, outputs)
-        except BaseException:
-            for end in ends:
-                end.close()
-            raise
-        process = NodeProcess(node, self._wiring, self._launcher, self, ends)
-        self._nodes[node.node_id] = process
-        self._wiring.open_host()
-        exchange.extend()
-        self._start_over.clear()
-        await self._whole(self._start_one(process))
-        self._open_exchange()  # raises where it failed
-
-    async def _start_one(self, process: NodeProcess) -> None:
-        start = asyncio.create_task(process.start())
-        self._starts.append(start)
-        try:
-            async with asyncio.timeout(self._config.init_timeout_secs):
-                await start
-                await self._start_over.wait()
-        except TimeoutError:
-            error = await process.timeout_error(self._config.init_timeout_secs)
-            self.node_failed(process, error)
-        except ExecutorError as error:
-            self.node_failed(process, error)
-
-    async def _whole(self, steps: Coroutine[object, object, None]) -> None:
-        """Take all of some steps; cancelled, the rest of them is taken all the same."""
-        work = asyncio.create_task(steps)
-        self._works.add(work)
-        work.add_done_callback(self._works.discard)
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            work.add_done_callback(_look_at)
-            raise
+        self._require_own()
+        await self._additions.add_node(node, inputs, outputs)
 
     async def connect(self, connection: Connection) -> None:
         """Connect two nodes while messages flow; what is sent after this arrives.
@@ -287,45 +198,22 @@ class Session:
             ExecutorError: the session does not run, a node has finished or is being restarted.
             PipelineTerminated: a node crashed meanwhile; none is restarted then.
         """
-        exchange = self._open_exchange()
-        one = validate_connection(self._wiring.pipeline, connection, self._config)
-        reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
-        reader.require_at_work()
-        writer.require_at_work()
-        self._restarting.suspend()
-        try:
-            new = self._wiring.connect(one, connection.capacity)
-        except BaseException:
-            self._restarting.resume()
-            raise
-        # Fails it from here on, a connection stays planned that carries nothing.
-        await self._whole(self._join(one, new))
-        exchange.extend()
-
-    async def _join(self, one: ValidatedConnection, new: NewConnection) -> None:
-        reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
-        for node_id, count in new.counts:
-            await self._nodes[node_id].connect(count.connection, count)
-        await reader.connect(new.name, new.join, [self._wiring.bell(one.from_node).fd])
-        await writer.connect(new.name, new.attach, [self._wiring.bell(one.to_node).fd])
-        # Not where it failed: a process that is started after that would wait for what never comes.
-        self._restarting.resume()
+        self._require_own()
+        await self._additions.connect(connection)
 
     def channels_of(self, node_id: str) -> dict[str, str]:
         """The channel of each output port of a node."""
-        return self._wiring.channels_of(node_id)
+        return self._parts.wiring.channels_of(node_id)
 
     def events(self) -> events.EventStream:
         """Follow what happens in the session from now on: `async for event in session.events()`."""
         self._require_own()
-        return self._bus.subscribe()
+        return self._parts.bus.subscribe()
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger; the last ones once it ended."""
         self._require_own()
-        if self._state is SessionState.TERMINATED or self._final_stats:
-            return self._final_stats
-        return self._wiring.registry.stats()
+        return self._supervisor.stats()
 
     def interrupt(self) -> None:
         """Drop all that is under way: queued messages, and what nodes are making of earlier ones.
@@ -336,14 +224,8 @@ class Session:
             PipelineTerminated: the session has failed; `__cause__` says how.
             ChannelClosed: the session has ended.
         """
-        exchange = self._open_exchange()
-        if self._state is SessionState.TERMINATED:
-            raise ChannelClosed(f"session {self.session_id!r} has ended: nothing is under way")
-        words = self._wiring.registry.ledger.words
-        words[LedgerWord.EPOCH] += 1
-        for node in self._nodes.values():
-            node.tell(control.Interrupt())
-        exchange.interrupt()
+        self._require_own()
+        self._supervisor.interrupt()
 
     async def close(self) -> None:
         """End the session when all that was sent has been worked off. Twice is harmless.
@@ -358,17 +240,7 @@ class Session:
         """
         self._require_own()
         require_loop(self._loop, f"session {self.session_id!r}")
-        if self._ending is None and self._state in (SessionState.READY, SessionState.RUNNING):
-            self._advance(SessionEvent.TERMINATE)
-            self._is_closing = True
-            self._restarting.finish()
-            self._ending = asyncio.create_task(self._drain_and_end())
-        if self._ending is None:
-            await self.terminate()
-        else:
-            await asyncio.shield(self._ending)
-        if self._failure is not None and not self._is_told:
-            raise self._terminated()
+        await self._supervisor.close()
 
     async def terminate(self) -> None:
         """End the session now: processes, channels, everything. Twice is harmless.
@@ -377,13 +249,7 @@ class Session:
         """
         self._require_own()
         require_loop(self._loop, f"session {self.session_id!r}")
-        if self._ending is None:
-            self._advance(SessionEvent.TERMINATE)
-            self._ending = asyncio.create_task(self._end(self._config.grace_period_seconds))
-        self._start_over.set()
-        self._is_closing = False
-        self._end_of_nodes.cut_short()
-        await asyncio.shield(self._ending)
+        await self._supervisor.terminate()
 
     async def kill(self) -> None:
         """End the session at once: its nodes are killed, with no time to clean up.
@@ -392,8 +258,7 @@ class Session:
         """
         self._require_own()
         require_loop(self._loop, f"session {self.session_id!r}")
-        self._end_of_nodes.kill()
-        await self.terminate()
+        await self._supervisor.kill()
 
     async def wait_ended(self) -> None:
         """Wait until it has ended, for whatever reason; raise the failure if there was one.
@@ -402,10 +267,7 @@ class Session:
             PipelineTerminated: it failed.
         """
         self._require_own()
-        async for _ in self._bus.subscribe():
-            continue
-        if self._failure is not None:
-            raise self._terminated()
+        await self._supervisor.wait_ended()
 
     async def __aenter__(self) -> Session:
         return self
@@ -423,193 +285,20 @@ class Session:
         else:
             await self.terminate()
 
-    def disown(self) -> None:
-        """See `Inheritable`."""
-        self._is_inherited = True
-
-    def __repr__(self) -> str:
-        return f"<Session {self.session_id!r} {self._state.value}, {len(self._nodes)} nodes>"
-
-    # Its start.
-
     async def start(self) -> None:
         """Start all nodes at once and return when every one is ready.
 
         Raises:
             SpawnError, ProcessCrashed, InitTimeout: the first failure; all is rolled back.
         """
-        seconds = self._config.init_timeout_secs
-        try:
-            self._wiring.require_memory()
-            host = self._wiring.open_host()
-            async with asyncio.timeout(seconds):
-                self._starts += [asyncio.create_task(one.start()) for one in self._nodes.values()]
-                if self._starts:
-                    await asyncio.wait(self._starts)  # cancelled here, `_end` waits for them
-                    for start in self._starts:
-                        start.result()
-                    await self._start_over.wait()
-        except TimeoutError:
-            late = [n for n in self._nodes.values() if n.state is ProcessState.INITIALIZING]
-            # One that is connecting waits for the readers it has: for those behind it.
-            late.sort(key=lambda one: one.phase == "connecting")
-            error = await late[0].timeout_error(seconds) if late else None
-            await self._roll_back()
-            raise (
-                error
-                or self._failure
-                or ExecutorError(f"session {self.session_id!r} was ended while it started")
-            ) from None
-        except BaseException:
-            await self._roll_back()
-            raise
-        if self._failure is not None:
-            await self._roll_back()
-            raise self._failure
-        if self._ending is not None:
-            await asyncio.shield(self._ending)
-            raise ExecutorError(f"session {self.session_id!r} was ended while it started")
-        self._exchange = Exchange(
-            host,
-            self._wiring,
-            self._nodes,
-            self._why_not,
-            lambda: self._failure is not None,
-            self._note_first_input,
-        )
-        self._restarting.begin(self._exchange)
-        self._advance(SessionEvent.ALL_READY)
-        self._bus.emit(events.SessionReady(self.session_id, time.monotonic() - self.created_at))
+        await self._supervisor.start()
 
-    async def _roll_back(self) -> None:
-        if self._ending is None:
-            self._advance(SessionEvent.FAILED)
-            self._ending = asyncio.create_task(self._end(0.0))
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(self._ending)
+    def disown(self) -> None:
+        """See `Inheritable`."""
+        self._is_inherited = True
 
-    # What nodes say.
-
-    def node_started(self, node: NodeProcess) -> None:
-        """See `Owner.node_started`."""
-        assert node.launched is not None
-        self._bus.emit(events.ProcessStarted(self.session_id, node.node_id, node.launched.pid))
-
-    def node_progressed(self, node: NodeProcess, progress: control.Progress) -> None:
-        """See `Owner.node_progressed`."""
-        self._bus.emit(
-            events.NodeProgress(
-                self.session_id, node.node_id, progress.phase, progress.fraction, progress.message
-            )
-        )
-
-    def node_ready(self, node: NodeProcess) -> None:
-        """See `Owner.node_ready`."""
-        seconds = time.monotonic() - self.created_at
-        self._bus.emit(events.NodeReady(self.session_id, node.node_id, seconds))
-        self._restarting.note_ready(node)
-        if not any(one.is_starting for one in self._nodes.values()):
-            self._start_over.set()
-
-    def node_skipped(self, node: NodeProcess, failure: control.NodeFailure) -> None:
-        """See `Owner.node_skipped`."""
-        self._bus.emit(
-            events.NodeError(
-                self.session_id,
-                node.node_id,
-                failure.correlation_id,
-                failure.error,
-                failure.traceback,
-            )
-        )
-        if self._exchange is not None:
-            self._exchange.note_failure(node.node_id, failure)
-
-    def node_drained(self, _: NodeProcess) -> None:
-        """See `Owner.node_drained`."""
-        if self._exchange is not None:
-            self._exchange.wake()
-
-    def node_failed(self, node: NodeProcess, error: ExecutorError) -> bool:
-        """See `Owner.node_failed`: the session ends by it, unless the node is restarted."""
-        if self._restarting.takes(node, error):
-            return True
-        self._fail(error)
-        return False
-
-    def _fail(self, error: ExecutorError) -> None:
-        """End because of a failure: the first is the cause, the others follow from it."""
-        if self._failure is not None or self._state is SessionState.ERROR:
-            return
-        if self._state is SessionState.TERMINATING and not self._is_closing:
-            # It was told to end, and nobody waits for what it makes: not a failure of the session.
-            _log.warning("%s", error)
-            return
-        self._failure = error
-        self._start_over.set()
-        if self._state is SessionState.INITIALIZING:
-            return  # `start` rolls back
-        if self._state is SessionState.TERMINATING:
-            # `close` ends it, and raises this.
-            self._bus.emit(events.PipelineTerminated(self.session_id, _first_line(error)))
-            if self._exchange is not None:
-                self._exchange.wake()
-            return
-        self._advance(SessionEvent.FAILED)
-        self._bus.emit(events.PipelineTerminated(self.session_id, _first_line(error)))
-        self._ending = asyncio.create_task(self._end(self._config.grace_period_seconds))
-        assert self._exchange is not None
-        self._exchange.wake()
-
-    def node_exited(self, node: NodeProcess, end: ProcessExit, *, is_expected: bool) -> None:
-        """See `Owner.node_exited`."""
-        assert node.launched is not None
-        self._has_dead = self._has_dead or end.code != 0 or not is_expected
-        self._bus.emit(
-            events.ProcessExited(self.session_id, node.node_id, node.launched.pid, end, is_expected)
-        )
-
-    # Its end.
-
-    async def _drain_and_end(self) -> None:
-        assert self._exchange is not None
-        await self._end_of_nodes.drain(self._exchange)
-        await self._end(self._config.grace_period_seconds)
-
-    async def _end(self, grace_seconds: float) -> None:
-        """End everything, in this order; every step is taken whatever the ones before came to.
-
-        First the processes, as `Ending.stop` says, and none is restarted any more. Then the
-        channels are closed, and what killed processes left in shared memory is freed.
-        """
-        if self._exchange is not None:
-            self._exchange.close_inputs()  # a node that has gone would take messages without end
-        try:
-            await self._restarting.cancel()
-            await self._end_of_nodes.stop(self._starts, grace_seconds)
-        finally:
-            for node in self._nodes.values():
-                node.close()
-            if self._exchange is not None:
-                self._exchange.close()
-            try:
-                self._final_stats = self._wiring.registry.stats()
-                self._wiring.registry.cleanup()
-                if self._has_dead:
-                    self._transport.clean_up_dead()
-            finally:
-                self._advance(SessionEvent.ALL_GONE)
-                self._bus.close()
-                self._forget(self)
-
-    def _advance(self, event: SessionEvent) -> None:
-        before, self._state = self._state, SESSION.next(self._state, event)
-        if before is not self._state:
-            self._bus.emit(events.SessionStateChanged(self.session_id, before, self._state))
-
-    def _note_first_input(self) -> None:
-        if self._state is SessionState.READY:
-            self._advance(SessionEvent.FIRST_INPUT)
+    def __repr__(self) -> str:
+        return f"<Session {self.session_id!r} {self.state.value}, {len(self._parts.nodes)} nodes>"
 
     def _require_own(self) -> None:
         if self._is_inherited:
@@ -617,30 +306,4 @@ class Session:
 
     def _open_exchange(self) -> Exchange:
         self._require_own()
-        failure = self._why_not()
-        if failure is not None:
-            raise failure
-        if self._exchange is None:
-            raise ExecutorError(f"session {self.session_id!r} has not started")
-        return self._exchange
-
-    def _why_not(self) -> ExecutorError | None:
-        """Why nothing can be sent or received any more; None if it can."""
-        return None if self._failure is None else self._terminated()
-
-    def _terminated(self) -> PipelineTerminated:
-        assert self._failure is not None
-        self._is_told = True
-        error = PipelineTerminated(self.session_id, _first_line(self._failure))
-        error.__cause__ = self._failure
-        return error
-
-
-def _first_line(error: ExecutorError) -> str:
-    return str(error).splitlines()[0]
-
-
-def _look_at(work: asyncio.Task[None]) -> None:
-    """Take note of what became of work that nobody waits for: its failure is the session's."""
-    if not work.cancelled():
-        work.exception()
+        return self._supervisor.open_exchange()

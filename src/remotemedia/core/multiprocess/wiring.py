@@ -150,8 +150,16 @@ class Wiring:
 
         Those never say that they have finished with an input.
         """
-        edges = [(c.from_node, c.to_node) for c in self.pipeline.connections if not c.is_feedback]
-        return reachable(edges, {one.node_id for one in self.pipeline.inputs})
+        return reachable(self._forward(), {one.node_id for one in self.pipeline.inputs})
+
+    def makers(self) -> set[str]:
+        """Return the nodes that outputs of the session come of."""
+        backward = [(reader, writer) for writer, reader in self._forward()]
+        return reachable(backward, {node_id for node_id, _ in self.host_outputs.values()})
+
+    def _forward(self) -> list[tuple[str, str]]:
+        connections = self.pipeline.connections
+        return [(one.from_node, one.to_node) for one in connections if not one.is_feedback]
 
     def connect(self, one: ValidatedConnection, capacity: int | None) -> NewConnection:
         """Plan a connection that comes while the session runs.

@@ -41,7 +41,6 @@ class RunnerContext:
         self._publishers: Mapping[str, Publisher] = {}
         self._routes: dict[str, dict[type, Publisher]] = {}
         self._default: dict[type, Publisher] = {}
-        self._phase = "loading"
 
     def open(self, publishers: Mapping[str, Publisher]) -> None:
         """Let messages leave, by these publishers of the ports."""
@@ -57,7 +56,8 @@ class RunnerContext:
     def progress(self, fraction: float, message: str) -> None:
         """See `Node.progress`."""
         clamped = min(1.0, max(0.0, float(fraction)))
-        self._reporter.say(control.Progress(self._phase, clamped, control.shorten(str(message))))
+        text = control.shorten(str(message))
+        self._reporter.say(control.Progress(control.Phase.LOADING, clamped, text))
 
     def loan(self, kind: type[T], port: str, shape: dict[str, object]) -> AbstractContextManager[T]:
         """See `Node.loan`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import platform
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -13,8 +14,10 @@ from remotemedia.core.describe import describe
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.ticket import Ticket
+from remotemedia.core.multiprocess.control import Phase
 from remotemedia.core.multiprocess.runner.commands import Commands, Reporter
 from remotemedia.core.multiprocess.runner.context import RunnerContext
+from remotemedia.core.multiprocess.runner.ports import NodePorts
 from remotemedia.core.multiprocess.runner.tracebacks import format_error, summary
 from remotemedia.core.multiprocess.runner.work import Stopped, Work
 from remotemedia.core.parameters import create_node
@@ -22,7 +25,7 @@ from remotemedia.core.reference import NodeReference
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from remotemedia.core.describe import NodeType
     from remotemedia.core.node import Node
@@ -47,7 +50,7 @@ class NodeRun:
         self._open_endpoint = open_endpoint
         self._reporter = Reporter(end)
         self._commands = Commands(end, self._reporter, threading.get_ident())
-        self._phase = "starting"
+        self._phase = Phase.STARTING
         self._has_failed = False
         self._is_restarted = False
         self._node: Node | None = None
@@ -85,7 +88,7 @@ class NodeRun:
 
     def _live(self, configuration: control.Configure) -> None:
         self._is_restarted = configuration.is_restarted
-        self._enter("importing")
+        self._enter(Phase.IMPORTING)
         kind, context = self._create(configuration)
         if kind.is_async:
             # Imported here: a synchronous node's process has no event loop.
@@ -102,13 +105,13 @@ class NodeRun:
 
         node: Any = self._node
         try:
-            self._enter("loading")
+            self._enter(Phase.LOADING)
             node.initialize()
             work = self._connect(SyncLoop, configuration, kind, context)
             if work.endpoint.doorbell.wait_for(self._is_connected, None) is False:
                 raise Stopped
             self._reporter.say(control.Ready())
-            self._enter("processing")
+            self._enter(Phase.PROCESSING)
             work.run(None if kind.inputs else node.process)
             self._reporter.say(control.Drained())
             self._commands.wait_stop()
@@ -116,7 +119,8 @@ class NodeRun:
             self._report(error)  # before the clean-up, which may take long
             raise
         finally:
-            self._clean_up(node.cleanup)
+            with self._cleaning_up():
+                node.cleanup()
 
     async def _live_async(
         self, configuration: control.Configure, kind: NodeType, context: RunnerContext
@@ -131,14 +135,14 @@ class NodeRun:
         assert task is not None
         self._commands.wake_with(lambda: loop.call_soon_threadsafe(self._stop_loading, task))
         try:
-            self._enter("loading")
+            self._enter(Phase.LOADING)
             await _finished(node.initialize())
             work = self._connect(AsyncLoop, configuration, kind, context)
             doorbell = LoopDoorbell.of(work.endpoint.doorbell)
             if await doorbell.wait_for(self._is_connected, None) is False:
                 raise Stopped
             self._reporter.say(control.Ready())
-            self._enter("processing")
+            self._enter(Phase.PROCESSING)
             await work.run(None if kind.inputs else node.process)
             self._reporter.say(control.Drained())
             await asyncio.to_thread(self._commands.wait_stop)
@@ -156,14 +160,11 @@ class NodeRun:
             self._commands.wake_with_nothing()  # they wake this loop, which is about to close
             if task.cancelling():
                 task.uncancel()
-            try:
+            with self._cleaning_up():
                 await _finished(node.cleanup())
-            except Exception as error:
-                self._enter("cleanup")
-                self._report(error)
 
     def _stop_loading(self, task: Any) -> None:
-        if self._commands.is_stopping and self._phase == "loading":
+        if self._commands.is_stopping and self._phase is Phase.LOADING:
             task.cancel()
 
     def _create(self, configuration: control.Configure) -> tuple[NodeType, RunnerContext]:
@@ -172,7 +173,7 @@ class NodeRun:
         kind = describe(target)
         parameters = msgspec.msgpack.decode(configuration.parameters, type=dict[str, object])
         node_id = configuration.node_id
-        self._phase = "__init__"
+        self._enter(Phase.CREATING)
         node = create_node(target, parameters, f"node {node_id!r}")
         context = RunnerContext(node_id, configuration.session_id, kind, self._reporter)
         node.bind(context)
@@ -187,7 +188,7 @@ class NodeRun:
         context: RunnerContext,
     ) -> W:
         """Open the channels, readers first, and join them to the node's ports."""
-        self._enter("connecting")
+        self._enter(Phase.CONNECTING)
         if self._open_endpoint is not None:
             endpoint = self._open_endpoint()
         else:
@@ -195,28 +196,11 @@ class NodeRun:
             ticket = ticket.with_fds(self._commands.fds)
             endpoint = Endpoint.open(ticket, spin_ns=configuration.spin_ns)
         self._endpoint = endpoint
-        methods = {port.name: getattr(self._node, port.handler) for port in kind.inputs}
-        subscribers = endpoint.subscribers
-        handlers = {subscribers[one.connection]: methods[one.port] for one in configuration.inputs}
-        counted = [subscribers[one.connection] for one in configuration.inputs if one.is_counted]
-        feedback = [subscribers[one.connection] for one in configuration.inputs if one.is_feedback]
-        publishers = {one.port: endpoint.publishers[one.channel] for one in configuration.outputs}
-        context.open(publishers)
-        host = endpoint.bells[configuration.host] if not publishers else None
         assert self._node is not None
+        ports = NodePorts.join(self._node, kind, endpoint, configuration)
+        context.open(ports.publishers)
         work = self._work = loop(
-            self._node,
-            handlers,
-            counted,
-            feedback,
-            endpoint,
-            publishers,
-            context,
-            self._commands,
-            self._reporter,
-            host,
-            skips_errors=configuration.on_error == "skip",
-            busy_every_ns=configuration.busy_every_ns,
+            self._node, ports, context, self._commands, self._reporter, configuration
         )
         self._commands.wake_with(self._wake_work)
         return work
@@ -237,16 +221,17 @@ class NodeRun:
         waiting = [one for one in self._work.publishers.values() if not one.try_connect()]
         return None if waiting else True
 
-    def _clean_up(self, cleanup: Callable[[], object]) -> None:
+    @contextmanager
+    def _cleaning_up(self) -> Iterator[None]:
         try:
-            cleanup()
+            yield
         except Exception as error:  # told, and the exit goes on
-            self._enter("cleanup")
+            self._enter(Phase.CLEANING_UP)
             self._report(error)
 
-    def _enter(self, phase: str) -> None:
+    def _enter(self, phase: Phase) -> None:
         self._phase = phase
-        if phase in ("importing", "loading", "connecting"):
+        if phase in _TOLD:
             self._reporter.say(control.Progress(phase, 0.0, ""))
 
     def _report(self, error: Exception) -> None:
@@ -255,20 +240,24 @@ class NodeRun:
             return
         self._has_failed = True
         working_on = "" if self._work is None else self._work.describe_work()
-        phase = _HOOKS.get(self._phase, self._phase)
-        if phase == "process" and self._work is not None and self._work.is_finishing:
-            phase = "finish"
+        hook = _HOOKS[self._phase]
+        if hook == "process" and self._work is not None and self._work.is_finishing:
+            hook = "finish"
         self._reporter.say(
-            control.Failed(phase, summary(error), control.shorten(format_error(error)), working_on)
+            control.Failed(hook, summary(error), control.shorten(format_error(error)), working_on)
         )
 
 
+_TOLD = (Phase.IMPORTING, Phase.LOADING, Phase.CONNECTING)
+"""What a start takes its time for."""
 _HOOKS = {
-    "starting": "start",
-    "importing": "import",
-    "loading": "initialize",
-    "connecting": "connect",
-    "processing": "process",
+    Phase.STARTING: "start",
+    Phase.IMPORTING: "import",
+    Phase.CREATING: "__init__",
+    Phase.LOADING: "initialize",
+    Phase.CONNECTING: "connect",
+    Phase.PROCESSING: "process",
+    Phase.CLEANING_UP: "cleanup",
 }
 """What fails in a phase, by the name that the author of the node knows it."""
 

@@ -22,13 +22,12 @@ from remotemedia.core.multiprocess.transport.ledger import (
 from remotemedia.errors import EndOfStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    from remotemedia.core.multiprocess.channel.endpoint import Endpoint
-    from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
     from remotemedia.core.multiprocess.runner.commands import Commands, Reporter
     from remotemedia.core.multiprocess.runner.context import RunnerContext
+    from remotemedia.core.multiprocess.runner.ports import NodePorts
     from remotemedia.core.node import Node
     from remotemedia.data.message import Message
 
@@ -43,7 +42,6 @@ _EPOCH = int(LedgerWord.EPOCH)
 _PROCESSED = int(EndpointWord.PROCESSED)
 _HISTOGRAM_AT = ENDPOINT_WORDS - HISTOGRAM_BUCKETS
 _LAST_BUCKET = HISTOGRAM_BUCKETS - 1
-Handler: TypeAlias = "Callable[[Message], object]"
 Found: TypeAlias = "tuple[Subscriber, Message] | Wake"
 
 
@@ -64,35 +62,24 @@ class Work:
 
     Args:
         node: the instance.
-        handlers: what takes a message, by the connection it comes from.
-        counted: the connections whose inputs must have ended before ours have.
-        feedback: the connections that close a cycle.
-        endpoint: its channels.
-        publishers: its output ports.
+        ports: what its ports are joined to; connections that come later are added.
         context: what the node was bound to.
         commands: what the executor asks.
         reporter: answers it.
-        host: rung when an input has been worked off by a node without outputs; None elsewhere.
-        skips_errors: whether the node lives on when a message fails.
-        busy_every_ns: see `Configure`.
+        configuration: says whether the node lives on when a message fails, and how often it is to
+            tell that it is busy.
     """
 
     def __init__(
         self,
         node: Node,
-        handlers: dict[Subscriber, Handler],
-        counted: list[Subscriber],
-        feedback: list[Subscriber],
-        endpoint: Endpoint,
-        publishers: dict[str, Publisher],
+        ports: NodePorts,
         context: RunnerContext,
         commands: Commands,
         reporter: Reporter,
-        host: Bell | None,
-        *,
-        skips_errors: bool,
-        busy_every_ns: int,
+        configuration: control.Configure,
     ) -> None:
+        handlers, endpoint, publishers = ports.handlers, ports.endpoint, ports.publishers
         self.node = node
         self.handlers = handlers
         self.endpoint = endpoint
@@ -101,12 +88,12 @@ class Work:
         self.commands = commands
         self.reporter = reporter
         self.working_on: Message | None = None
-        self._counted = counted
-        self._host = host
-        self._skips_errors = skips_errors
-        self._busy_every_ns = busy_every_ns
-        self._busy_at_ns = 0 if busy_every_ns else _NEVER
-        self._inbox = Inbox(endpoint.doorbell, handlers, feedback)
+        self._counted = ports.counted
+        self._host = ports.host
+        self._skips_errors = configuration.on_error == "skip"
+        self._busy_every_ns = configuration.busy_every_ns
+        self._busy_at_ns = 0 if self._busy_every_ns else _NEVER
+        self._inbox = Inbox(endpoint.doorbell, handlers, ports.feedback)
         # With one input there is nobody to be fair to: the next message is looked for there.
         self.only = next(iter(handlers)) if len(handlers) == 1 else None
         self._words = endpoint.ledger.words

@@ -1,0 +1,107 @@
+"""What comes while a session runs: nodes and connections, planned, begun and made known."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from remotemedia.core.multiprocess import control
+from remotemedia.core.multiprocess.transport.limits import limits_named
+from remotemedia.core.validation import validate_connection
+from remotemedia.errors import ExecutorError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from remotemedia.core.multiprocess.parts import SessionParts
+    from remotemedia.core.multiprocess.supervisor import Supervisor
+    from remotemedia.core.multiprocess.wiring import NewConnection
+    from remotemedia.core.pipeline import Connection
+    from remotemedia.core.validation import SessionPort, ValidatedConnection, ValidatedNode
+
+__all__ = ["Additions"]
+
+
+class Additions:
+    """Adds nodes and connections to a session while messages flow.
+
+    Args:
+        parts: of the session.
+        supervisor: of its nodes.
+    """
+
+    def __init__(self, parts: SessionParts, supervisor: Supervisor) -> None:
+        self._nodes = parts.nodes
+        self._wiring = parts.wiring
+        self._config = parts.config
+        self._supervisor = supervisor
+        self._works: set[asyncio.Task[None]] = set()  # what goes on though its caller is cancelled
+
+    async def add_node(
+        self,
+        node: ValidatedNode,
+        inputs: tuple[SessionPort, ...],
+        outputs: tuple[SessionPort, ...],
+    ) -> None:
+        """See `Session.add_node`."""
+        exchange = self._supervisor.open_exchange()
+        if node.node_id in self._nodes:
+            raise ExecutorError(
+                f"session {self._wiring.session_id!r} has a node {node.node_id!r} already"
+            )
+        with limits_named(f"starting node {node.node_id!r}"):
+            ends = control.new_pair()  # raises while nothing has been changed
+        try:
+            self._wiring.add_node(node, inputs, outputs)
+        except BaseException:
+            for end in ends:
+                end.close()
+            raise
+        process = self._supervisor.add(node, ends)
+        self._wiring.open_host()
+        exchange.extend()
+        await self._whole(self._supervisor.start_more(process))
+        self._supervisor.open_exchange()  # raises where it failed
+
+    async def connect(self, connection: Connection) -> None:
+        """See `Session.connect`."""
+        exchange = self._supervisor.open_exchange()
+        one = validate_connection(self._wiring.pipeline, connection, self._config)
+        reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
+        reader.require_at_work()
+        writer.require_at_work()
+        self._supervisor.restarting.suspend()
+        try:
+            new = self._wiring.connect(one, connection.capacity)
+        except BaseException:
+            self._supervisor.restarting.resume()
+            raise
+        # Fails it from here on, a connection stays planned that carries nothing.
+        await self._whole(self._join(one, new))
+        exchange.extend()
+
+    async def _join(self, one: ValidatedConnection, new: NewConnection) -> None:
+        reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
+        for node_id, count in new.counts:
+            await self._nodes[node_id].connect(count.connection, count)
+        await reader.connect(new.name, new.join, [self._wiring.bell(one.from_node).fd])
+        await writer.connect(new.name, new.attach, [self._wiring.bell(one.to_node).fd])
+        # Not where it failed: a process that is started after that would wait for what never comes.
+        self._supervisor.restarting.resume()
+
+    async def _whole(self, steps: Coroutine[object, object, None]) -> None:
+        """Take all of some steps; cancelled, the rest of them is taken all the same."""
+        work = asyncio.create_task(steps)
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(_look_at)
+            raise
+
+
+def _look_at(work: asyncio.Task[None]) -> None:
+    """Take note of what became of work that nobody waits for: its failure is the session's."""
+    if not work.cancelled():
+        work.exception()

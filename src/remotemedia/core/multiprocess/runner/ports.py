@@ -1,0 +1,60 @@
+"""What a node's ports are joined to: the ends of its channels, and what is done with each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from remotemedia.core.describe import NodeType
+    from remotemedia.core.multiprocess import control
+    from remotemedia.core.multiprocess.channel.bell import Bell
+    from remotemedia.core.multiprocess.channel.endpoint import Endpoint
+    from remotemedia.core.multiprocess.channel.publisher import Publisher
+    from remotemedia.core.multiprocess.channel.subscriber import Subscriber
+    from remotemedia.core.node import Node
+    from remotemedia.data.message import Message
+
+__all__ = ["Handler", "NodePorts"]
+
+Handler: TypeAlias = "Callable[[Message], object]"
+
+
+@dataclass(frozen=True, slots=True)
+class NodePorts:
+    """The ports of a node as they are when its work begins.
+
+    Attributes:
+        endpoint: its channels.
+        handlers: what takes a message, by the connection it comes from.
+        counted: the connections whose inputs must have ended before ours have.
+        feedback: the connections that close a cycle.
+        publishers: its output ports, by name.
+        host: rung when an input has been worked off by a node without outputs; None elsewhere.
+    """
+
+    endpoint: Endpoint
+    handlers: dict[Subscriber, Handler]
+    counted: list[Subscriber]
+    feedback: list[Subscriber]
+    publishers: dict[str, Publisher]
+    host: Bell | None
+
+    @classmethod
+    def join(
+        cls, node: Node, kind: NodeType, endpoint: Endpoint, configuration: control.Configure
+    ) -> NodePorts:
+        """Join the ports of a node to the channels that its configuration names."""
+        methods = {port.name: getattr(node, port.handler) for port in kind.inputs}
+        inputs = [(endpoint.subscribers[one.connection], one) for one in configuration.inputs]
+        publishers = {one.port: endpoint.publishers[one.channel] for one in configuration.outputs}
+        return cls(
+            endpoint,
+            handlers={subscriber: methods[one.port] for subscriber, one in inputs},
+            counted=[subscriber for subscriber, one in inputs if one.is_counted],
+            feedback=[subscriber for subscriber, one in inputs if one.is_feedback],
+            publishers=publishers,
+            host=None if publishers else endpoint.bells[configuration.host],
+        )

@@ -1,0 +1,353 @@
+"""The life of one session: how far it is, what its nodes say of themselves, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from remotemedia.core.findings import first_line
+from remotemedia.core.multiprocess import control, events
+from remotemedia.core.multiprocess.ending import Ending
+from remotemedia.core.multiprocess.exchange import Exchange
+from remotemedia.core.multiprocess.restarting import Restarting
+from remotemedia.core.multiprocess.states import (
+    SESSION,
+    ProcessState,
+    SessionEvent,
+    SessionState,
+)
+from remotemedia.core.multiprocess.transport.ledger import LedgerWord
+from remotemedia.errors import ChannelClosed, ExecutorError, PipelineTerminated
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from remotemedia.core.multiprocess.channel.stats import PortStats
+    from remotemedia.core.multiprocess.exits import ProcessExit
+    from remotemedia.core.multiprocess.node_process import NodeProcess
+    from remotemedia.core.multiprocess.parts import SessionParts
+    from remotemedia.core.validation import ValidatedNode
+
+__all__ = ["Supervisor"]
+
+_log = logging.getLogger("remotemedia.session")
+
+
+class Supervisor:
+    """Starts the nodes of one session, hears them and ends them: the `Owner` of them all.
+
+    Whether the session has failed, and how, is known here alone. `Session` is what users see.
+
+    Args:
+        parts: of the session; a process for every node of its pipeline is put there.
+        created_at: since when, in seconds of `time.monotonic()`.
+        on_end: called when everything is gone.
+
+    Attributes:
+        state: how far the session is.
+        restarting: gives nodes that crash another process.
+    """
+
+    def __init__(self, parts: SessionParts, created_at: float, on_end: Callable[[], None]) -> None:
+        self.state: SessionState = SESSION.first
+        self.restarting = Restarting(parts, self, self._fail)
+        self._parts = parts
+        self._nodes, self._starts = parts.nodes, parts.starts
+        self._wiring, self._config, self._bus = parts.wiring, parts.config, parts.bus
+        self._session_id = parts.wiring.session_id
+        self._created_at = created_at
+        self._on_end = on_end
+        self._exchange: Exchange | None = None  # from when all nodes are ready
+        self._failure: ExecutorError | None = None
+        self._is_told = False  # somebody has got the failure raised
+        self._start_over = asyncio.Event()  # all are ready, one has failed, or it is to end
+        self._ending = Ending(parts)
+        self._end_task: asyncio.Task[None] | None = None  # from when it begins to end
+        self._is_closing = False  # ends with what was sent worked off, so a failure matters still
+        self._final_stats: dict[str, PortStats] = {}
+        self._has_dead = False
+        try:
+            for node in parts.wiring.pipeline.nodes:
+                parts.put(node, self, control.new_pair())
+        except BaseException:
+            for process in self._nodes.values():
+                process.close()
+            self._wiring.registry.cleanup()
+            raise
+
+    # What users ask of their session.
+
+    def open_exchange(self) -> Exchange:
+        """Return what messages go in and out by.
+
+        Raises:
+            PipelineTerminated: the session has failed; `__cause__` says how.
+            ExecutorError: it has not started.
+        """
+        if self._failure is not None:
+            raise self._terminated()
+        if self._exchange is None:
+            raise ExecutorError(f"session {self._session_id!r} has not started")
+        return self._exchange
+
+    def stats(self) -> dict[str, PortStats]:
+        """See `Session.stats`."""
+        if self.state is SessionState.TERMINATED or self._final_stats:
+            return self._final_stats
+        return self._wiring.registry.stats()
+
+    def interrupt(self) -> None:
+        """See `Session.interrupt`."""
+        exchange = self.open_exchange()
+        if self.state is SessionState.TERMINATED:
+            raise ChannelClosed(f"session {self._session_id!r} has ended: nothing is under way")
+        words = self._wiring.registry.ledger.words
+        words[LedgerWord.EPOCH] += 1
+        for node in self._nodes.values():
+            node.tell(control.Interrupt())
+        exchange.interrupt()
+
+    async def close(self) -> None:
+        """See `Session.close`."""
+        if self._end_task is None and self.state in (SessionState.READY, SessionState.RUNNING):
+            self._advance(SessionEvent.TERMINATE)
+            self._is_closing = True
+            self.restarting.finish()
+            self._end_task = asyncio.create_task(self._drain_and_tear_down())
+        if self._end_task is None:
+            await self.terminate()
+        else:
+            await asyncio.shield(self._end_task)
+        if self._failure is not None and not self._is_told:
+            raise self._terminated()
+
+    async def terminate(self) -> None:
+        """See `Session.terminate`."""
+        if self._end_task is None:
+            self._advance(SessionEvent.TERMINATE)
+            self._end_task = asyncio.create_task(self._tear_down(self._config.grace_period_seconds))
+        self._start_over.set()
+        self._is_closing = False
+        self._ending.cut_short()
+        await asyncio.shield(self._end_task)
+
+    async def kill(self) -> None:
+        """See `Session.kill`."""
+        self._ending.kill()
+        await self.terminate()
+
+    async def wait_ended(self) -> None:
+        """See `Session.wait_ended`."""
+        async for _ in self._bus.subscribe():
+            continue
+        if self._failure is not None:
+            raise self._terminated()
+
+    # How it starts.
+
+    async def start(self) -> None:
+        """See `Session.start`."""
+        seconds = self._config.init_timeout_secs
+        try:
+            self._wiring.require_memory()
+            host = self._wiring.open_host()
+            async with asyncio.timeout(seconds):
+                self._starts += [asyncio.create_task(one.start()) for one in self._nodes.values()]
+                if self._starts:
+                    await asyncio.wait(self._starts)  # cancelled here, `_tear_down` waits for them
+                    for start in self._starts:
+                        start.result()
+                    await self._start_over.wait()
+        except TimeoutError:
+            late = [n for n in self._nodes.values() if n.state is ProcessState.INITIALIZING]
+            # One that is connecting waits for the readers it has: for those behind it.
+            late.sort(key=lambda one: one.phase == control.Phase.CONNECTING)
+            error = await late[0].timeout_error(seconds) if late else None
+            await self._roll_back()
+            raise (
+                error
+                or self._failure
+                or ExecutorError(f"session {self._session_id!r} was ended while it started")
+            ) from None
+        except BaseException:
+            await self._roll_back()
+            raise
+        if self._failure is not None:
+            await self._roll_back()
+            raise self._failure
+        if self._end_task is not None:
+            await asyncio.shield(self._end_task)
+            raise ExecutorError(f"session {self._session_id!r} was ended while it started")
+        self._exchange = Exchange(
+            host,
+            self._wiring,
+            self._nodes,
+            self._why_not,
+            lambda: self._failure is not None,
+            self._note_first_input,
+        )
+        self.restarting.begin(self._exchange)
+        self._advance(SessionEvent.ALL_READY)
+        self._bus.emit(events.SessionReady(self._session_id, time.monotonic() - self._created_at))
+
+    def add(self, node: ValidatedNode, ends: tuple[socket.socket, socket.socket]) -> NodeProcess:
+        """Take in a node that `start_more` starts, with the ends of its control connection."""
+        process = self._parts.put(node, self, ends)
+        self._start_over.clear()
+        return process
+
+    async def start_more(self, process: NodeProcess) -> None:
+        """Start a node that was added; return when it is ready, or the session has failed."""
+        start = asyncio.create_task(process.start())
+        self._starts.append(start)
+        try:
+            async with asyncio.timeout(self._config.init_timeout_secs):
+                await start
+                await self._start_over.wait()
+        except TimeoutError:
+            error = await process.timeout_error(self._config.init_timeout_secs)
+            self.node_failed(process, error)
+        except ExecutorError as error:
+            self.node_failed(process, error)
+
+    async def _roll_back(self) -> None:
+        if self._end_task is None:
+            self._advance(SessionEvent.FAILED)
+            self._end_task = asyncio.create_task(self._tear_down(0.0))
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(self._end_task)
+
+    # What nodes say.
+
+    def node_started(self, node: NodeProcess) -> None:
+        """See `Owner.node_started`."""
+        assert node.launched is not None
+        self._bus.emit(events.ProcessStarted(self._session_id, node.node_id, node.launched.pid))
+
+    def node_progressed(self, node: NodeProcess, progress: control.Progress) -> None:
+        """See `Owner.node_progressed`."""
+        self._bus.emit(
+            events.NodeProgress(
+                self._session_id, node.node_id, progress.phase, progress.fraction, progress.message
+            )
+        )
+
+    def node_ready(self, node: NodeProcess) -> None:
+        """See `Owner.node_ready`."""
+        seconds = time.monotonic() - self._created_at
+        self._bus.emit(events.NodeReady(self._session_id, node.node_id, seconds))
+        self.restarting.note_ready(node)
+        if not any(one.is_starting for one in self._nodes.values()):
+            self._start_over.set()
+
+    def node_skipped(self, node: NodeProcess, failure: control.NodeFailure) -> None:
+        """See `Owner.node_skipped`."""
+        self._bus.emit(
+            events.NodeError(
+                self._session_id,
+                node.node_id,
+                failure.correlation_id,
+                failure.error,
+                failure.traceback,
+            )
+        )
+        if self._exchange is not None:
+            self._exchange.note_failure(node.node_id, failure)
+
+    def node_drained(self, _: NodeProcess) -> None:
+        """See `Owner.node_drained`."""
+        if self._exchange is not None:
+            self._exchange.wake()
+
+    def node_failed(self, node: NodeProcess, error: ExecutorError) -> bool:
+        """See `Owner.node_failed`: the session ends by it, unless the node is restarted."""
+        if self.restarting.takes(node, error):
+            return True
+        self._fail(error)
+        return False
+
+    def _fail(self, error: ExecutorError) -> None:
+        """End because of a failure: the first is the cause, the others follow from it."""
+        if self._failure is not None or self.state is SessionState.ERROR:
+            return
+        if self.state is SessionState.TERMINATING and not self._is_closing:
+            # It was told to end, and nobody waits for what it makes: not a failure of the session.
+            _log.warning("%s", error)
+            return
+        self._failure = error
+        self._start_over.set()
+        if self.state is SessionState.INITIALIZING:
+            return  # `start` rolls back
+        self._advance(SessionEvent.FAILED)
+        self._bus.emit(events.PipelineTerminated(self._session_id, first_line(error)))
+        if self._end_task is None:  # else `close` ends it, and raises this
+            self._end_task = asyncio.create_task(self._tear_down(self._config.grace_period_seconds))
+        assert self._exchange is not None
+        self._exchange.wake()
+
+    def node_exited(self, node: NodeProcess, end: ProcessExit, *, is_expected: bool) -> None:
+        """See `Owner.node_exited`."""
+        assert node.launched is not None
+        self._has_dead = self._has_dead or end.code != 0 or not is_expected
+        self._bus.emit(
+            events.ProcessExited(
+                self._session_id, node.node_id, node.launched.pid, end, is_expected
+            )
+        )
+
+    # How it ends.
+
+    async def _drain_and_tear_down(self) -> None:
+        assert self._exchange is not None
+        await self._ending.drain(self._exchange)
+        await self._tear_down(self._config.grace_period_seconds)
+
+    async def _tear_down(self, grace_seconds: float) -> None:
+        """End everything, in this order; every step is taken whatever the ones before came to.
+
+        First the processes, as `Ending.stop` says, and none is restarted any more. Then the
+        channels are closed, and what killed processes left in shared memory is freed.
+        """
+        if self._exchange is not None:
+            self._exchange.close_inputs()  # a node that has gone would take messages without end
+        try:
+            await self.restarting.cancel()
+            await self._ending.stop(grace_seconds)
+        finally:
+            for node in self._nodes.values():
+                node.close()
+            if self._exchange is not None:
+                self._exchange.close()
+            try:
+                self._final_stats = self._wiring.registry.stats()
+                self._wiring.registry.cleanup()
+                if self._has_dead:
+                    self._parts.transport.clean_up_dead()
+            finally:
+                self._advance(SessionEvent.ALL_GONE)
+                self._bus.close()
+                self._on_end()
+
+    def _advance(self, event: SessionEvent) -> None:
+        before, self.state = self.state, SESSION.next(self.state, event)
+        if before is not self.state:
+            self._bus.emit(events.SessionStateChanged(self._session_id, before, self.state))
+
+    def _note_first_input(self) -> None:
+        if self.state is SessionState.READY:
+            self._advance(SessionEvent.FIRST_INPUT)
+
+    def _why_not(self) -> ExecutorError | None:
+        """Why nothing can be sent or received any more; None if it can."""
+        return None if self._failure is None else self._terminated()
+
+    def _terminated(self) -> PipelineTerminated:
+        assert self._failure is not None
+        self._is_told = True
+        error = PipelineTerminated(self._session_id, first_line(self._failure))
+        error.__cause__ = self._failure
+        return error
