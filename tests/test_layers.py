@@ -49,6 +49,7 @@ LAYERS = {
         f"{MULTIPROCESS}.{name}": 3
         for name in (
             "wiring",
+            "flow",
             "launch",
             "watchdog",
             "node_process",
