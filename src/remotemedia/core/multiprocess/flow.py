@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from remotemedia.core.graph import reachable
-from remotemedia.core.multiprocess.transport.ledger import ConnectionWord, PortState, PortWord
+from remotemedia.core.multiprocess.transport.ledger import (
+    ConnectionWord,
+    PortState,
+    PortWord,
+    taken,
+)
 
 if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.registry import Channel, ChannelRegistry
@@ -82,8 +87,7 @@ class Flow:
     def taken(self, key: tuple[str, str]) -> int:
         """Up to which of its messages an input of the session has been read."""
         (connection,) = self._host_channels[key].plan.connections
-        words, at = self.registry.ledger.words, connection.slot
-        return max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE])
+        return taken(self.registry.ledger.words, connection.slot)
 
     def lost(self, node_id: str) -> tuple[int, int]:
         """How many messages have been lost on the way to a node, and from it, where none may be."""

@@ -283,13 +283,18 @@ class _Block(ctypes.Array[ctypes.c_uint64]):
         ctypes.memmove(address, content, used)
 
 
+def taken(words: memoryview, slot: int) -> int:
+    """Sequence number of the newest message that a connection has taken, or had no claim to."""
+    return max(words[slot + ConnectionWord.POSITION], words[slot + ConnectionWord.BASE])
+
+
 def drop_unread(words: memoryview, port_slot: int, slot: int, reason: ConnectionWord) -> None:
     """Count all that a connection has not taken as dropped: its reader will not take it any more.
 
     Called by the reader, or once that is dead.
     """
     base, sent = words[slot + ConnectionWord.BASE], words[port_slot + PortWord.SENT]
-    unread = sent - max(base, words[slot + ConnectionWord.POSITION])
+    unread = sent - taken(words, slot)
     if base != UNLINKED and unread > 0:
         words[slot + ConnectionWord.POSITION] = sent
         words[slot + reason] += unread
