@@ -31,12 +31,14 @@ class Flow:
         pipeline: it grows where nodes are added by hand.
         registry: of the session's channels.
         host_inputs: channels that the session writes, by node and input port.
+        host_outputs: node and output port, by the connection that the session reads.
     """
 
     def __init__(self, pipeline: ValidatedPipeline, registry: ChannelRegistry) -> None:
         self.pipeline = pipeline
         self.registry = registry
         self.host_inputs: dict[tuple[str, str], str] = {}
+        self.host_outputs: dict[str, tuple[str, str]] = {}
         self._channels: dict[tuple[str, str], Channel] = {}  # by node and output port
         self._host_channels: dict[tuple[str, str], Channel] = {}  # by node and input port
 

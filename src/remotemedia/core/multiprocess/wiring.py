@@ -91,8 +91,6 @@ class Wiring(Flow):
         self._config = config
         self._inputs: dict[str, list[control.InputBinding]] = {}
         self._outputs: dict[str, list[control.OutputBinding]] = {}
-        self.host_outputs: dict[str, tuple[str, str]] = {}
-        """Node and output port, by the connection that the session reads."""
         self._plan()
 
     def _plan(self) -> None:
