@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remotemedia.core.multiprocess.channel.endpoint import Endpoint
-from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
+from remotemedia.core.multiprocess.channel.registry import Channel, ChannelRegistry
 from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.plan import MAX_CAPACITY, Policy, SpareTaps
 from remotemedia.core.multiprocess.transport.folder import leftovers, private_folder
@@ -44,6 +44,7 @@ from tests.channel_helpers import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from remotemedia.core.multiprocess.channel.subscriber import Subscriber
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 
 
@@ -63,6 +64,21 @@ def place_of(registry: ChannelRegistry) -> tuple[Path, str]:
     transport = registry._transport
     assert isinstance(transport, IceoryxTransport)
     return transport._root, transport._prefix
+
+
+def read_from_another(registry: ChannelRegistry) -> tuple[Channel, Subscriber]:
+    """A port of the endpoint "writer", and its reader here."""
+    registry.add_endpoint("writer")
+    channel = registry.create_channel("port", 64, writer="writer")
+    return channel, registry.create_subscriber(channel)
+
+
+def write_to_another(registry: ChannelRegistry, policy: str = "block") -> Channel:
+    """A port that is written here, and read by the endpoint "reader"."""
+    registry.add_endpoint("reader")
+    channel = registry.create_channel("port", 8)
+    registry.connect(channel, "reader", policy=policy)
+    return channel
 
 
 # Planning
@@ -288,9 +304,7 @@ def test_a_tap_is_free_again_once_nothing_is_held_that_came_by_it(
 def test_a_late_reader_of_a_writer_that_would_not_know_of_it_is_refused(
     shared: ChannelRegistry,
 ) -> None:
-    shared.add_endpoint("writer")
-    channel = shared.create_channel("port", 4, writer="writer")
-    shared.create_subscriber(channel)
+    channel, _ = read_from_another(shared)
     shared.create_subscriber(channel)  # late by the service, not by the writer
     ticket = shared.ticket("writer")
     assert len(ticket.ports[0].connections) == 2
@@ -327,9 +341,7 @@ def test_a_process_may_read_what_it_writes(registry: ChannelRegistry) -> None:
 def test_an_endpoint_that_was_closed_here_is_rung_no_more_under_any_number(
     registry: ChannelRegistry,
 ) -> None:
-    registry.add_endpoint("reader")
-    channel = registry.create_channel("port", 4)
-    registry.connect(channel, "reader", policy="drop_oldest")
+    channel = write_to_another(registry, "drop_oldest")
     publisher = registry.create_publisher(channel)
     endpoint = registry.open("reader")
     words = registry.ledger.words
@@ -346,10 +358,8 @@ def test_an_endpoint_that_was_closed_here_is_rung_no_more_under_any_number(
 
 
 def test_closing_an_endpoint_twice_is_harmless(registry: ChannelRegistry) -> None:
-    registry.add_endpoint("node")
-    channel = registry.create_channel("port", 4, writer="node")
-    reader = registry.create_subscriber(channel)
-    with registry.open("node") as endpoint:
+    _, reader = read_from_another(registry)
+    with registry.open("writer") as endpoint:
         endpoint.publishers["port"].send(number(1))
     endpoint.close()
     assert [value_of(message) for message in reader] == [1]
@@ -359,9 +369,7 @@ def test_closing_an_endpoint_twice_is_harmless(registry: ChannelRegistry) -> Non
 
 
 def test_a_ticket_is_plain_text_and_comes_back_as_it_was(shared: ChannelRegistry) -> None:
-    shared.add_endpoint("reader")
-    channel = shared.create_channel("port", 4)
-    shared.connect(channel, "reader")
+    write_to_another(shared)
     ticket = shared.ticket("reader")
     assert Ticket.from_json(ticket.to_json()) == ticket
     assert Ticket.from_json(ticket.to_json().encode()) == ticket
@@ -389,9 +397,7 @@ def test_an_endpoint_lives_in_one_process(shared: ChannelRegistry) -> None:
 def test_a_ticket_that_cannot_be_opened_gives_its_descriptors_back(
     shared: ChannelRegistry,
 ) -> None:
-    shared.add_endpoint("reader")
-    channel = shared.create_channel("port", 4)
-    shared.connect(channel, "reader")
+    channel = write_to_another(shared)
     ticket = shared.ticket("reader")
 
     def duplicated() -> Ticket:
@@ -476,9 +482,7 @@ def test_a_process_may_read_what_it_writes_by_ticket(shared: ChannelRegistry) ->
 def test_a_process_that_leaves_waits_until_its_readers_have_what_it_sent(
     shared: ChannelRegistry,
 ) -> None:
-    shared.add_endpoint("writer")
-    channel = shared.create_channel("port", 64, writer="writer")
-    reader = shared.create_subscriber(channel)
+    channel, reader = read_from_another(shared)
     preview = shared.create_subscriber(channel, policy="latest")
     peer = Peer.of(shared, "writer", "burst", times=50, nbytes=5000)
     peer.wait_ready()
@@ -499,9 +503,7 @@ def test_a_process_that_leaves_waits_until_its_readers_have_what_it_sent(
 def test_a_process_that_leaves_does_not_wait_for_readers_that_are_gone(
     shared: ChannelRegistry,
 ) -> None:
-    shared.add_endpoint("writer")
-    channel = shared.create_channel("port", 64, writer="writer")
-    reader = shared.create_subscriber(channel)
+    _, reader = read_from_another(shared)
     peer = Peer.of(shared, "writer", "burst", times=50, nbytes=16)
     peer.wait_ready()
     assert peer.hear() == "sent"
@@ -513,9 +515,7 @@ def test_a_process_that_leaves_does_not_wait_for_readers_that_are_gone(
 def test_a_dead_writers_messages_are_there_until_they_have_been_taken(
     shared: ChannelRegistry,
 ) -> None:
-    shared.add_endpoint("writer")
-    channel = shared.create_channel("port", 64, writer="writer")
-    reader = shared.create_subscriber(channel)
+    _, reader = read_from_another(shared)
     peer = Peer.of(shared, "writer", "burst", times=50, nbytes=5000, stays=True)
     peer.wait_ready()
     assert peer.hear() == "sent"
@@ -528,9 +528,7 @@ def test_a_dead_writers_messages_are_there_until_they_have_been_taken(
 
 
 def test_an_endpoint_whose_process_died_may_have_another(shared: ChannelRegistry) -> None:
-    shared.add_endpoint("writer")
-    channel = shared.create_channel("port", 64, writer="writer")
-    reader = shared.create_subscriber(channel)
+    _, reader = read_from_another(shared)
     received = 0
     for _ in range(3):
         peer = Peer.of(shared, "writer", "burst", times=10, nbytes=16, stays=True)
@@ -548,9 +546,7 @@ def test_an_endpoint_whose_process_died_may_have_another(shared: ChannelRegistry
 
 
 def test_a_reader_waits_for_the_next_process_of_its_writer(shared: ChannelRegistry) -> None:
-    shared.add_endpoint("writer")
-    channel = shared.create_channel("port", 64, writer="writer")
-    reader = shared.create_subscriber(channel)
+    _, reader = read_from_another(shared)
     received = []
     for _ in range(3):
         peer = Peer.of(shared, "writer", "burst", times=10, nbytes=16, stays=True)
@@ -569,9 +565,7 @@ def test_a_reader_waits_for_the_next_process_of_its_writer(shared: ChannelRegist
 def test_a_writer_waits_for_the_next_process_of_its_reader(
     shared: ChannelRegistry, policy: str
 ) -> None:
-    shared.add_endpoint("reader")
-    channel = shared.create_channel("port", 8)
-    shared.connect(channel, "reader", policy=policy)
+    channel = write_to_another(shared, policy)
     peer = Peer.of(shared, "reader", "take")
     publisher = shared.create_publisher(channel)
     for count in range(8):
@@ -601,9 +595,7 @@ def test_a_writer_waits_for_the_next_process_of_its_reader(
 def test_a_writer_goes_on_while_a_lossy_reader_is_away(
     shared: ChannelRegistry, policy: str
 ) -> None:
-    shared.add_endpoint("reader")
-    channel = shared.create_channel("port", 8)
-    shared.connect(channel, "reader", policy=policy)
+    channel = write_to_another(shared, policy)
     peer = Peer.of(shared, "reader", "take")
     publisher = shared.create_publisher(channel)
     publisher.send(number(0), timeout_seconds=30)
@@ -670,9 +662,7 @@ def test_what_a_dead_process_left_goes_with_its_registry_if_the_transport_stays(
         before = set(leftovers(*place_of(owner)))
         for scope in ("a", "b", "c"):
             with ChannelRegistry(owner._transport, scope=scope) as registry:
-                registry.add_endpoint("writer")
-                channel = registry.create_channel("port", 8, writer="writer")
-                registry.create_subscriber(channel)
+                read_from_another(registry)
                 peer = Peer.of(registry, "writer", "burst", times=5, nbytes=64, stays=True)
                 peer.wait_ready()
                 assert peer.hear() == "sent"
@@ -812,9 +802,7 @@ def test_an_endpoint_that_is_declared_dead_is_known(local: ChannelRegistry) -> N
 
 
 def test_a_writer_that_had_finished_before_it_died_is_no_loss(registry: ChannelRegistry) -> None:
-    registry.add_endpoint("writer")
-    channel = registry.create_channel("port", 4, writer="writer")
-    reader = registry.create_subscriber(channel)
+    _, reader = read_from_another(registry)
     endpoint = registry.open("writer")
     endpoint.publishers["port"].send(number(1))
     endpoint.publishers["port"].finish()
@@ -823,9 +811,7 @@ def test_a_writer_that_had_finished_before_it_died_is_no_loss(registry: ChannelR
 
 
 def test_a_writer_that_died_before_it_opened_is_lost(registry: ChannelRegistry) -> None:
-    registry.add_endpoint("writer")
-    channel = registry.create_channel("port", 4, writer="writer")
-    reader = registry.create_subscriber(channel)
+    _, reader = read_from_another(registry)
     waiter = Background(reader.receive)
     registry.endpoint_died("writer")
     with pytest.raises(PeerLost):

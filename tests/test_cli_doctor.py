@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from remotemedia.cli import doctor, remains
+from remotemedia.cli import doctor
 from remotemedia.cli.app import app
+from remotemedia.core.multiprocess import leftovers, remains
 from remotemedia.core.multiprocess.transport import folder
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ MARK = f"REMOTEMEDIA_TEST_{os.getpid()}"
 def only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files may be young, and processes of others are left alone."""
     monkeypatch.setattr(remains, "MIN_AGE_SECONDS", 0.0)
-    monkeypatch.setattr(remains, "MARK", MARK)
+    monkeypatch.setattr(leftovers, "MARK", MARK)
 
 
 def checks(*arguments: str) -> dict[str, dict[str, str]]:

@@ -32,7 +32,16 @@ LAYERS = {
     f"{MULTIPROCESS}.transport": 1,
     **{
         f"{MULTIPROCESS}.{name}": 1
-        for name in ("spawner", "process", "spec", "lifeline", "output", "leftovers", "handle")
+        for name in (
+            "spawner",
+            "process",
+            "spec",
+            "lifeline",
+            "output",
+            "leftovers",
+            "remains",
+            "handle",
+        )
     },
     f"{MULTIPROCESS}.exits": 0,
     f"{MULTIPROCESS}.channel": 2,
@@ -40,6 +49,7 @@ LAYERS = {
         f"{MULTIPROCESS}.{name}": 3
         for name in (
             "wiring",
+            "flow",
             "launch",
             "watchdog",
             "node_process",

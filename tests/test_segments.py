@@ -25,10 +25,8 @@ from remotemedia.data.message import MAX_METADATA_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from remotemedia.core.multiprocess.transport.iceoryx import (
-        IceoryxTransport,
-        IceoryxWriter,
-    )
+    from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
+    from remotemedia.core.multiprocess.transport.iceoryx_ends import IceoryxWriter
 
 MIB = 1 << 20
 

@@ -384,14 +384,6 @@ def test_a_port_has_as_many_readers_as_planned_and_taps(transport: Transport) ->
     port.close()
 
 
-def test_a_hold_counts_the_open_readers(transport: Transport) -> None:
-    port = Port(transport, plan(4, 4))
-    assert port.hold.readers == 2
-    port.readers[0].close()
-    assert port.hold.readers == 1
-    port.close()
-
-
 def test_the_name_is_free_again_once_everything_is_closed(transport: Transport) -> None:
     for _ in range(3):
         port = Port(transport, plan(4))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from remotemedia.cli.remains import Remains
+    from remotemedia.core.multiprocess.remains import Remains
 
 __all__ = ["doctor"]
 
@@ -165,7 +165,7 @@ def _processes() -> Check:
 
 
 def _runtime_folder(*, clean: bool) -> list[Check]:
-    from remotemedia.cli import remains
+    from remotemedia.core.multiprocess import remains
     from remotemedia.core.multiprocess.transport.folder import private_folder
     from remotemedia.errors import ExecutorError
 

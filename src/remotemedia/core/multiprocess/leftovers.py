@@ -1,4 +1,4 @@
-"""Finds and kills the processes of a spawner that died before it could.
+"""Finds and kills the processes of spawners that died before they could.
 
 Runners die with their spawner, but what they started falls to the next reaper of the machine. It is
 known by its session, which is a runner's, or by the mark that a spawner's processes carry in their
@@ -11,14 +11,19 @@ import asyncio
 import contextlib
 import os
 import signal
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Collection
+from remotemedia.core.multiprocess import spawner
 
-__all__ = ["MARK", "kill_leftovers", "wait_dead"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+__all__ = ["MARK", "all_pids", "kill_leftovers", "kill_orphan", "orphans", "wait_dead"]
 
 MARK = "REMOTEMEDIA_SPAWNER"  # environment variable: the spawner that a process descends from
+_SPAWNER = f"{spawner.__name__.replace('.', '/')}.py".encode()  # in the command line of each
 MAX_ROUNDS = 100  # each ends when all that it found is dead: only a fork bomb needs many
 
 
@@ -31,8 +36,9 @@ async def kill_leftovers(sessions: Collection[int], mark: str) -> None:
         sessions: pids of the runners, each of which led a session.
         mark: the value of `MARK`.
     """
+    is_left = partial(_is_left, sessions=sessions, mark=mark)
     for _ in range(MAX_ROUNDS):
-        killed = [_kill(int(pid), sessions, mark) for pid in os.listdir("/proc") if pid.isdigit()]
+        killed = [_kill_if(is_left, pid) for pid in all_pids()]
         pidfds = [pidfd for pidfd in killed if pidfd is not None]
         if not pidfds:
             return
@@ -51,13 +57,39 @@ async def wait_dead(pidfd: int) -> None:
         os.close(pidfd)
 
 
-def _kill(pid: int, sessions: Collection[int], mark: str) -> int | None:
+def orphans() -> dict[int, str]:
+    """Return the processes that nodes have started and no spawner is above any more.
+
+    Of any executor of this user; by pid, with the names of their programs.
+    """
+    found = {}
+    for pid in all_pids():
+        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+            if _is_orphan(pid):
+                found[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
+    return found
+
+
+def kill_orphan(pid: int) -> None:
+    """Kill a process that `orphans` found, unless it has ended or is none any more."""
+    pidfd = _kill_if(_is_orphan, pid)
+    if pidfd is not None:
+        os.close(pidfd)
+
+
+def all_pids() -> list[int]:
+    """Return the pids of all processes."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _kill_if(is_meant: Callable[[int], bool], pid: int) -> int | None:
+    """Kill a process if it is one that is meant; return its pidfd then."""
     try:
         pidfd = os.pidfd_open(pid)  # first, so that what is checked is what is killed
     except OSError:
         return None
     with contextlib.suppress(OSError):  # ended meanwhile, or another user's
-        if _is_left(pid, sessions, mark):
+        if is_meant(pid):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             return pidfd
     os.close(pidfd)
@@ -65,12 +97,27 @@ def _kill(pid: int, sessions: Collection[int], mark: str) -> int | None:
 
 
 def _is_left(pid: int, sessions: Collection[int], mark: str) -> bool:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        # proc_pid_stat(5): after the name in parentheses come state, parent, group and session.
-        state, _, _, session = file.read().rpartition(b")")[2].split()[:4]
+    state, _, _, session = _stat(pid)
     if state in b"ZX":
         return False
-    if int(session) in sessions:
-        return True
-    with open(f"/proc/{pid}/environ", "rb") as file:
-        return f"{MARK}={mark}".encode() in file.read().split(b"\0")
+    return int(session) in sessions or f"{MARK}={mark}".encode() in _environment(pid).split(b"\0")
+
+
+def _is_orphan(pid: int) -> bool:
+    if f"{MARK}=".encode() not in _environment(pid):
+        return False
+    while pid > 1:
+        if _SPAWNER in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return False
+        pid = int(_stat(pid)[1])
+    return True
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return state, parent, group and session of a process."""
+    # proc_pid_stat(5): they come after the name, which is in parentheses.
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:4]
+
+
+def _environment(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()

@@ -262,16 +262,20 @@ class Spawner:
                 if pid == 0:
                     return
                 self._foreign.discard(pid)
-                runner = self._runners.get(pid)
-                if runner is not None and self._execs.get(runner.error_fd) is runner:
-                    self._finish_exec(runner)
-                if self._runners.pop(pid, None) is not None and runner is not None:
-                    self._leaving.append(runner.id)
-                    is_oom = self._was_oom(runner, status)
-                    rss = usage.ru_maxrss * 1024  # getrusage(2): in KiB
-                    self._send(
-                        "exited", id=runner.id, status=status, max_rss_bytes=rss, is_oom=is_oom
-                    )
+                if pid in self._runners:
+                    # getrusage(2): in KiB
+                    self._note_exit(self._runners[pid], status, usage.ru_maxrss * 1024)
+
+    def _note_exit(self, runner: Runner, status: int, max_rss_bytes: int) -> None:
+        if self._execs.get(runner.error_fd) is runner:
+            self._finish_exec(runner)
+        if self._runners.pop(runner.pid, None) is None:
+            return  # its exec failed, and that is what the executor is told
+        self._leaving.append(runner.id)
+        is_oom = self._was_oom(runner, status)
+        self._send(
+            "exited", id=runner.id, status=status, max_rss_bytes=max_rss_bytes, is_oom=is_oom
+        )
 
     def _was_oom(self, runner: Runner, status: int) -> bool:
         is_kill = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL

@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from remotemedia.core.graph import reachable
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.registry import Channel, ChannelRegistry
+from remotemedia.core.multiprocess.flow import Flow, endpoint_of
 from remotemedia.core.multiprocess.plan import Policy, SpareTaps
 from remotemedia.core.multiprocess.transport import segments
-from remotemedia.core.multiprocess.transport.ledger import (
-    ConnectionWord,
-    EndpointWord,
-    PortState,
-    PortWord,
-)
+from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.core.multiprocess.transport.pages import require_free
 
 if TYPE_CHECKING:
@@ -64,7 +59,7 @@ class NewConnection:
     attach: control.Attach
 
 
-class Wiring:
+class Wiring(Flow):
     """Creates and describes the channels of one session.
 
     An output port is one channel. An input port without a connection is written by the session, an
@@ -88,25 +83,18 @@ class Wiring:
         transport: Transport,
         config: MultiprocessConfig,
     ) -> None:
-        self.pipeline = pipeline
-        self.session_id = session_id
-        self._config = config
-        self.registry = ChannelRegistry(
+        registry = ChannelRegistry(
             transport, scope=_scope(session_id), spin_ns=config.spin_microseconds * 1000
         )
+        super().__init__(pipeline, registry)
+        self.session_id = session_id
+        self._config = config
         self._inputs: dict[str, list[control.InputBinding]] = {}
         self._outputs: dict[str, list[control.OutputBinding]] = {}
-        self._channels: dict[tuple[str, str], Channel] = {}
-        self.host_inputs: dict[tuple[str, str], str] = {}
-        """Channels that the session writes, by node and input port."""
-        self.host_outputs: dict[str, tuple[str, str]] = {}
-        """Node and output port, by the connection that the session reads."""
-        self._host_channels: dict[tuple[str, str], Channel] = {}
         self._plan()
 
     def _plan(self) -> None:
-        registry = self.registry
-        registry.add_endpoint(HOST)
+        self.registry.add_endpoint(HOST)
         for node in self.pipeline.nodes:
             self._add_ends(node, SpareTaps())
         reached = self.reached()
@@ -145,22 +133,6 @@ class Wiring:
             outputs=(*before.outputs, *outputs),
         )
 
-    def reached(self) -> set[str]:
-        """Return the nodes that inputs of the session reach; the others are fed by sources alone.
-
-        Those never say that they have finished with an input.
-        """
-        return reachable(self._forward(), {one.node_id for one in self.pipeline.inputs})
-
-    def makers(self) -> set[str]:
-        """Return the nodes that outputs of the session come of."""
-        backward = [(reader, writer) for writer, reader in self._forward()]
-        return reachable(backward, {node_id for node_id, _ in self.host_outputs.values()})
-
-    def _forward(self) -> list[tuple[str, str]]:
-        connections = self.pipeline.connections
-        return [(one.from_node, one.to_node) for one in connections if not one.is_feedback]
-
     def connect(self, one: ValidatedConnection, capacity: int | None) -> NewConnection:
         """Plan a connection that comes while the session runs.
 
@@ -175,7 +147,7 @@ class Wiring:
         policy = Policy(one.policy)
         plan = self.registry.connect(
             channel,
-            _endpoint(one.to_node),
+            endpoint_of(one.to_node),
             name=str(one),
             policy=policy,
             capacity=1 if policy is Policy.LATEST else capacity,
@@ -214,21 +186,14 @@ class Wiring:
 
     def bell(self, node_id: str) -> Bell:
         """Return the doorbell of a node; its descriptor stays ours."""
-        return self.registry.bell(_endpoint(node_id))
+        return self.registry.bell(endpoint_of(node_id))
 
     def channels_of(self, node_id: str) -> dict[str, str]:
         """Return the channel of each output port of a node."""
         return {one.port: one.channel for one in self._outputs[node_id]}
 
-    def is_fed(self, node_id: str) -> bool:
-        """Whether anything is connected to a node."""
-        pipeline = self.pipeline
-        return any(one.to_node == node_id for one in pipeline.connections) or any(
-            one.node_id == node_id for one in pipeline.inputs
-        )
-
     def _add_ends(self, node: ValidatedNode, taps: SpareTaps) -> None:
-        self.registry.add_endpoint(_endpoint(node.node_id))
+        self.registry.add_endpoint(endpoint_of(node.node_id))
         self._inputs[node.node_id] = []
         self._outputs[node.node_id] = []
         for port in node.type.outputs:
@@ -256,7 +221,7 @@ class Wiring:
         name = f"{node.node_id}.{port.name}"
         self._channels[node.node_id, port.name] = self.registry.create_channel(
             name,
-            writer=_endpoint(node.node_id),
+            writer=endpoint_of(node.node_id),
             max_message_bytes=port.max_message_bytes,
             taps=taps,
         )
@@ -271,14 +236,12 @@ class Wiring:
         capacity: int | None,
     ) -> str:
         chosen = self._policy(policy)
-        if chosen is Policy.LATEST:
-            capacity = 1
         connection = self.registry.connect(
             channel,
-            _endpoint(node_id),
+            endpoint_of(node_id),
             name=f"{channel.name} -> {node_id}.{port.name}",
             policy=chosen,
-            capacity=capacity or self._config.channel_capacity,
+            capacity=1 if chosen is Policy.LATEST else capacity or self._config.channel_capacity,
             max_held=self._config.max_held_messages,
         )
         return connection.name
@@ -306,8 +269,7 @@ class Wiring:
         if not self.registry.crosses_processes:
             return
         needed: dict[str, int] = {}
-        for channel in (*self._channels.values(), *self._host_channels.values()):
-            port = channel.plan
+        for port in self._ports():
             queues = len(port.connections) * segments.connection_bytes(port)
             needed[port.name] = segments.first_segment_bytes(port) + queues
         largest = sorted(needed, key=lambda name: needed[name], reverse=True)[:3]
@@ -322,7 +284,7 @@ class Wiring:
 
     def open_node(self, node_id: str) -> Endpoint:
         """Open a node's end of its channels, in this process."""
-        return self.registry.open(_endpoint(node_id))
+        return self.registry.open(endpoint_of(node_id))
 
     def configure(
         self, node: ValidatedNode, stall_timeout_seconds: float | None
@@ -330,7 +292,7 @@ class Wiring:
         """Write down what a node's runner needs, and the descriptors that go with it."""
         ticket: Ticket | None = None
         if self.registry.crosses_processes:
-            ticket = self.registry.ticket(_endpoint(node.node_id), rings=(HOST,))
+            ticket = self.registry.ticket(endpoint_of(node.node_id), rings=(HOST,))
         encode = msgspec.msgpack.encode
         configuration = control.Configure(
             session_id=self.session_id,
@@ -352,62 +314,7 @@ class Wiring:
     def vacate(self, node_id: str) -> int:
         """Have all wait for the next process of a node; see `ChannelRegistry.endpoint_restarts`."""
         processed = self.registry.ledger.words[self.slot(node_id) + EndpointWord.PROCESSED]
-        return self.registry.endpoint_restarts(_endpoint(node_id), processed=processed)
-
-    def writers_of(self, node_id: str) -> set[str]:
-        """Return the nodes that write to a node."""
-        return {one.from_node for one in self.pipeline.connections if one.to_node == node_id}
-
-    def has_finished(self, node_id: str) -> bool:
-        """Whether an output of a node has finished: nothing will ever come of it again."""
-        words = self.registry.ledger.words
-        ports = [self._channels[node_id, one.port].plan for one in self._outputs[node_id]]
-        return any(words[port.slot + PortWord.STATE] == PortState.FINISHED for port in ports)
-
-    def leads_to(self, node_id: str) -> set[tuple[str, str]]:
-        """Return the inputs of the session, as node and port, from which a node is reached."""
-        edges = [(one.to_node, one.from_node) for one in self.pipeline.connections]
-        sources = reachable(edges, {node_id})
-        return {key for key in self.host_inputs if key[0] in sources}
-
-    def is_single_way(self, node_id: str) -> bool:
-        """Whether inputs of the session reach a node by one way only, and so in their order."""
-        pipeline = self.pipeline
-        sources = [one.from_node for one in pipeline.connections if one.to_node == node_id]
-        count = len(sources) + sum(one.node_id == node_id for one in pipeline.inputs)
-        return count == 1 and all(map(self.is_single_way, sources))
-
-    def taken(self, key: tuple[str, str]) -> int:
-        """Up to which of its messages an input of the session has been read."""
-        (connection,) = self._host_channels[key].plan.connections
-        words, at = self.registry.ledger.words, connection.slot
-        return max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE])
-
-    def lost(self, node_id: str) -> tuple[int, int]:
-        """How many messages have been lost on the way to a node, and from it, where none may be."""
-        words, me = self.registry.ledger.words, self.registry.index(_endpoint(node_id))
-        lost = [0, 0]
-        for channel in (*self._channels.values(), *self._host_channels.values()):
-            for one in channel.plan.connections:
-                if one.policy.is_lossless and me in (one.reader, channel.plan.writer):
-                    count = words[one.slot + ConnectionWord.DROPPED_LOST]
-                    lost[one.reader != me] += count
-        return lost[0], lost[1]
-
-    def slot(self, node_id: str) -> int:
-        """First ledger word of a node's endpoint."""
-        return self.registry.endpoint_plan(_endpoint(node_id)).slot
-
-    def room(self, node_id: str) -> tuple[bool, int]:
-        """Whether a node waits for room downstream, and how long it has so far, in nanoseconds."""
-        words = self.registry.ledger.words
-        ports = [self._channels[node_id, one.port].plan for one in self._outputs[node_id]]
-        is_waiting = any(
-            words[one.slot + ConnectionWord.CREDIT_WANTED]
-            for port in ports
-            for one in port.connections
-        )
-        return is_waiting, sum(words[port.slot + PortWord.BLOCKED_NS] for port in ports)
+        return self.registry.endpoint_restarts(endpoint_of(node_id), processed=processed)
 
 
 def _is_counted(one: ValidatedConnection, reached: set[str]) -> bool:
@@ -421,7 +328,3 @@ def _scope(session_id: str) -> str:
 
 
 _numbers = itertools.count(1)
-
-
-def _endpoint(node_id: str) -> str:
-    return f"node {node_id}"

@@ -15,6 +15,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     ConnectionWord,
     PortWord,
     drop_unread,
+    taken,
 )
 from remotemedia.data.memory import OWN_REFERENCES, count_references
 from remotemedia.errors import ChannelError, DecodeError, MessageLost
@@ -65,7 +66,7 @@ class Account:
         # What was sent while nobody had this end, between a process that died and the next.
         drop_unread(words, port.slot, at, ConnectionWord.DROPPED_LOST)
         # `UNLINKED` until the writer knows of this connection: nothing is meant for it before.
-        self._position = max(words[self._position_at], words[at + ConnectionWord.BASE])
+        self._position = taken(words, at)
         self._released_at = at + ConnectionWord.RELEASED
         self._released = words[self._released_at]
         # What is lost of the messages up to here is lost by an interrupt, and by nothing else.

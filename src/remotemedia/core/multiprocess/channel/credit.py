@@ -15,6 +15,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     ConnectionWord,
     PortWord,
     ReaderState,
+    taken,
 )
 from remotemedia.errors import BackpressureError, PeerLost
 
@@ -132,7 +133,7 @@ class Credit:
             one
             for one in (self._lossless if by_lossless else self.connections)
             if self._words[one.slot + ConnectionWord.STATE] == ReaderState.OPEN
-            and self._taken(one) < sent
+            and taken(self._words, one.slot) < sent
         ]
         if waits_for and by_lossless and not self._asks:
             self._ask(True)
@@ -146,7 +147,7 @@ class Credit:
                 raise PeerLost(f"the reader of connection {connection.name} died")
             if state == ReaderState.CLOSED:
                 continue
-            room = self._taken(connection) + connection.capacity
+            room = taken(words, connection.slot) + connection.capacity
             if state == ReaderState.UNOPENED:  # another process takes the place of one that died
                 self._short, room = connection, 0
                 if connection not in self._unopened:
@@ -158,10 +159,6 @@ class Credit:
                     raise BackpressureError(connection.name, connection.capacity, "error")
             limit = min(limit, room)
         return limit
-
-    def _taken(self, connection: ConnectionPlan) -> int:
-        words, at = self._words, connection.slot
-        return max(words[at + ConnectionWord.POSITION], words[at + ConnectionWord.BASE])
 
     def _ask(self, asks: bool) -> None:
         self._asks = False  # interrupted in between, it must not be taken for asked

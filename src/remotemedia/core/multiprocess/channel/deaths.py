@@ -12,6 +12,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     PortWord,
     ReaderState,
     drop_unread,
+    taken,
 )
 
 if TYPE_CHECKING:
@@ -109,7 +110,6 @@ def is_owed(words: memoryview, plan: PortPlan) -> bool:
     gone = (PortState.LOST, PortState.UNOPENED)
     return words[plan.slot + PortWord.STATE] in gone and any(
         words[one.slot + ConnectionWord.STATE] == ReaderState.OPEN
-        and max(words[one.slot + ConnectionWord.POSITION], words[one.slot + ConnectionWord.BASE])
-        < words[plan.slot + PortWord.SENT]
+        and taken(words, one.slot) < words[plan.slot + PortWord.SENT]
         for one in plan.connections
     )

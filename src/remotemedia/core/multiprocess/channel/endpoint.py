@@ -56,7 +56,7 @@ class Endpoint:
         self.doorbell = Doorbell(ledger.words, plan.slot, doorbell_fd, spin_ns)
         self.publishers: dict[str, Publisher] = {}
         self.subscribers: dict[str, Subscriber] = {}
-        self._owns: tuple[Transport, Ledger, tuple[Bell, ...]] | None = None
+        self._own_bells: list[Bell] | None = None  # of a ticket, with the transport and the ledger
         self._is_closed = False
 
     @classmethod
@@ -94,7 +94,7 @@ class Endpoint:
             bells | dict.fromkeys(mine, own),
             spin_ns=spin_ns,
         )
-        endpoint._owns = transport, ledger, tuple(bells.values())
+        endpoint._own_bells = list(bells.values())
         try:
             for port, connection in ticket.inputs:
                 endpoint.subscribe(port, connection)
@@ -142,9 +142,8 @@ class Endpoint:
             os.close(bell.fd)  # it has this doorbell by another number
             return
         self.bells[index] = bell
-        if self._owns is not None:
-            transport, ledger, bells = self._owns
-            self._owns = transport, ledger, (*bells, bell)
+        if self._own_bells is not None:
+            self._own_bells.append(bell)
 
     def reads(self, connection: ConnectionPlan) -> bool:
         """Whether it has opened the receiving end of this connection."""
@@ -193,15 +192,14 @@ class Endpoint:
             return
         self._is_closed = True
         self.close_ends()
-        if self._owns is not None and linger_seconds > 0:
+        if self._own_bells is not None and linger_seconds > 0:
             self.doorbell.wait_last(self._is_delivered, linger_seconds)
         self.doorbell.close()
-        if self._owns is not None:
+        if self._own_bells is not None:
             self.leave()
-            transport, ledger, bells = self._owns
-            transport.close()
-            ledger.close()
-            for bell in bells:
+            self.transport.close()
+            self.ledger.close()
+            for bell in self._own_bells:
                 os.close(bell.fd)
 
     def abandon(self) -> None:

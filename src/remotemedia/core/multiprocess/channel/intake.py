@@ -76,8 +76,7 @@ class Intake(Account):
         self._position = words[self._position_at] = sequence
         if words[self._wanted_at]:
             self._wake_writer()
-        if (context != self._context or words[_EPOCH_AT] != self._epoch) and self._is_old(context):
-            self._count_drop(ConnectionWord.DROPPED_INTERRUPTED, 1)
+        if (context != self._context or words[_EPOCH_AT] != self._epoch) and self._drops(context):
             return None
         if layout.is_array and not metadata_bytes:
             if chunk.layout is not layout:
@@ -146,10 +145,15 @@ class Intake(Account):
             self._count_unreadable()
             raise
 
-    def _is_old(self, context: bytes) -> bool:
-        """Whether a message of this context was sent before the last interrupt."""
+    def _drops(self, context: bytes) -> bool:
+        """Enter the present epoch, and drop the message if it is of an earlier one; whether it is.
+
+        An earlier one ended with an interrupt, which drops what was under way.
+        """
         epoch = self._words[_EPOCH_AT]
         is_old = Context._make(CONTEXT.unpack(context)).epoch < epoch
         # Remembered only where it is current: then the next one of its kind needs no look.
         self._context, self._epoch = b"" if is_old else context, epoch
+        if is_old:
+            self._count_drop(ConnectionWord.DROPPED_INTERRUPTED, 1)
         return is_old

@@ -71,14 +71,14 @@ class Subscriber(Intake):
     def receive(self, timeout_seconds: float | None = None) -> Message | None:
         """Wait for the next message.
 
+        An exception that a signal handler raises meanwhile may cost the message that was about to
+        be returned; it is counted as lost.
+
         Args:
             timeout_seconds: how long to wait; None is for ever, 0 not at all.
 
         Returns:
             The message, or None when the time is over first.
-
-        An exception that a signal handler raises meanwhile may cost the message that was about to
-        be returned; it is counted as lost.
 
         Raises:
             EndOfStream: the writer finished and all it sent has been received.
@@ -165,7 +165,7 @@ class Subscriber(Intake):
     @property
     def has_ended(self) -> bool:
         """Whether the writer has finished or died. What it sent may still wait to be taken."""
-        return self._words[self.port.slot + PortWord.STATE] >= PortState.FINISHED
+        return self._words[self._state_at] >= PortState.FINISHED
 
     def close(self) -> None:
         """Read no more: what is queued is dropped and counted, and no writer waits for this reader.

@@ -98,10 +98,6 @@ class Reader(Protocol):
 class Hold(Protocol):
     """Keeps a port's service alive. The service ends with it and the last of its ends."""
 
-    @property
-    def readers(self) -> int:
-        """How many readers are open, in any process."""
-
     def close(self) -> None:
         """Let go. Twice is harmless."""
 

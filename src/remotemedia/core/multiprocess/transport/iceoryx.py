@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 
-__all__ = ["IceoryxTransport", "IceoryxWriter"]
+__all__ = ["IceoryxTransport"]
 
 MAX_PROCESSES = 128
 
@@ -36,12 +36,6 @@ class IceoryxHold:
 
     def __init__(self, service: Any) -> None:
         self._service = service
-
-    @property
-    def readers(self) -> int:
-        """See `Hold.readers`."""
-        count: int = self._service.dynamic_config.number_of_subscribers
-        return count
 
     def close(self) -> None:
         """See `Hold.close`."""

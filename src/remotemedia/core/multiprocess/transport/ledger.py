@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WORDS = 1 << 17
 _BYTES = WORDS * 8  # sparse: only pages that are written take memory
-_MAGIC = 0x0001_5245_4744_454C  # "LEDGER" and the version of the layout
+_MAGIC = 0x0002_5245_4744_454C  # "LEDGER" and the version of the layout
 HISTOGRAM_BUCKETS = 40
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -55,7 +55,6 @@ class EndpointWord(IntEnum):
 
     ASLEEP = 0
     """Not 0 while it is about to block or blocked: whoever has news for it rings its doorbell."""
-    STATE = auto()
     SEQUENCE = auto()
     """Sequence number of the message it is processing."""
     CORRELATION = auto()
@@ -283,13 +282,18 @@ class _Block(ctypes.Array[ctypes.c_uint64]):
         ctypes.memmove(address, content, used)
 
 
+def taken(words: memoryview, slot: int) -> int:
+    """Sequence number of the newest message that a connection has taken, or had no claim to."""
+    return max(words[slot + ConnectionWord.POSITION], words[slot + ConnectionWord.BASE])
+
+
 def drop_unread(words: memoryview, port_slot: int, slot: int, reason: ConnectionWord) -> None:
     """Count all that a connection has not taken as dropped: its reader will not take it any more.
 
     Called by the reader, or once that is dead.
     """
     base, sent = words[slot + ConnectionWord.BASE], words[port_slot + PortWord.SENT]
-    unread = sent - max(base, words[slot + ConnectionWord.POSITION])
+    unread = sent - taken(words, slot)
     if base != UNLINKED and unread > 0:
         words[slot + ConnectionWord.POSITION] = sent
         words[slot + reason] += unread

@@ -144,11 +144,6 @@ class MemoryHold:
         self._services = services
         self._name = name
 
-    @property
-    def readers(self) -> int:
-        """See `Hold.readers`."""
-        return len(self._services[self._name].readers)
-
     def close(self) -> None:
         """See `Hold.close`."""
         self._services.pop(self._name, None)

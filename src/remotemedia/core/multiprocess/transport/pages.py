@@ -105,7 +105,7 @@ class PageReserver:
     def __init__(self, what: str, maps: Maps) -> None:
         self._what = what
         self._maps = maps
-        self._segment: Mapping | None = None
+        self._segment = NOWHERE
         self._is_whole = False
 
     def reserve(self, address: int, nbytes: int, stride: int, *, whole: bool = False) -> None:
@@ -125,14 +125,11 @@ class PageReserver:
             ResourceLimit: the process may not open or enlarge the segment.
             ChannelError: the segment was removed.
         """
-        segment = self._segment
-        is_new = segment is None or not segment.start <= address < segment.end
-        if segment is None or is_new:
-            segment, is_whole = self._maps.at(address), False
+        segment, is_new, is_whole = self._segment, False, False
+        if not segment.start <= address < segment.end:
+            segment, is_new = self._maps.at(address), True
         elif self._is_whole:
             return
-        else:
-            is_whole = False
         try:
             with limits_named(f"reserving memory for {self._what}"):
                 fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
@@ -155,7 +152,7 @@ class PageReserver:
 
     def forget(self) -> None:
         """Forget the segment: it may have been replaced by a larger one."""
-        self._segment = None
+        self._segment = NOWHERE
 
     def _allocate(self, fd: int, offset: int, nbytes: int) -> None:
         with limits_named(f"reserving memory for {self._what}"):

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from remotemedia.core.multiprocess.leftovers import MARK
+from remotemedia.core.multiprocess.leftovers import all_pids, kill_orphan, orphans
 from remotemedia.core.multiprocess.transport import folder
 from remotemedia.core.multiprocess.transport.locks import MemoryLock
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
@@ -28,7 +27,6 @@ __all__ = ["Remains", "clean", "find_remains", "living_domains"]
 
 MIN_AGE_SECONDS = 60.0
 """Files younger than this may belong to a runtime that is just starting."""
-SPAWNER = b"remotemedia/core/multiprocess/spawner.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +55,8 @@ def find_remains() -> Remains:
         ExecutorError: the runtime folder is not usable.
     """
     here = folder.private_folder()
-    domains = MemoryLock(here).run(lambda: list(folder.domains(here)))
-    folders = tuple(root for root, is_alive in domains if not is_alive)
-    return Remains(folders, tuple(_orphaned_files(here)), dict(_orphaned_processes()))
+    folders = tuple(root for root, is_alive in _domains(here) if not is_alive)
+    return Remains(folders, tuple(_orphaned_files(here)), orphans())
 
 
 def living_domains() -> int:
@@ -68,18 +65,22 @@ def living_domains() -> int:
     Raises:
         ExecutorError: the runtime folder is not usable.
     """
-    here = folder.private_folder()
-    return sum(is_alive for _, is_alive in MemoryLock(here).run(lambda: list(folder.domains(here))))
+    return sum(is_alive for _, is_alive in _domains(folder.private_folder()))
 
 
 def clean(remains: Remains) -> None:
     """Remove what was found: kill the processes, then unlink the rest."""
     for pid in remains.processes:
-        _kill(pid)
+        kill_orphan(pid)
     here = folder.private_folder()
     MemoryLock(here).run(lambda: folder.sweep_dead(here))
     for path in remains.files:
         path.unlink(missing_ok=True)
+
+
+def _domains(here: Path) -> list[tuple[Path, bool]]:
+    """Return the folder of each runtime, and whether its process lives."""
+    return MemoryLock(here).run(lambda: list(folder.domains(here)))
 
 
 def _orphaned_files(here: Path) -> Iterator[Path]:
@@ -111,7 +112,7 @@ def _orphaned_files(here: Path) -> Iterator[Path]:
 def _in_use(pattern: re.Pattern[str]) -> set[str]:
     """Return the names of runtimes of which a process has a file mapped, or anything open."""
     used: set[str] = set()
-    for pid in _pids():
+    for pid in all_pids():
         texts = []
         with suppress(OSError):  # ended meanwhile, or another user's
             texts.append(Path(f"/proc/{pid}/maps").read_text(errors="replace"))
@@ -120,39 +121,3 @@ def _in_use(pattern: re.Pattern[str]) -> set[str]:
                     texts.append(str(fd.readlink()))
         used.update(match[1] for text in texts for match in pattern.finditer(text))
     return used
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _orphaned_processes() -> Iterator[tuple[int, str]]:
-    """Yield processes that nodes have started, and that no spawner is above any more."""
-    for pid in _pids():
-        with suppress(OSError):
-            if _is_orphan(pid):
-                yield pid, Path(f"/proc/{pid}/comm").read_text().strip()
-
-
-def _is_orphan(pid: int) -> bool:
-    if f"{MARK}=".encode() not in Path(f"/proc/{pid}/environ").read_bytes():
-        return False
-    while pid > 1:
-        if SPAWNER in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return False
-        # proc_pid_stat(5): after the name in parentheses come state and parent.
-        pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
-    return True
-
-
-def _kill(pid: int) -> None:
-    try:
-        pidfd = os.pidfd_open(pid)  # first, so that what is checked is what is killed
-    except OSError:
-        return
-    try:
-        with suppress(OSError):
-            if _is_orphan(pid):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    finally:
-        os.close(pidfd)
