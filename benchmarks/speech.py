@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterable, Awaitable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,7 @@ class _OneProcess:
         self._nodes: list[Any] = []
         for stage in STAGES:
             make: Any = default_registry.find(str(configs[stage].node_type))
-            node = make(**configs[stage].config)
+            node = make(**_without_early(configs[stage].config))
             node.progress = lambda *_: None  # there is no session to tell it to
             self._all(node.initialize())
             self._nodes.append(node)
@@ -99,6 +99,11 @@ class _OneProcess:
         items: Iterable[Any] = made if isinstance(made, Iterable) else [made]
         found = (item.data if isinstance(item, rm.Addressed) else item for item in items)
         return [item for item in found if item is not None]
+
+
+def _without_early(config: Mapping[str, object]) -> dict[str, object]:
+    """Return the parameters of a node that are of use one after another: nothing is early there."""
+    return {name: value for name, value in config.items() if name != "early_silence_ms"}
 
 
 async def _collected(made: AsyncIterable[rm.RuntimeData]) -> list[rm.RuntimeData]:

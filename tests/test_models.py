@@ -112,6 +112,15 @@ def test_segments_are_the_same_however_the_stream_is_cut(reading: rm.Audio) -> N
     assert run_node(SileroVad, cut(reading, 333)) == run_node(SileroVad, reading)
 
 
+def test_early_segments_are_those_that_end_later_or_parts_of_them(reading: rm.Audio) -> None:
+    expected = audios(run_node(SileroVad, reading, padding_ms=100))
+    found = audios(run_node(SileroVad, reading, padding_ms=100, early_silence_ms=100))
+    early = [one for one in found if one.metadata.get("early")]
+    assert [one for one in found if not one.metadata.get("early")] == expected
+    for one in expected[:-1]:  # the last ends with the reading
+        assert any(np.array_equal(one.samples, other.samples) for other in early)
+
+
 def test_no_segment_is_longer_than_asked_for(reading: rm.Audio) -> None:
     segments = audios(run_node(SileroVad, reading, max_segment_s=2))
     assert max(segment.duration_seconds for segment in segments) <= 2

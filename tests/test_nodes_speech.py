@@ -89,6 +89,40 @@ def test_a_segment_stays_short_enough_where_what_is_cut_off_was_too_short_to_sen
     assert max(end - start for start, end in found) <= 100
 
 
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [
+        ("--##---", [("early", 10, 50), ("ended", 10, 50)]),
+        ("--##-##---", [("early", 10, 80), ("ended", 10, 80)]),  # too short a silence
+        ("--##--##---", [("early", 10, 50), ("early", 10, 90), ("ended", 10, 90)]),
+        ("--##-o---", [("early", 10, 50), ("ended", 10, 50)]),  # once in a silence
+        ("--#---", []),  # too short
+        ("--##", [("ended", 10, 40)]),
+    ],
+)
+def test_a_segment_that_is_likely_to_end_is_told_early_as_it_will_be(
+    windows: str, expected: list[tuple[str, int, int]]
+) -> None:
+    segmenter = Segmenter(**LIMITS, early_silence=20)
+    found = []
+    for sign in windows:
+        ended = segmenter.step(LEVELS[sign])
+        found += [("ended", ended.start, ended.end)] if ended is not None else []
+        early = segmenter.early()
+        found += [("early", early.start, early.end)] if early is not None else []
+    ended = segmenter.finish()
+    found += [("ended", ended.start, ended.end)] if ended is not None else []
+    assert found == expected
+
+
+@pytest.mark.parametrize(("early", "problem"), [(199, "at least padding_ms, 200"), (500, "500")])
+def test_a_segment_can_be_early_only_where_it_is_already_as_it_will_be(
+    early: float, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        SileroVad(early_silence_ms=early)
+
+
 def test_after_a_skip_what_was_not_ended_is_forgotten_and_time_goes_on() -> None:
     segmenter = Segmenter(**LIMITS)
     for _ in range(5):
@@ -153,6 +187,41 @@ def test_the_last_part_of_what_was_said_ends_where_its_audio_does() -> None:
     node._model = Heard((0.0, 2.0))  # more than there was
     [one] = node.process(Audio(np.zeros(20_032, np.float32), 16_000))
     assert one.metadata["end_s"] == 1.252
+
+
+class Counted(Heard):
+    """The same, counting how often it listens."""
+
+    calls = 0
+
+    def transcribe(self, samples: NDArray[np.float32], **options: object) -> object:
+        self.calls += 1
+        return super().transcribe(samples, **options)
+
+
+def test_what_came_early_is_written_down_once_and_sent_when_it_comes_again() -> None:
+    node = Whisper()
+    node._model = model = Counted((0.0, 0.5))
+    samples = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    times: dict[str, float] = {"start_s": 2.0, "end_s": 3.0}
+    early = Audio(samples, 16_000, metadata={**times, "early": True})
+    last = Audio(samples, 16_000, metadata=times)
+    other = Audio(samples * 0.5, 16_000, metadata=times)
+    assert list(node.process(early)) == []
+    assert model.calls == 1
+    [said] = node.process(last)
+    assert model.calls == 1
+    assert "early" not in said.metadata
+    assert (said.metadata["start_s"], said.metadata["end_s"]) == (2.0, 2.5)
+    list(node.process(last))  # it was sent, and is listened to as any other
+    assert model.calls == 2
+    list(node.process(early))
+    assert len(list(node.process(other))) == 1  # speech went on
+    assert model.calls == 4
+    list(node.process(early))
+    node.interrupt()
+    list(node.process(last))
+    assert model.calls == 6
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from remotemedia.data import MetadataValue
+
 __all__ = ["Segmenter", "SileroVad", "Span"]
 
 SAMPLE_RATES_HZ = (16_000, 8_000)
@@ -45,6 +47,10 @@ class SileroVad(Node):
     the millisecond, and `timestamp_ns`, the time of its first frame. `speech_end_s` is `end_s`
     without the padding.
 
+    With `early_silence_ms` a segment leaves before that as well, when it is likely to end: the same
+    sound and metadata, and `early`: true. Where speech goes on, another one comes later. What it
+    takes to make of a segment can so be done in the silence that ends it; `whisper` does.
+
     Ports: `in` takes Audio of one channel at 16,000 or 8,000 Hz, in messages of any size; `speech`
     sends Audio of the same format.
 
@@ -57,6 +63,8 @@ class SileroVad(Node):
             at most `min_silence_ms` are there.
         max_segment_s: a longer segment is cut, at its last silence if there is one; seconds, 1 to
             600.
+        early_silence_ms: after how much silence a segment leaves early; milliseconds, at least
+            `padding_ms` and less than `min_silence_ms`; None: never.
     """
 
     speech = Output(Audio)
@@ -69,12 +77,19 @@ class SileroVad(Node):
         min_silence_ms: Milliseconds = 500,
         padding_ms: Milliseconds = 200,
         max_segment_s: Seconds = 28,
+        early_silence_ms: Milliseconds | None = None,
     ) -> None:
+        if early_silence_ms is not None and not padding_ms <= early_silence_ms < min_silence_ms:
+            raise ValueError(
+                f"early_silence_ms is {early_silence_ms:g}: it must be at least padding_ms, "
+                f"{padding_ms:g}, and less than min_silence_ms, {min_silence_ms:g}"
+            )
         self.threshold = threshold
         self.min_speech_ms = min_speech_ms
         self.min_silence_ms = min_silence_ms
         self.padding_ms = padding_ms
         self.max_segment_s = max_segment_s
+        self.early_silence_ms = early_silence_ms
         self._recording: _Recording | None = None
 
     def initialize(self) -> None:
@@ -98,6 +113,10 @@ class SileroVad(Node):
             span = recording.segmenter.step(model.process(window.data))
             if span is not None:
                 yield self.speech(recording.cut(span))
+                continue
+            span = recording.segmenter.early()
+            if span is not None:
+                yield self.speech(recording.cut(span, early=True))
 
     def finish(self) -> Iterator[Addressed]:
         """Send the segment that has not ended."""
@@ -126,6 +145,9 @@ class SileroVad(Node):
             padding=round(self.padding_ms * per_ms),
             max_segment=round(self.max_segment_s * rate),
             shortest_gap=SHORTEST_GAP_MS * per_ms,
+            early_silence=(
+                None if self.early_silence_ms is None else round(self.early_silence_ms * per_ms)
+            ),
         )
         return _Recording(rate, segmenter)
 
@@ -163,6 +185,7 @@ class Segmenter:
         padding: how much a segment has before and after its speech.
         max_segment: the longest segment.
         shortest_gap: the shortest silence at which a segment that is too long is cut.
+        early_silence: how much silence makes it likely that a segment ends; None: none.
     """
 
     def __init__(
@@ -175,6 +198,7 @@ class Segmenter:
         padding: int,
         max_segment: int,
         shortest_gap: int,
+        early_silence: int | None = None,
     ) -> None:
         self.position = 0
         self._window = window
@@ -185,11 +209,13 @@ class Segmenter:
         self._padding = padding
         self._max_segment = max_segment
         self._shortest_gap = shortest_gap
+        self._early_silence = early_silence
         self._sent_until = 0
         self._start: int | None = None
         self._quiet: int | None = None  # where the silence began that lasts
         self._gap: _Gap | None = None  # the last silence within the speech
         self._is_rest = False
+        self._is_early_told = False  # of the silence that lasts
 
     @property
     def needed_from(self) -> int:
@@ -212,6 +238,16 @@ class Segmenter:
             return self._cut()
         return None
 
+    def early(self) -> Span | None:
+        """Return the segment that ends if the silence lasts, once in each silence."""
+        wanted, quiet = self._early_silence, self._quiet
+        if wanted is None or quiet is None or self._is_early_told:
+            return None
+        if self.position - quiet < wanted:
+            return None
+        self._is_early_told = True
+        return self._span(quiet)
+
     def finish(self) -> Span | None:
         """End the stream; return the segment that has not ended."""
         if self._start is None:
@@ -230,9 +266,12 @@ class Segmenter:
         elif self._quiet is not None and at - self._quiet >= self._shortest_gap:
             self._gap = _Gap(self._quiet, at)
         self._quiet = None
+        self._is_early_told = False
 
     def _end(self, end: int) -> Span | None:
         span = self._span(end)
+        if span is not None:
+            self._sent_until = span.end
         self._forget_speech()
         return span
 
@@ -245,7 +284,7 @@ class Segmenter:
             gap = _Gap(self.position, self.position)
         span = self._span(gap.start)
         # Also where that was too short to be sent: else the rest could be too long again.
-        self._sent_until = max(self._sent_until, gap.start)
+        self._sent_until = max(self._sent_until, gap.start if span is None else span.end)
         self._forget_speech()
         self._start, self._quiet, self._is_rest = gap.end, quiet, gap.start == gap.end
         return span
@@ -255,13 +294,11 @@ class Segmenter:
         # The rest of speech that was cut in its midst is no speech of its own that may be short.
         if end - self._start < (1 if self._is_rest else self._min_speech):
             return None
-        span = Span(self.needed_from, min(end + self._padding, self.position), end)
-        self._sent_until = span.end
-        return span
+        return Span(self.needed_from, min(end + self._padding, self.position), end)
 
     def _forget_speech(self) -> None:
         self._start = self._quiet = self._gap = None
-        self._is_rest = False
+        self._is_rest = self._is_early_told = False
 
 
 class _Recording:
@@ -294,20 +331,23 @@ class _Recording:
             yield window
             self._drop_until(self.segmenter.needed_from)
 
-    def cut(self, span: Span) -> Audio:
+    def cut(self, span: Span, *, early: bool = False) -> Audio:
         """Return the sound of a segment."""
         import numpy as np
 
+        metadata: dict[str, MetadataValue] = {
+            "start_s": round(span.start / self.sample_rate, 3),
+            "end_s": round(span.end / self.sample_rate, 3),
+            "speech_end_s": round(span.speech_end / self.sample_rate, 3),
+        }
+        if early:
+            metadata["early"] = True
         kept = np.concatenate(self._kept)
         return Audio(
             kept[span.start - self._kept_from : span.end - self._kept_from],
             self.sample_rate,
             timestamp_ns=self._origin_ns + span.start * 10**9 // self.sample_rate,
-            metadata={
-                "start_s": round(span.start / self.sample_rate, 3),
-                "end_s": round(span.end / self.sample_rate, 3),
-                "speech_end_s": round(span.speech_end / self.sample_rate, 3),
-            },
+            metadata=metadata,
         )
 
     def forget(self) -> None:

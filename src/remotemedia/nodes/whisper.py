@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator  # noqa: TC003 (a node's annotations are read)
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -44,6 +45,9 @@ class Whisper(Node):
     that came in, else by how much audio has come. What else the audio says in its metadata, the
     text says as well. Where nothing is said, nothing is sent.
 
+    Audio that says `early`: true is written down at once and kept: the text is sent when the same
+    audio comes without it, which by then costs nothing. See `early_silence_ms` of `silero_vad`.
+
     Ports: `in` takes Audio of one channel at 16,000 Hz, `out` sends Text.
 
     Args:
@@ -75,6 +79,7 @@ class Whisper(Node):
         self.compute_type = compute_type
         self.threads = threads
         self._heard_frames = 0
+        self._early: _Early | None = None
 
     def initialize(self) -> None:
         """Load the model, downloading it first if it is on the hub, and let it hear something once.
@@ -105,13 +110,18 @@ class Whisper(Node):
     def process(self, audio: Audio) -> Iterator[Text]:
         """Send the parts of what was said, each as soon as it is known."""
         check_mono(audio, "whisper", SAMPLE_RATE_HZ)
+        if audio.metadata.get("early") is True:
+            self._listen_early(audio.samples[:, 0])
+            return
         duration = audio.duration_seconds
         begin = _number(audio.metadata.get("start_s"), self._heard_frames / SAMPLE_RATE_HZ)
         audio_end = _number(audio.metadata.get("end_s"), begin + duration)
         self._heard_frames += audio.frames
         if not audio.frames:
             return
-        segments, info = self._segments_of(audio.samples[:, 0])
+        segments, info = self._heard_early(audio.samples[:, 0]) or self._segments_of(
+            audio.samples[:, 0]
+        )
         for segment in segments:
             text = segment.text.strip()
             if text:
@@ -126,6 +136,24 @@ class Whisper(Node):
                 at_ns = audio.timestamp_ns + round(segment.start * 1e9)
                 yield Text(text, timestamp_ns=at_ns, metadata=metadata)
 
+    def interrupt(self) -> None:
+        """Forget what came early."""
+        self._early = None
+
+    def _listen_early(self, samples: NDArray[np.float32]) -> None:
+        if len(samples):
+            segments, info = self._segments_of(samples)
+            self._early = _Early(samples.copy(), (list(segments), info))
+
+    def _heard_early(self, samples: NDArray[np.float32]) -> Any:
+        """Return what is said in audio that came early; None if it did not."""
+        import numpy as np
+
+        early, self._early = self._early, None
+        if early is None or not np.array_equal(early.samples, samples):
+            return None
+        return early.heard
+
     def _segments_of(self, samples: NDArray[np.float32]) -> Any:
         """Return what is said, part by part as it is found, and what is known of all of it."""
         return self._model.transcribe(
@@ -135,6 +163,14 @@ class Whisper(Node):
             without_timestamps=True,
             condition_on_previous_text=False,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """Audio that came early, as a copy, and what is said in it, as `_segments_of` tells."""
+
+    samples: NDArray[np.float32]
+    heard: Any
 
 
 def _folder_of(model: str) -> str:
