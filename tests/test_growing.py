@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator  # noqa: TC003 (annotations of nodes are read)
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,14 @@ from remotemedia import (
     Text,
     input,  # noqa: A004
 )
+from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.nodes.text import Suffix, Upper
+from tests.executor_helpers import is_dead, wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from remotemedia.core.multiprocess.executor import SessionExecutor
     from remotemedia.core.multiprocess.session import Session
 
@@ -221,7 +226,7 @@ async def test_what_has_finished_is_connected_to_nothing_more(executor: SessionE
     )
     await executor.execute_node(Late, "late", MIDDLE)
     assert [out async for out in once.session.outputs()] == [Text("once")]
-    with pytest.raises(ExecutorError, match="node 'tick' has finished"):
+    with pytest.raises(ExecutorError, match="node 'tick' of session 'one' has finished"):
         await executor.connect_nodes("tick", "out", "late", "in")
 
 
@@ -291,6 +296,140 @@ async def test_a_node_that_cannot_start_ends_the_session_and_says_why(
     await executor.execute_node(Upper, "upper", FIRST)
     with pytest.raises(PipelineTerminated, match="no model"):
         await executor.execute_node(Broken, "broken", MIDDLE)
+
+
+class Slow(Node):
+    """Loads until it is told, or for ever."""
+
+    def __init__(self, gate: str = "") -> None:
+        self.gate = gate
+
+    async def initialize(self) -> None:
+        if self.gate:
+            reading = await asyncio.to_thread(open, self.gate, "rb", 0)  # a pipe: until it is opened
+            reading.close()
+        else:
+            await asyncio.Event().wait()
+
+    async def process(self, text: Text) -> Text:
+        return text
+
+
+async def test_nodes_that_are_added_at_once_do_not_wait_for_each_other(
+    executor: SessionExecutor, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    await executor.execute_node(Upper, "upper", FIRST)
+    slow = NodeContext(session_id="one", config={"gate": str(gate)})
+    loading = asyncio.create_task(executor.execute_node(Slow, "slow", slow))
+    await executor.execute_node(Suffix, "bang", LAST)
+    assert not loading.done()
+    gate.open("wb").close()
+    assert (await loading).node_id == "slow"
+
+
+async def test_the_node_that_is_late_is_the_one_that_is_named() -> None:
+    config = MultiprocessConfig(init_timeout_secs=2.0)
+    async with MultiprocessExecutor(config) as executor:
+        await executor.execute_node(Upper, "upper", FIRST)
+        late = asyncio.create_task(executor.execute_node(Slow, "late", MIDDLE))
+        await executor.execute_node(Suffix, "bang", LAST)
+        with pytest.raises(PipelineTerminated, match="node 'late'"):
+            await late
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill", "close"])
+async def test_nothing_is_added_to_a_session_that_ends(executor: SessionExecutor, end: str) -> None:
+    first = await executor.execute_node(Upper, "upper", FIRST)
+    await executor.execute_node(Suffix, "bang", LAST)
+    ending = asyncio.create_task(getattr(first.session, end)())
+    await asyncio.sleep(0)
+    with pytest.raises(ExecutorError, match="session 'one' is ending"):
+        await executor.execute_node(Upper, "other", MIDDLE)
+    with pytest.raises(ExecutorError, match="session 'one' is ending"):
+        await executor.connect_nodes("upper", "out", "bang", "in")
+    await ending
+    assert executor.sessions == {}
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill", "close"])
+async def test_an_end_takes_the_node_with_it_that_is_just_being_added(end: str) -> None:
+    async with MultiprocessExecutor(MultiprocessConfig(drain_timeout_seconds=0.5)) as executor:
+        first = await executor.execute_node(Upper, "upper", FIRST)
+        for turns in range(4):
+            adding = asyncio.create_task(executor.execute_node(Slow, f"slow{turns}", MIDDLE))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if turns == 3:
+                await wait_until(lambda: "slow3" in first.session.pids)
+            else:
+                adding.cancel()
+                await asyncio.wait([adding])
+        session = first.session
+        await getattr(session, end)()
+        with pytest.raises(ExecutorError, match="was ended meanwhile"):
+            await adding
+        assert session.state.value == "terminated"
+        assert all(map(is_dead, session.pids.values()))
+
+
+async def test_connections_that_are_made_at_once_are_all_made(executor: SessionExecutor) -> None:
+    await executor.execute_node(Upper, "first", FIRST)
+    await executor.execute_node(Late, "middle", MIDDLE)
+    last = await executor.execute_node(Suffix, "last", LAST)
+    # By the second, what comes by the first is of the session's inputs: both tell `last` of it.
+    async with asyncio.timeout(10):
+        await asyncio.gather(
+            executor.connect_nodes("middle", "out", "last", "in"),
+            executor.connect_nodes("first", "out", "middle", "in"),
+        )
+        for text in ("a", "b"):
+            assert [one async for one in streamed(last.session, text, "first")] == [
+                text.upper() + "!"
+            ]
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_connection_whose_maker_is_cancelled_is_made_whole(
+    executor: SessionExecutor, turns: int
+) -> None:
+    await executor.execute_node(Upper, "first", FIRST)
+    last = await executor.execute_node(Suffix, "last", LAST)
+    connecting = asyncio.create_task(executor.connect_nodes("first", "out", "last", "in"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    connecting.cancel()
+    await asyncio.wait([connecting])
+    async with asyncio.timeout(10):
+        if turns == 0:  # it had not begun
+            await executor.connect_nodes("first", "out", "last", "in")
+        else:
+            await executor.execute_node(Late, "other", MIDDLE)
+            # What is made next comes after it.
+            await executor.connect_nodes("first", "out", "other", "in")
+        assert [one async for one in streamed(last.session, "a", "first")] == ["A!"]
+
+
+async def test_a_node_that_memory_lacks_for_ends_the_session_and_nothing_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with MultiprocessExecutor() as executor:
+        first = await executor.execute_node(Upper, "upper", FIRST)
+        session = first.session
+        # As if the process had no descriptors left, once half of the node is planned.
+        with monkeypatch.context() as patch:
+            patch.setattr(ChannelRegistry, "open", _no_more_descriptors)
+            with pytest.raises(PipelineTerminated, match="no descriptors"):
+                await executor.execute_node(Suffix, "bang", LAST)
+        async with asyncio.timeout(10):
+            with pytest.raises(PipelineTerminated):
+                await session.wait_ended()
+        assert executor.sessions == {}
+
+
+def _no_more_descriptors(*_: object) -> None:
+    raise ResourceLimit("no descriptors are left")
 
 
 async def test_the_same_node_ids_in_two_sessions_need_the_session_named() -> None:

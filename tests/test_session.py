@@ -643,7 +643,7 @@ async def test_events_come_in_order(runtime: rm.Runtime) -> None:
         "terminating->terminated",
     ]
     phases = [event.phase for event in got if isinstance(event, events.NodeProgress)]
-    assert phases == ["importing", "loading", "connecting"]
+    assert phases == ["importing", "creating", "loading", "connecting"]
     ends = [event for event in got if isinstance(event, events.ProcessExited)]
     assert [(end.exit.code, end.is_expected) for end in ends] == [(0, True)]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.validation import validate_connection
-from remotemedia.errors import ExecutorError
+from remotemedia.errors import ExecutorError, ResourceLimit
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from remotemedia.core.validation import SessionPort, ValidatedConnection, ValidatedNode
 
 __all__ = ["Additions"]
+
+T = TypeVar("T")
+_log = logging.getLogger("remotemedia.session")
 
 
 class Additions:
@@ -35,7 +39,8 @@ class Additions:
         self._wiring = parts.wiring
         self._config = parts.config
         self._supervisor = supervisor
-        self._works: set[asyncio.Task[None]] = set()  # what goes on though its caller is cancelled
+        self._turn = asyncio.Lock()  # of connections that are being made
+        self._works: set[asyncio.Task[Any]] = set()  # what goes on though its caller is cancelled
 
     async def add_node(
         self,
@@ -44,41 +49,63 @@ class Additions:
         outputs: tuple[SessionPort, ...],
     ) -> None:
         """See `Session.add_node`."""
-        exchange = self._supervisor.open_exchange()
+        exchange = self._supervisor.require_running()
+        what = f"node {node.node_id!r} of session {self._wiring.session_id!r}"
         if node.node_id in self._nodes:
             raise ExecutorError(
                 f"session {self._wiring.session_id!r} has a node {node.node_id!r} already"
             )
-        with limits_named(f"starting node {node.node_id!r}"):
+        with limits_named(f"starting {what}"):
             ends = control.new_pair()  # raises while nothing has been changed
         try:
             self._wiring.add_node(node, inputs, outputs)
-        except BaseException:
+            self._wiring.open_host()
+        except BaseException as error:
             for end in ends:
                 end.close()
+            if isinstance(error, ExecutorError) and self._wiring.has_planned(node.node_id):
+                # Half of it is there, which nobody can take back: as if it had not started.
+                self._supervisor.fail(error)
+                self._supervisor.open_exchange()  # raises
+            if isinstance(error, ResourceLimit):
+                raise ResourceLimit(f"{what} was not started: {error}") from error
             raise
-        process = self._supervisor.add(node, ends)
-        self._wiring.open_host()
+        arrival = self._supervisor.add(node, ends)
         exchange.extend()
-        await self._whole(self._supervisor.start_more(process))
-        self._supervisor.open_exchange()  # raises where it failed
+        if not await self._whole(arrival):
+            self._supervisor.open_exchange()  # raises where it failed
+            raise ExecutorError(f"{what} was not started: the session was ended meanwhile")
 
     async def connect(self, connection: Connection) -> None:
         """See `Session.connect`."""
-        exchange = self._supervisor.open_exchange()
-        one = validate_connection(self._wiring.pipeline, connection, self._config)
-        reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
-        reader.require_at_work()
-        writer.require_at_work()
-        self._supervisor.restarting.suspend()
-        try:
-            new = self._wiring.connect(one, connection.capacity)
-        except BaseException:
-            self._supervisor.restarting.resume()
-            raise
-        # Fails it from here on, a connection stays planned that carries nothing.
-        await self._whole(self._join(one, new))
-        exchange.extend()
+        self._supervisor.require_running()
+        await self._whole(self._connect(connection))
+
+    async def _connect(self, connection: Connection) -> None:
+        # One after the other: what a node is told of one connection, it confirms by its name.
+        async with self._turn:
+            exchange = self._supervisor.require_running()
+            one = validate_connection(self._wiring.pipeline, connection, self._config)
+            reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
+            reader.require_at_work()
+            writer.require_at_work()
+            self._supervisor.restarting.suspend()
+            try:
+                new = self._wiring.connect(one, connection.capacity)
+            except BaseException:
+                self._supervisor.restarting.resume()
+                raise
+            try:
+                await self._join(one, new)
+            except ExecutorError:
+                self._supervisor.open_exchange()  # raises where a crash is why
+                _log.warning(
+                    "session %r: %s could not be connected; nodes are not restarted any more, "
+                    "since their next processes would wait for it",
+                    *(self._wiring.session_id, one),
+                )
+                raise
+            exchange.extend()
 
     async def _join(self, one: ValidatedConnection, new: NewConnection) -> None:
         reader, writer = self._nodes[one.to_node], self._nodes[one.from_node]
@@ -86,22 +113,23 @@ class Additions:
             await self._nodes[node_id].connect(count.connection, count)
         await reader.connect(new.name, new.join, [self._wiring.bell(one.from_node).fd])
         await writer.connect(new.name, new.attach, [self._wiring.bell(one.to_node).fd])
-        # Not where it failed: a process that is started after that would wait for what never comes.
+        # Not where it failed: the connection stays planned, and a process that is started after
+        # that would wait for what never comes.
         self._supervisor.restarting.resume()
 
-    async def _whole(self, steps: Coroutine[object, object, None]) -> None:
+    async def _whole(self, steps: Coroutine[object, object, T]) -> T:
         """Take all of some steps; cancelled, the rest of them is taken all the same."""
         work = asyncio.create_task(steps)
         self._works.add(work)
         work.add_done_callback(self._works.discard)
         try:
-            await asyncio.shield(work)
+            return await asyncio.shield(work)
         except asyncio.CancelledError:
             work.add_done_callback(_look_at)
             raise
 
 
-def _look_at(work: asyncio.Task[None]) -> None:
+def _look_at(work: asyncio.Task[T]) -> None:
     """Take note of what became of work that nobody waits for: its failure is the session's."""
     if not work.cancelled():
         work.exception()

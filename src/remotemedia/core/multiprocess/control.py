@@ -3,7 +3,7 @@
     executor                     runner
        |  <- Hello                 |     it runs, and speaks this version
        |  Configure + descriptors->|     what it is to run
-       |  <- Progress ...          |     importing, loading, connecting
+       |  <- Progress ...          |     importing, creating, loading, connecting
        |  <- Ready                 |     initialised, and every reader it has is there
        |  Interrupt ->             |     drop what was being made
        |  Join + descriptor ->     |     one more connection of an input port
@@ -69,7 +69,7 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_FRAME_BYTES = 192 * 1024
 """The largest packet: what a socket takes with the kernel's default limits."""
 MAX_TEXT_BYTES = 48 * 1024
@@ -225,7 +225,7 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     """How far the start of a node is.
 
     Attributes:
-        phase: a `Phase`: importing, loading or connecting.
+        phase: a `Phase`: importing, creating, loading or connecting.
         fraction: of the phase, 0.0 to 1.0.
         message: what is being done, as the node says it.
     """

@@ -210,6 +210,10 @@ class EventBus:
         self._streams.append(stream)
         return stream
 
+    def unsubscribe(self, stream: EventStream) -> None:
+        """Put nothing more into a stream that nobody reads any more."""
+        self._streams.remove(stream)
+
     def emit(self, event: Event) -> None:
         """Tell every subscriber. Never waits."""
         for stream in self._streams:

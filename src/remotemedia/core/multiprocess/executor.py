@@ -268,28 +268,27 @@ class MultiprocessExecutor(SessionExecutor):
         from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 
         _raise_descriptor_limit()
-        self._domain: Domain = new_domain()
+        self._lost: list[ProcessManager] = []
+        self._manager = ProcessManager()
+        # Before there are files: if this process dies, the spawner sweeps them in its stead.
+        await self._manager.start()
+        try:
+            self._domain: Domain = new_domain()
+        except BaseException:
+            await self._manager.close()
+            raise
         root, prefix = self._domain.address
         self._files = [f"{SHM_FOLDER}/{prefix}*", root]
-        self._lost: list[ProcessManager] = []
-        try:
-            self._manager = await self._start_manager()
-        except BaseException:
-            self._domain.close_and_sweep()
-            raise
-
-    async def _start_manager(self) -> ProcessManager:
-        manager = ProcessManager()
-        await manager.start()
-        manager.set_sweep(self._files)  # if this process dies, the spawner does it in its stead
-        return manager
+        self._manager.set_sweep(self._files)
 
     async def _renew(self) -> None:
         """Have a spawner again if the last one was killed: its sessions end, and others begin."""
         if self._manager.is_lost:
             self._manager.set_sweep([])
             self._lost.append(self._manager)
-            self._manager = await self._start_manager()
+            self._manager = ProcessManager()
+            await self._manager.start()
+            self._manager.set_sweep(self._files)
 
     def _parts(self) -> tuple[Transport, Launcher]:
         return self._domain, ProcessLauncher(self._manager, self.config)

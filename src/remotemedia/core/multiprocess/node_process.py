@@ -366,8 +366,10 @@ class NodeProcess:
                 done.set_exception(self._finished())
 
     def _finished(self) -> ExecutorError:
+        has = "has finished" if self.is_drained else "has ended, or is about to"
         return ExecutorError(
-            f"node {self.node_id!r} has finished: nothing can be connected to it any more"
+            f"node {self.node_id!r} of session {self._wiring.session_id!r} {has}: nothing can be "
+            f"connected to it any more"
         )
 
     def _become_ready(self) -> None:

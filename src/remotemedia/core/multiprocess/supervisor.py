@@ -24,7 +24,7 @@ from remotemedia.errors import ChannelClosed, ExecutorError, PipelineTerminated
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from remotemedia.core.multiprocess.channel.stats import PortStats
     from remotemedia.core.multiprocess.exits import ProcessExit
@@ -54,7 +54,7 @@ class Supervisor:
 
     def __init__(self, parts: SessionParts, created_at: float, on_end: Callable[[], None]) -> None:
         self.state: SessionState = SESSION.first
-        self.restarting = Restarting(parts, self, self._fail)
+        self.restarting = Restarting(parts, self, self.fail)
         self._parts = parts
         self._nodes, self._starts = parts.nodes, parts.starts
         self._wiring, self._config, self._bus = parts.wiring, parts.config, parts.bus
@@ -65,6 +65,8 @@ class Supervisor:
         self._failure: ExecutorError | None = None
         self._is_told = False  # somebody has got the failure raised
         self._start_over = asyncio.Event()  # all are ready, one has failed, or it is to end
+        # Nodes that were added: whether they became ready before the session began to end.
+        self._arrivals: dict[str, asyncio.Future[bool]] = {}
         self._ending = Ending(parts)
         self._end_task: asyncio.Task[None] | None = None  # from when it begins to end
         self._is_closing = False  # ends with what was sent worked off, so a failure matters still
@@ -80,6 +82,20 @@ class Supervisor:
             raise
 
     # What users ask of their session.
+
+    def require_running(self) -> Exchange:
+        """Return what messages go in and out by, where nodes and connections can still be added.
+
+        Raises:
+            PipelineTerminated: the session has failed; `__cause__` says how.
+            ExecutorError: it has not started, or it is ending.
+        """
+        exchange = self.open_exchange()
+        if self._end_task is not None:
+            raise ExecutorError(
+                f"session {self._session_id!r} is ending: nothing can be added to it any more"
+            )
+        return exchange
 
     def open_exchange(self) -> Exchange:
         """Return what messages go in and out by.
@@ -130,7 +146,7 @@ class Supervisor:
         if self._end_task is None:
             self._advance(SessionEvent.TERMINATE)
             self._end_task = asyncio.create_task(self._tear_down(self._config.grace_period_seconds))
-        self._start_over.set()
+        self._give_up_starts()
         self._is_closing = False
         self._ending.cut_short()
         await asyncio.shield(self._end_task)
@@ -142,8 +158,12 @@ class Supervisor:
 
     async def wait_ended(self) -> None:
         """See `Session.wait_ended`."""
-        async for _ in self._bus.subscribe():
-            continue
+        stream = self._bus.subscribe()
+        try:
+            async for _ in stream:
+                continue
+        finally:
+            self._bus.unsubscribe(stream)
         if self._failure is not None:
             raise self._terminated()
 
@@ -194,25 +214,44 @@ class Supervisor:
         self._advance(SessionEvent.ALL_READY)
         self._bus.emit(events.SessionReady(self._session_id, time.monotonic() - self._created_at))
 
-    def add(self, node: ValidatedNode, ends: tuple[socket.socket, socket.socket]) -> NodeProcess:
-        """Take in a node that `start_more` starts, with the ends of its control connection."""
-        process = self._parts.put(node, self, ends)
-        self._start_over.clear()
-        return process
+    def add(
+        self, node: ValidatedNode, ends: tuple[socket.socket, socket.socket]
+    ) -> Coroutine[object, object, bool]:
+        """Take in one more node, with the ends of its control connection, and begin to start it.
 
-    async def start_more(self, process: NodeProcess) -> None:
-        """Start a node that was added; return when it is ready, or the session has failed."""
+        Returns:
+            What waits until it is ready; False if the session has failed or ends before.
+        """
+        process = self._parts.put(node, self, ends)
+        self._arrivals[node.node_id] = asyncio.get_running_loop().create_future()
+        # Begun here and not when it is awaited: an end that comes between the two must know of it.
         start = asyncio.create_task(process.start())
         self._starts.append(start)
+        return self._arrival_of(process, start)
+
+    async def _arrival_of(self, process: NodeProcess, start: asyncio.Task[None]) -> bool:
+        arrival = self._arrivals[process.node_id]
         try:
             async with asyncio.timeout(self._config.init_timeout_secs):
-                await start
-                await self._start_over.wait()
+                await asyncio.wait([start])
+                if not start.cancelled():  # as an end of the session does
+                    start.result()
+                return await arrival
         except TimeoutError:
             error = await process.timeout_error(self._config.init_timeout_secs)
             self.node_failed(process, error)
         except ExecutorError as error:
             self.node_failed(process, error)
+        finally:
+            del self._arrivals[process.node_id]
+        return False
+
+    def _give_up_starts(self) -> None:
+        """Have nobody wait for nodes to be ready any more."""
+        self._start_over.set()
+        for arrival in self._arrivals.values():
+            if not arrival.done():
+                arrival.set_result(False)
 
     async def _roll_back(self) -> None:
         if self._end_task is None:
@@ -241,6 +280,11 @@ class Supervisor:
         seconds = time.monotonic() - self._created_at
         self._bus.emit(events.NodeReady(self._session_id, node.node_id, seconds))
         self.restarting.note_ready(node)
+        arrival = self._arrivals.get(node.node_id)
+        if arrival is not None and not arrival.done():
+            arrival.set_result(True)
+            if self._is_closing and not self._wiring.is_fed(node.node_id):
+                node.drain()  # as the other sources were asked to
         if not any(one.is_starting for one in self._nodes.values()):
             self._start_over.set()
 
@@ -267,19 +311,20 @@ class Supervisor:
         """See `Owner.node_failed`: the session ends by it, unless the node is restarted."""
         if self.restarting.takes(node, error):
             return True
-        self._fail(error)
+        self.fail(error)
         return False
 
-    def _fail(self, error: ExecutorError) -> None:
+    def fail(self, error: ExecutorError) -> None:
         """End because of a failure: the first is the cause, the others follow from it."""
         if self._failure is not None or self.state is SessionState.ERROR:
             return
-        if self.state is SessionState.TERMINATING and not self._is_closing:
+        is_ending = self.state is SessionState.TERMINATING and not self._is_closing
+        if is_ending or self.state is SessionState.TERMINATED:
             # It was told to end, and nobody waits for what it makes: not a failure of the session.
             _log.warning("%s", error)
             return
         self._failure = error
-        self._start_over.set()
+        self._give_up_starts()
         if self.state is SessionState.INITIALIZING:
             return  # `start` rolls back
         self._advance(SessionEvent.FAILED)
@@ -312,6 +357,7 @@ class Supervisor:
         First the processes, as `Ending.stop` says, and none is restarted any more. Then the
         channels are closed, and what killed processes left in shared memory is freed.
         """
+        self._give_up_starts()
         if self._exchange is not None:
             self._exchange.close_inputs()  # a node that has gone would take messages without end
         try:

@@ -184,6 +184,10 @@ class Wiring(Flow):
         attach = control.Attach(channel.name, raw, self.bell(one.to_node).asleep)
         return NewConnection(plan.name, counts, join, attach)
 
+    def has_planned(self, node_id: str) -> bool:
+        """Whether channels of a node were planned, be it that not all of them could be."""
+        return node_id in self._inputs
+
     def bell(self, node_id: str) -> Bell:
         """Return the doorbell of a node; its descriptor stays ours."""
         return self.registry.bell(endpoint_of(node_id))

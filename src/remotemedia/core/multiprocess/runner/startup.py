@@ -248,7 +248,7 @@ class NodeRun:
         )
 
 
-_TOLD = (Phase.IMPORTING, Phase.LOADING, Phase.CONNECTING)
+_TOLD = (Phase.IMPORTING, Phase.CREATING, Phase.LOADING, Phase.CONNECTING)
 """What a start takes its time for."""
 _HOOKS = {
     Phase.STARTING: "start",
