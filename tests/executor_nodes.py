@@ -165,6 +165,13 @@ class Large(Node):
         return self.out(text)
 
 
+class Filled(Node):
+    """Large arrays of the number that comes in."""
+
+    def process(self, number: Json) -> Tensor:
+        return Tensor(np.full(100_000, number.value, np.float32))
+
+
 class Sink(Node):
     """Takes and gives nothing."""
 

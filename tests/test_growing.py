@@ -306,7 +306,9 @@ class Slow(Node):
 
     async def initialize(self) -> None:
         if self.gate:
-            reading = await asyncio.to_thread(open, self.gate, "rb", 0)  # a pipe: until it is opened
+            reading = await asyncio.to_thread(
+                open, self.gate, "rb", 0
+            )  # a pipe: until it is opened
             reading.close()
         else:
             await asyncio.Event().wait()

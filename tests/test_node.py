@@ -472,6 +472,9 @@ class Recorder:
     def progress(self, fraction: float, message: str) -> None:
         self.asked.append((fraction, message))
 
+    def queued(self) -> int:
+        return 3
+
     def loan(self, kind: type[T], port: str, shape: dict[str, object]) -> AbstractContextManager[T]:
         self.asked.append((kind, port, shape))
         return nullcontext(kind.__new__(kind))
@@ -485,6 +488,7 @@ def test_a_bound_node_reports_progress_and_borrows_memory() -> None:
         assert isinstance(audio, Audio)
     assert context.asked == [(0.5, "weights"), (Audio, "out", {"frames": 480})]
     assert (node.node_id, node.session_id) == ("upper", "s1")
+    assert node.queued() == 3
 
 
 def test_a_node_outside_of_a_session_says_so() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pytest
@@ -16,10 +16,13 @@ from remotemedia.testing import run_node
 from tests.speech_helpers import word_error_rate
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from numpy.typing import NDArray
 
     from remotemedia import Node
 
+T = TypeVar("T")
 LIMITS: dict[str, Any] = {
     "window": 10,
     "threshold": 0.5,
@@ -189,6 +192,22 @@ def test_the_last_part_of_what_was_said_ends_where_its_audio_does() -> None:
     assert one.metadata["end_s"] == 1.252
 
 
+class Queue:
+    """A context of a node before which so many messages wait."""
+
+    node_id, session_id = "asr", "s"
+    length = 0
+
+    def progress(self, fraction: float, message: str) -> None:
+        raise AssertionError(message)
+
+    def queued(self) -> int:
+        return self.length
+
+    def loan(self, kind: type[T], port: str, shape: dict[str, object]) -> AbstractContextManager[T]:
+        raise AssertionError(kind)
+
+
 class Counted(Heard):
     """The same, counting how often it listens."""
 
@@ -201,6 +220,7 @@ class Counted(Heard):
 
 def test_what_came_early_is_written_down_once_and_sent_when_it_comes_again() -> None:
     node = Whisper()
+    node.bind(context := Queue())
     node._model = model = Counted((0.0, 0.5))
     samples = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
     times: dict[str, float] = {"start_s": 2.0, "end_s": 3.0}
@@ -221,6 +241,9 @@ def test_what_came_early_is_written_down_once_and_sent_when_it_comes_again() -> 
     list(node.process(early))
     node.interrupt()
     list(node.process(last))
+    assert model.calls == 6
+    context.length = 1  # it is behind: what comes next says more
+    list(node.process(early))
     assert model.calls == 6
 
 

@@ -18,6 +18,7 @@ from tests import executor_nodes as nodes
 from tests.executor_helpers import (
     cause_of,
     chain,
+    is_dead,
     running,
     text_of,
     texts,
@@ -683,3 +684,53 @@ async def test_states_of_nodes_are_told() -> None:
         await session.send(rm.Text("a b c"))
         await wait_until(lambda: session.nodes["n2"].value == "processing")
     assert {state.value for state in session.nodes.values()} == {"stopped"}
+
+
+async def test_who_receives_now_and_then_gets_all_that_a_close_lets_out() -> None:
+    async with running(nodes.Filled) as session:
+        for number in range(50):
+            await session.send(rm.Json(number))
+        found = [(await session.recv()).correlation_id]
+        closing = asyncio.create_task(session.close())
+        while True:
+            await asyncio.sleep(0.002)  # in which nobody waits for an output
+            try:
+                output = await session.recv()
+            except rm.EndOfStream:
+                break
+            assert isinstance(output, rm.Tensor)
+            assert output.array.max() == output.array.min() == output.correlation_id - 1
+            assert output.array.size == 100_000
+            found.append(output.correlation_id)
+        await closing
+        assert found == list(range(1, 51))
+
+
+async def test_what_was_set_aside_in_a_close_can_be_received_after_it() -> None:
+    async with running(nodes.Echo) as session:
+        for number in range(20):
+            await session.send(rm.Text(str(number)))
+        assert await session.recv() == rm.Text("0")
+        await session.close()
+        rest = [await session.recv() for _ in range(19)]
+        assert rest == [rm.Text(str(number)) for number in range(1, 20)]
+        with pytest.raises(rm.EndOfStream):
+            await session.recv()
+
+
+async def test_a_drain_that_fails_ends_the_session_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rm.Runtime() as runtime:
+        session = await runtime.create_session("s", chain(nodes.Echo))
+        pids = session.pids.values()
+
+        async def fail(*_: object) -> None:
+            raise RuntimeError("broken")
+
+        monkeypatch.setattr(ending.Ending, "drain", fail)
+        with pytest.raises(RuntimeError, match="broken"):
+            await session.close()
+        assert session.state.value == "terminated"
+        assert not runtime.sessions
+        assert all(map(is_dead, pids))

@@ -56,6 +56,10 @@ class NodeContext(Protocol):
         """See `Node.progress`."""
         ...
 
+    def queued(self) -> int:
+        """See `Node.queued`."""
+        ...
+
     def loan(self, kind: type[T], port: str, shape: dict[str, object]) -> AbstractContextManager[T]:
         """See `Node.loan`; `shape` holds its keyword arguments."""
         ...
@@ -106,6 +110,16 @@ class Node:
             RuntimeError: the node does not run in a session.
         """
         self._bound_runtime("progress()").progress(fraction, message)
+
+    def queued(self) -> int:
+        """Return how many messages wait at the inputs: more than none, and the node is behind.
+
+        For a node that can leave out what is not worth its time when others wait.
+
+        Raises:
+            RuntimeError: the node does not run in a session.
+        """
+        return self._bound_runtime("queued()").queued()
 
     def loan(
         self, kind: type[T], /, *, port: str = "out", **shape: object

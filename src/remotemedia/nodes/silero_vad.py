@@ -48,8 +48,9 @@ class SileroVad(Node):
     without the padding.
 
     With `early_silence_ms` a segment leaves before that as well, when it is likely to end: the same
-    sound and metadata, and `early`: true. Where speech goes on, another one comes later. What it
-    takes to make of a segment can so be done in the silence that ends it; `whisper` does.
+    sound and metadata, and `early`: true. Where speech goes on, a longer one comes later. So what
+    follows can work during the silence that ends a segment; `whisper` does. Connect only nodes that
+    know of it: others get the same sound several times.
 
     Ports: `in` takes Audio of one channel at 16,000 or 8,000 Hz, in messages of any size; `speech`
     sends Audio of the same format.

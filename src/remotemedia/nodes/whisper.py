@@ -46,7 +46,8 @@ class Whisper(Node):
     text says as well. Where nothing is said, nothing is sent.
 
     Audio that says `early`: true is written down at once and kept: the text is sent when the same
-    audio comes without it, which by then costs nothing. See `early_silence_ms` of `silero_vad`.
+    audio comes without it, which by then costs nothing. It is passed over where more audio waits
+    already. See `early_silence_ms` of `silero_vad`.
 
     Ports: `in` takes Audio of one channel at 16,000 Hz, `out` sends Text.
 
@@ -111,7 +112,8 @@ class Whisper(Node):
         """Send the parts of what was said, each as soon as it is known."""
         check_mono(audio, "whisper", SAMPLE_RATE_HZ)
         if audio.metadata.get("early") is True:
-            self._listen_early(audio.samples[:, 0])
+            if not self.queued():
+                self._listen_early(audio.samples[:, 0])
             return
         duration = audio.duration_seconds
         begin = _number(audio.metadata.get("start_s"), self._heard_frames / SAMPLE_RATE_HZ)

@@ -123,7 +123,7 @@ class _Run:
         silent = cast("Reporter", _SilentReporter())
         self.context = RunnerContext(NODE_ID, "run_node", self.kind, silent)
         ports = {port.name: _Collector(port.name, self.outputs) for port in self.kind.outputs}
-        self.context.open(cast("Mapping[str, Publisher]", ports))
+        self.context.open((), cast("Mapping[str, Publisher]", ports))  # nothing waits here
         self.node.bind(self.context)
 
     def addressed(self, inputs: Inputs) -> Iterator[tuple[Callable[..., object], RuntimeData]]:

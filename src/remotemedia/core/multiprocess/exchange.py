@@ -8,6 +8,7 @@ and whatever a lossy connection dropped.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -25,6 +26,7 @@ from remotemedia.errors import (
     EndOfStream,
     ExecutorError,
     NodeFailed,
+    RemoteMediaError,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["Exchange"]
 
 MAX_UNCLAIMED = 1024
-"""Outputs of other inputs that are set aside while one input is streamed."""
+"""Outputs that are set aside: of other inputs while one is streamed, and in a drain for who calls
+`recv` now and then."""
+_log = logging.getLogger("remotemedia.session")
 TURNS = 32
 """Sends and receives in a row before other tasks get a turn."""
 T = TypeVar("T")
@@ -102,6 +106,7 @@ class Exchange:
         self._has_finished = False
         self._is_closing = False
         self._receivers = 0
+        self._is_read = False  # somebody receives message by message, now or in a moment
         self._turns = 0
 
     def extend(self) -> None:
@@ -187,6 +192,7 @@ class Exchange:
 
     async def recv(self, timeout_seconds: float | None) -> Output:
         """See `Session.recv`."""
+        self._is_read = True
         self._receivers += 1
         try:
             return await self._receive(self._next_unclaimed, timeout_seconds)
@@ -394,8 +400,7 @@ class Exchange:
         if self._has_failed():
             return True
         if self._receivers == 0:
-            while self._pump():
-                self._unclaimed.clear()
+            self._set_aside()
         if self._subscribers and not self._has_finished:
             return None
         if not self._is_worked_off():
@@ -403,6 +408,17 @@ class Exchange:
         self._has_finished = True
         self.wake()
         return True
+
+    def _set_aside(self) -> None:
+        """Make room for what is still to come: for who calls `recv` in a moment, or for nobody."""
+        while not self._is_read or len(self._unclaimed) < MAX_UNCLAIMED:
+            try:
+                if not self._pump():
+                    return
+            except RemoteMediaError as error:
+                _log.warning("an output of session %r was lost: %s", self._session_id, error)
+            if not self._is_read:
+                self._unclaimed.clear()
 
     def _is_worked_off(self) -> bool:
         return all(one.is_drained for one in self._nodes.values())

@@ -327,7 +327,12 @@ class NodeProcess:
                 if self.launched is not None:
                     self.launched.signal(signal.SIGCONT)  # rouses the spawner, if it is stopped
                 return
-            self._hear(control.decode_from_runner(frame))
+            try:
+                said = control.decode_from_runner(frame)
+            except ExecutorError as error:
+                self.fail(error)
+                return
+            self._hear(said)
 
     def _stop_listening(self) -> None:
         self._is_listening = False

@@ -70,7 +70,7 @@ class Supervisor:
         self._ending = Ending(parts)
         self._end_task: asyncio.Task[None] | None = None  # from when it begins to end
         self._is_closing = False  # ends with what was sent worked off, so a failure matters still
-        self._final_stats: dict[str, PortStats] = {}
+        self._final_stats: dict[str, PortStats] | None = None
         self._has_dead = False
         try:
             for node in parts.wiring.pipeline.nodes:
@@ -112,7 +112,7 @@ class Supervisor:
 
     def stats(self) -> dict[str, PortStats]:
         """See `Session.stats`."""
-        if self.state is SessionState.TERMINATED or self._final_stats:
+        if self._final_stats is not None:
             return self._final_stats
         return self._wiring.registry.stats()
 
@@ -181,6 +181,7 @@ class Supervisor:
                     await asyncio.wait(self._starts)  # cancelled here, `_tear_down` waits for them
                     for start in self._starts:
                         start.result()
+                    self._starts.clear()
                     await self._start_over.wait()
         except TimeoutError:
             late = [n for n in self._nodes.values() if n.state is ProcessState.INITIALIZING]
@@ -227,6 +228,7 @@ class Supervisor:
         # Begun here and not when it is awaited: an end that comes between the two must know of it.
         start = asyncio.create_task(process.start())
         self._starts.append(start)
+        start.add_done_callback(self._starts.remove)
         return self._arrival_of(process, start)
 
     async def _arrival_of(self, process: NodeProcess, start: asyncio.Task[None]) -> bool:
@@ -348,8 +350,10 @@ class Supervisor:
 
     async def _drain_and_tear_down(self) -> None:
         assert self._exchange is not None
-        await self._ending.drain(self._exchange)
-        await self._tear_down(self._config.grace_period_seconds)
+        try:
+            await self._ending.drain(self._exchange)
+        finally:
+            await self._tear_down(self._config.grace_period_seconds)
 
     async def _tear_down(self, grace_seconds: float) -> None:
         """End everything, in this order; every step is taken whatever the ones before came to.

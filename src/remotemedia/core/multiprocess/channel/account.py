@@ -106,6 +106,11 @@ class Account:
                 self._ended = self._ending
         return self._ended
 
+    def queued(self) -> int:
+        """How many messages wait to be taken."""
+        sent = self._words[self.port.slot + PortWord.SENT]
+        return max(0, sent - self._reached())  # before its writer knows of it, nothing is owed
+
     def _reached(self) -> int:
         """Sequence number of the newest message that is not owed any more."""
         if self._position == UNLINKED:

@@ -10,12 +10,13 @@ from remotemedia.core.ports import DATA_TYPES, Addressed
 from remotemedia.data.message import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from contextlib import AbstractContextManager
 
     from remotemedia.core.describe import NodeType
     from remotemedia.core.multiprocess.channel.loan import Loan
     from remotemedia.core.multiprocess.channel.publisher import Publisher
+    from remotemedia.core.multiprocess.channel.subscriber import Subscriber
     from remotemedia.core.multiprocess.runner.commands import Reporter
 
 __all__ = ["RunnerContext"]
@@ -38,12 +39,21 @@ class RunnerContext:
         self.correlation_id = 0
         self._kind = kind
         self._reporter = reporter
+        self._subscribers: Collection[Subscriber] = ()
         self._publishers: Mapping[str, Publisher] = {}
         self._routes: dict[str, dict[type, Publisher]] = {}
         self._default: dict[type, Publisher] = {}
 
-    def open(self, publishers: Mapping[str, Publisher]) -> None:
-        """Let messages leave, by these publishers of the ports."""
+    def open(
+        self, subscribers: Collection[Subscriber], publishers: Mapping[str, Publisher]
+    ) -> None:
+        """Let messages leave, by these publishers of the ports.
+
+        Args:
+            subscribers: what its inputs are read by; connections that come later are added there.
+            publishers: by output port.
+        """
+        self._subscribers = subscribers
         self._publishers = publishers
         self._routes = {
             port.name: {DATA_TYPES[kind]: publishers[port.name] for kind in port.kinds}
@@ -58,6 +68,10 @@ class RunnerContext:
         clamped = min(1.0, max(0.0, float(fraction)))
         text = control.shorten(str(message))
         self._reporter.say(control.Progress(control.Phase.LOADING, clamped, text))
+
+    def queued(self) -> int:
+        """See `Node.queued`."""
+        return sum(subscriber.queued() for subscriber in self._subscribers)
 
     def loan(self, kind: type[T], port: str, shape: dict[str, object]) -> AbstractContextManager[T]:
         """See `Node.loan`."""

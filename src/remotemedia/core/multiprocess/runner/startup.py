@@ -198,7 +198,7 @@ class NodeRun:
         self._endpoint = endpoint
         assert self._node is not None
         ports = NodePorts.join(self._node, kind, endpoint, configuration)
-        context.open(ports.publishers)
+        context.open(ports.handlers.keys(), ports.publishers)
         work = self._work = loop(
             self._node, ports, context, self._commands, self._reporter, configuration
         )
