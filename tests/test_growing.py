@@ -204,6 +204,29 @@ async def test_a_connection_that_does_not_fit_is_refused_and_harms_nothing(
         assert [out async for out in last.session.stream(Text("a"))] == [Text("A!")]
 
 
+class Growing(Node):
+    """Sends texts around a cycle, longer each time, until they are long enough."""
+
+    def process(self, text: Text) -> Text | None:
+        return Text(text.text + "!") if len(text.text) < 4 else None
+
+
+async def test_a_connection_that_would_make_feedback_of_one_at_work_is_refused_and_harms_nothing(
+    executor: SessionExecutor,
+) -> None:
+    await executor.execute_node(Growing, "a", FIRST)
+    session = (await executor.execute_node(Growing, "b", MIDDLE)).session
+    await executor.connect_nodes("a", "out", "b", "in", policy="drop_oldest")
+    refused = r"connection b\.out -> a\.in: .*feedback of a\.out -> b\.in.*connect it before a\.out"
+    with pytest.raises(PipelineError, match=refused):
+        await executor.connect_nodes("b", "out", "a", "in", policy="block")
+    # As it was advised to.
+    await executor.connect_nodes("b", "out", "a", "in", policy="drop_oldest")
+    async with asyncio.timeout(10):
+        assert [out async for out in session.stream(Text("x"))] == []
+        await session.close()
+
+
 async def test_nodes_that_are_wrong_are_refused_before_anything_starts() -> None:
     async with InlineExecutor(MultiprocessConfig(max_processes_per_session=1)) as executor:
         with pytest.raises(PipelineError, match=r"missing parameter"):
@@ -306,7 +329,9 @@ class Slow(Node):
 
     async def initialize(self) -> None:
         if self.gate:
-            reading = await asyncio.to_thread(open, self.gate, "rb", 0)  # a pipe: until it is opened
+            reading = await asyncio.to_thread(
+                open, self.gate, "rb", 0
+            )  # a pipe: until it is opened
             reading.close()
         else:
             await asyncio.Event().wait()
