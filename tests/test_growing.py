@@ -354,6 +354,66 @@ async def test_nodes_that_are_added_at_once_do_not_wait_for_each_other(
     assert (await loading).node_id == "slow"
 
 
+class SlowToBegin(InlineExecutor):
+    """Takes a while to get ready, as one does that starts a process for it, or cannot."""
+
+    begun = 0
+    is_broken = False
+
+    async def _initialize(self) -> None:
+        self.begun += 1
+        for _ in range(4):
+            await asyncio.sleep(0)
+        if self.is_broken:
+            raise ExecutorError("it is broken")
+
+
+@pytest.mark.parametrize("kind", [MultiprocessExecutor, SlowToBegin])
+async def test_the_first_nodes_of_a_session_may_be_added_at_once(
+    kind: type[SessionExecutor],
+) -> None:
+    executor = kind()
+    try:
+        first, last = await asyncio.gather(
+            executor.execute_node(Upper, "upper", FIRST),
+            executor.execute_node(Suffix, "bang", LAST),
+        )
+        assert first.session is last.session
+        await executor.connect_nodes("upper", "out", "bang", "in")
+        assert [out async for out in last.session.stream(Text("a"))] == [Text("A!")]
+    finally:
+        await executor.shutdown()
+
+
+@pytest.mark.parametrize("turns", range(1, 5))
+async def test_a_session_starts_for_its_second_node_though_the_first_is_cancelled(
+    turns: int,
+) -> None:
+    executor = SlowToBegin()
+    first = asyncio.create_task(executor.execute_node(Upper, "upper", FIRST))
+    last = asyncio.create_task(executor.execute_node(Suffix, "bang", LAST))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    first.cancel()
+    assert (await last).session is executor.session("one")
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert executor.begun == 1
+    await executor.shutdown()
+
+
+async def test_a_session_that_cannot_start_is_one_error_for_all_who_add_nodes() -> None:
+    executor = SlowToBegin()
+    executor.is_broken = True
+    adding = (executor.execute_node(Upper, name, MIDDLE) for name in ("a", "b"))
+    results = await asyncio.gather(*adding, return_exceptions=True)
+    assert [str(result) for result in results] == ["it is broken"] * 2
+    assert executor.begun == 1
+    executor.is_broken = False
+    assert (await executor.execute_node(Upper, "a", MIDDLE)).node_id == "a"
+    await executor.shutdown()
+
+
 async def test_the_node_that_is_late_is_the_one_that_is_named() -> None:
     config = MultiprocessConfig(init_timeout_secs=2.0)
     async with MultiprocessExecutor(config) as executor:
