@@ -204,6 +204,29 @@ async def test_a_connection_that_does_not_fit_is_refused_and_harms_nothing(
         assert [out async for out in last.session.stream(Text("a"))] == [Text("A!")]
 
 
+class Growing(Node):
+    """Sends texts around a cycle, longer each time, until they are long enough."""
+
+    def process(self, text: Text) -> Text | None:
+        return Text(text.text + "!") if len(text.text) < 4 else None
+
+
+async def test_a_connection_that_would_make_feedback_of_one_at_work_is_refused_and_harms_nothing(
+    executor: SessionExecutor,
+) -> None:
+    await executor.execute_node(Growing, "a", FIRST)
+    session = (await executor.execute_node(Growing, "b", MIDDLE)).session
+    await executor.connect_nodes("a", "out", "b", "in", policy="drop_oldest")
+    refused = r"connection b\.out -> a\.in: .*feedback of a\.out -> b\.in.*connect it before a\.out"
+    with pytest.raises(PipelineError, match=refused):
+        await executor.connect_nodes("b", "out", "a", "in", policy="block")
+    # As it was advised to.
+    await executor.connect_nodes("b", "out", "a", "in", policy="drop_oldest")
+    async with asyncio.timeout(10):
+        assert [out async for out in session.stream(Text("x"))] == []
+        await session.close()
+
+
 async def test_nodes_that_are_wrong_are_refused_before_anything_starts() -> None:
     async with InlineExecutor(MultiprocessConfig(max_processes_per_session=1)) as executor:
         with pytest.raises(PipelineError, match=r"missing parameter"):
@@ -329,6 +352,66 @@ async def test_nodes_that_are_added_at_once_do_not_wait_for_each_other(
     assert not loading.done()
     gate.open("wb").close()
     assert (await loading).node_id == "slow"
+
+
+class SlowToBegin(InlineExecutor):
+    """Takes a while to get ready, as one does that starts a process for it, or cannot."""
+
+    begun = 0
+    is_broken = False
+
+    async def _initialize(self) -> None:
+        self.begun += 1
+        for _ in range(4):
+            await asyncio.sleep(0)
+        if self.is_broken:
+            raise ExecutorError("it is broken")
+
+
+@pytest.mark.parametrize("kind", [MultiprocessExecutor, SlowToBegin])
+async def test_the_first_nodes_of_a_session_may_be_added_at_once(
+    kind: type[SessionExecutor],
+) -> None:
+    executor = kind()
+    try:
+        first, last = await asyncio.gather(
+            executor.execute_node(Upper, "upper", FIRST),
+            executor.execute_node(Suffix, "bang", LAST),
+        )
+        assert first.session is last.session
+        await executor.connect_nodes("upper", "out", "bang", "in")
+        assert [out async for out in last.session.stream(Text("a"))] == [Text("A!")]
+    finally:
+        await executor.shutdown()
+
+
+@pytest.mark.parametrize("turns", range(1, 5))
+async def test_a_session_starts_for_its_second_node_though_the_first_is_cancelled(
+    turns: int,
+) -> None:
+    executor = SlowToBegin()
+    first = asyncio.create_task(executor.execute_node(Upper, "upper", FIRST))
+    last = asyncio.create_task(executor.execute_node(Suffix, "bang", LAST))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    first.cancel()
+    assert (await last).session is executor.session("one")
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert executor.begun == 1
+    await executor.shutdown()
+
+
+async def test_a_session_that_cannot_start_is_one_error_for_all_who_add_nodes() -> None:
+    executor = SlowToBegin()
+    executor.is_broken = True
+    adding = (executor.execute_node(Upper, name, MIDDLE) for name in ("a", "b"))
+    results = await asyncio.gather(*adding, return_exceptions=True)
+    assert [str(result) for result in results] == ["it is broken"] * 2
+    assert executor.begun == 1
+    executor.is_broken = False
+    assert (await executor.execute_node(Upper, "a", MIDDLE)).node_id == "a"
+    await executor.shutdown()
 
 
 async def test_the_node_that_is_late_is_the_one_that_is_named() -> None:

@@ -33,7 +33,7 @@ from remotemedia.core.validated import (
 from remotemedia.errors import Finding, NodeDefinitionError, PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from remotemedia.core.reference import NodeReference
 
@@ -89,10 +89,11 @@ def validate(
 def validate_connection(
     pipeline: ValidatedPipeline, connection: Connection, limits: Limits
 ) -> ValidatedConnection:
-    """Check one more connection of a pipeline that passed validation.
+    """Check one more connection of a pipeline that passed validation, and may be running.
 
     Raises:
-        PipelineError: with everything that is wrong with it.
+        PipelineError: with everything that is wrong with it. One of these is that it would make
+            feedback of another connection: nodes are told what theirs are when these are made.
     """
     written = Pipeline(pipeline.name)
     checker = _Checker(written, default_registry, limits)
@@ -101,9 +102,12 @@ def validate_connection(
     checker.connections = list(pipeline.connections)
     checker.check_connection(0, connection)
     checker.check_cycles()
+    if not checker.findings:
+        checked = checker.result().connections
+        checker.check_feedback(checked)
     if checker.findings:
         raise PipelineError(pipeline.name, tuple(checker.findings))
-    return checker.result().connections[-1]
+    return checked[-1]
 
 
 class _Checker:
@@ -381,6 +385,18 @@ class _Checker:
                 "give the one that leads back policy drop_oldest, latest or error",
                 "connections",
             )
+
+    def check_feedback(self, checked: Sequence[ValidatedConnection]) -> None:
+        """Find the connections that the last one would make feedback, and that are not by now."""
+        for before, after in zip(self.connections[:-1], checked, strict=False):
+            if after.is_feedback and not before.is_feedback:
+                self.find(
+                    f"connection {checked[-1]}",
+                    f"it blocks and would make feedback of {before}, which is at work and is none",
+                    "give it policy drop_oldest, latest or error, so that it is the feedback, or "
+                    f"connect it before {before} in another session",
+                    "connections",
+                )
 
     def result(self) -> ValidatedPipeline:
         edges = [(c.from_node, c.to_node) for c in self.connections]

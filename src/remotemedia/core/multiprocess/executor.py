@@ -7,6 +7,7 @@ import logging
 import re
 import resource
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 from remotemedia.core.arguments import check_config, check_pipeline, require_loop
@@ -61,6 +62,8 @@ class SessionExecutor:
         self.config = config or MultiprocessConfig()
         self._registry = registry
         self._sessions: dict[str, Session] = {}
+        # Of sessions that begin without nodes: whoever adds one meanwhile waits for the same.
+        self._starts: dict[str, asyncio.Task[Session]] = {}
         self._is_initialized = False
         self._is_shut_down = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -137,13 +140,28 @@ class SessionExecutor:
         _refuse_while_loading()
         session = self._sessions.get(context.session_id)
         if session is None:
-            session = await self._start_session(
-                context.session_id, empty_pipeline(context.session_id)
-            )
+            session = await self._start_empty(context.session_id)
         require_room(session, self.config)
         await session.add_node(planned.node, planned.inputs, planned.outputs)
         channels = session.channels_of(node_id)
         return MultiprocessHandle(session.pids[node_id], node_id, channels, self, session)
+
+    async def _start_empty(self, session_id: str) -> Session:
+        """Start a session without nodes, or wait until it is started for another node.
+
+        Cancelled, the start goes on: another may wait for it.
+        """
+        start = self._starts.get(session_id)
+        if start is None:
+            work = self._start_session(session_id, empty_pipeline(session_id))
+            start = self._starts[session_id] = asyncio.create_task(work)
+            start.add_done_callback(partial(self._forget_start, session_id))
+        return await asyncio.shield(start)
+
+    def _forget_start(self, session_id: str, start: asyncio.Task[Session]) -> None:
+        del self._starts[session_id]
+        if not start.cancelled():
+            start.exception()  # all who would be told may have been cancelled
 
     async def connect_nodes(
         self,
