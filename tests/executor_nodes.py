@@ -108,6 +108,27 @@ class AsyncSlowWords(Node):
         self.interrupted += 1
 
 
+class CleansUp(Node):
+    """Takes its time to clean up when it is cancelled, and says how that went, to one who asks."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    async def process(self, text: Text) -> AsyncIterator[Text]:
+        task = asyncio.current_task()
+        assert task is not None
+        if text.text == "?":
+            yield Text(f"{' '.join(self.log)} {task.cancelling()}")
+            return
+        yield Text("begun")
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            self.log.append("began")
+            await asyncio.sleep(0.2)
+            self.log.append("ended")
+
+
 class Careful(Node):
     """Says in which order its generator was closed and its hook called, to one who sends "?"."""
 

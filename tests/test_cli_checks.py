@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from remotemedia.cli.app import app
 from remotemedia.cli.docstring import described
 from remotemedia.cli.wording import bytes_text, duration_text, rate_text
+from remotemedia.nodes.extras import install_command
 from tests.cli_helpers import COMMAND, NODES, remotemedia, write_pipeline
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def test_validate_warns_of_an_extra_that_is_not_installed(tmp_path: Path) -> Non
     assert (done.exit_code, done.stdout) == (0, f"{path}: ok, 2 nodes, 0 connections\n")
     assert done.stderr == (
         f"{path}: node 'a': warning: it needs the extra 'llm', which is not installed "
-        f"(no xllamacpp)\n    pip install 'remotemedia[llm]'\n"
+        f"(no xllamacpp)\n    {install_command('llm')}\n"
     )
     said = json.loads(CliRunner().invoke(app, ["validate", str(path), "--json"]).stdout)
     assert said["ok"]
@@ -175,7 +176,7 @@ def test_nodes_marks_types_whose_extra_is_not_installed() -> None:
     assert re.search(r"^llm\.chat .*\(extra llm, not installed\)$", done.stdout, re.MULTILINE)
     assert "(extra None" not in done.stdout
     done = CliRunner().invoke(app, ["nodes", "llm.chat"])
-    assert "\nneeds the extra llm, not installed: pip install 'remotemedia[llm]'\n" in done.stdout
+    assert f"\nneeds the extra llm, not installed: {install_command('llm')}\n" in done.stdout
 
 
 def test_nodes_lists_types_with_the_first_line_of_their_documentation() -> None:

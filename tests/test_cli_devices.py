@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from remotemedia.nodes.extras import install_command
 from tests.cli_helpers import remotemedia, start, write_pipeline
 
 
@@ -96,7 +97,7 @@ def test_a_device_that_fails_is_a_clear_error(
     ("problem", "advice"),
     [
         ("raise OSError('PortAudio library not found')", "libportaudio2"),
-        ("raise ModuleNotFoundError", "pip install 'remotemedia[mic]'"),
+        ("raise ModuleNotFoundError", install_command("mic")),
     ],
 )
 def test_a_missing_library_is_an_error_that_says_what_to_install(

@@ -18,6 +18,7 @@ from remotemedia.cli import doctor
 from remotemedia.cli.app import app
 from remotemedia.core.multiprocess import leftovers, remains
 from remotemedia.core.multiprocess.transport import folder
+from remotemedia.nodes.extras import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,7 +128,7 @@ def test_an_extra_that_is_not_installed_is_named_with_what_installs_it(
     assert found["extra audio"]["state"] == "ok"
     assert found["extra speech"]["state"] == "absent"
     assert found["extra speech"]["text"] == "not installed: no-such-package"
-    assert found["extra speech"]["advice"] == "to use it: pip install 'remotemedia[speech]'"
+    assert found["extra speech"]["advice"] == f"to use it: {install_command('speech')}"
     assert "Python 3.99 or later" in found["extra lfm2"]["text"]
 
 

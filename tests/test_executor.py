@@ -107,6 +107,23 @@ async def test_an_executor_that_was_shut_down_starts_nothing(
         await executor.create_session("s", chain(nodes.Echo))
 
 
+async def test_a_session_that_does_not_end_well_is_told_when_all_is_shut_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail() -> None:
+        await terminate()
+        raise ZeroDivisionError
+
+    executor = rm.MultiprocessExecutor()
+    session = await executor.create_session("s", chain(nodes.Echo))
+    terminate = session.terminate
+    monkeypatch.setattr(session, "terminate", fail)
+    with pytest.raises(ZeroDivisionError):
+        await executor.shutdown()
+    with pytest.raises(rm.ExecutorError, match="shut down"):
+        await executor.create_session("s", chain(nodes.Echo))
+
+
 async def test_more_nodes_than_allowed_are_refused() -> None:
     async with rm.Runtime(rm.MultiprocessConfig(max_processes_per_session=1)) as runtime:
         with pytest.raises(rm.PipelineError, match="the limit is 1"):

@@ -6,13 +6,15 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from remotemedia.core.describe import TYPE_NAME_MARK, describe
 from remotemedia.core.registry import default_registry
-from remotemedia.nodes.extras import needs_extra
+from remotemedia.nodes.extras import install_command, needs_extra
+from remotemedia.nodes.hub import downloading
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -63,12 +65,38 @@ def test_checking_a_pipeline_loads_no_library_that_only_nodes_need() -> None:
 
 def test_a_missing_extra_is_an_error_that_says_how_to_install_it() -> None:
     with (
-        pytest.raises(ModuleNotFoundError, match=r"pip install 'remotemedia\[speech\]'") as raised,
+        pytest.raises(ModuleNotFoundError, match=r"pip install .*\[speech\]'") as raised,
         needs_extra("whisper", "speech"),
     ):
         import no_such_module_of_anybody  # type: ignore[import-not-found]  # noqa: F401
     assert raised.value.name == "no_such_module_of_anybody"
     assert "'whisper'" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("record", "command"),
+    [
+        (
+            '{"dir_info": {"editable": true}, "url": "file:///home/my%20clone"}',
+            "pip install -e '/home/my clone[audio]'",
+        ),
+        ('{"dir_info": {}, "url": "file:///clone"}', "pip install '/clone[audio]'"),
+        ('{"archive_info": {}, "url": "file:///x.whl"}', "pip install 'remotemedia[audio]'"),
+        (None, "pip install 'remotemedia[audio]'"),
+    ],
+    ids=["editable", "clone", "wheel", "published"],
+)
+def test_an_extra_is_installed_from_where_the_package_came(
+    monkeypatch: pytest.MonkeyPatch, record: str | None, command: str
+) -> None:
+    monkeypatch.setattr(metadata.PathDistribution, "read_text", lambda *_: record)
+    assert install_command("audio") == command
+
+
+def test_a_model_that_cannot_be_downloaded_is_an_error_that_says_what_to_do() -> None:
+    problem = r"model 'base' is not on this machine .*: no route - download it .*give a folder as"
+    with pytest.raises(OSError, match=problem), downloading("base", "a folder"):
+        raise ConnectionError("no route\nat all")
 
 
 @pytest.mark.parametrize(

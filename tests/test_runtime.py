@@ -8,6 +8,7 @@ import os
 import pytest
 
 import remotemedia as rm
+from remotemedia.core.validation import validate
 from tests import executor_nodes as nodes
 from tests.cli_nodes import Count, Swallow
 from tests.executor_helpers import chain, texts
@@ -35,6 +36,14 @@ async def test_an_unknown_executor_is_an_error_with_a_suggestion() -> None:
             await runtime.create_session(
                 "s", chain(rm.NodeConfig(nodes.Echo, "n1", executor="inlin"))
             )
+
+
+async def test_an_unknown_executor_of_a_pipeline_that_was_validated_elsewhere_is_an_error() -> None:
+    pipeline = chain(rm.NodeConfig(nodes.Echo, "n1", executor="inlin"))
+    valid = validate(pipeline)
+    async with rm.Runtime() as runtime:
+        with pytest.raises(rm.ExecutorError, match=r"no executor 'inlin' \(did you mean 'inline'"):
+            await runtime.create_session("s", valid)
 
 
 async def test_nodes_that_want_different_executors_are_refused() -> None:

@@ -279,6 +279,16 @@ async def test_an_async_node_is_cancelled_at_its_await_and_its_hook_is_called(
         assert await texts(session, "?") == ["1 1"]
 
 
+async def test_interrupts_cancel_a_handler_once_so_that_it_can_clean_up(executor: str) -> None:
+    async with asyncio.timeout(10), running(nodes.CleansUp, executor=executor) as session:
+        await session.send(rm.Text("a"))
+        assert text_of(await session.recv()) == "begun"
+        for _ in range(5):
+            session.interrupt()
+            await asyncio.sleep(0.02)  # the next one comes while it cleans up
+        assert await texts(session, "?") == ["began ended 0"]
+
+
 async def test_an_interrupt_of_what_has_ended_is_refused_and_touches_nothing(executor: str) -> None:
     async with running(nodes.Echo, executor=executor) as session:
         await session.close()

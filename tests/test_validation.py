@@ -149,6 +149,14 @@ def test_capacity_is_the_connections_then_the_inputs_then_the_outputs_then_the_e
     ]
 
 
+@pytest.mark.parametrize("capacity", [0, -1, True, 1.5, "8"])
+def test_a_capacity_that_is_none_is_found(registry: Registry, capacity: int) -> None:
+    pipeline = Pipeline().add_node("a", Upper).add_node("b", Upper)
+    pipeline.connect("a", "b", capacity=capacity)
+    (found,) = problems(pipeline, registry)
+    assert f"the capacity is {capacity!r}; it must be from 1 to" in found
+
+
 def test_every_mistake_in_a_file_is_found_at_once_with_its_line(registry: Registry) -> None:
     text = """\
 version: v1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from remotemedia.cli.failure import UNREADABLE, Failure
 from remotemedia.data import Audio
+from remotemedia.nodes.extras import install_command
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,7 +31,7 @@ def sound_devices() -> Any:
     try:
         import sounddevice
     except ModuleNotFoundError as error:
-        hint = "run pip install 'remotemedia[mic]'"
+        hint = f"run {install_command('mic')}"
         problem = f"a microphone or speaker needs the package sounddevice: {hint}"
         raise Failure(problem, UNREADABLE) from error
     except OSError as error:

@@ -17,6 +17,7 @@ import click
 
 from remotemedia.cli.failure import FAILED
 from remotemedia.cli.wording import bytes_text, plural
+from remotemedia.nodes.extras import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -231,5 +232,5 @@ def _extra(name: str, missing: Sequence[str]) -> Check:
         return Check("extra mic", "warning", text, advice)
     if not missing:
         return Check(f"extra {name}", "ok", "installed")
-    advice = f"to use it: pip install 'remotemedia[{name}]'"
+    advice = f"to use it: {install_command(name)}"
     return Check(f"extra {name}", "absent", f"not installed: {', '.join(missing)}", advice)

@@ -94,7 +94,7 @@ def new(folder: str) -> None:
     name = path.resolve().name
     module = "".join(char if char.isalnum() else "_" for char in name.lower())
     if not NAME.fullmatch(name):
-        problem = "use 1 to 64 of A-Z a-z 0-9 _ . -, and begin with a letter"
+        problem = "use 1 to 64 letters (A-Z, a-z), digits, _ . -, and begin with a letter"
         raise Failure(f"{name!r} is no name for a project: {problem}", INVALID)
     texts = {
         "nodes.py": NODES,

@@ -10,6 +10,7 @@ from remotemedia.cli.devices import CHUNK_SECONDS
 from remotemedia.cli.failure import UNREADABLE, Failure
 from remotemedia.cli.wording import duration_text, not_written, plural
 from remotemedia.data import Audio, File
+from remotemedia.nodes.extras import install_command
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +30,7 @@ def sound_files() -> Any:
     try:
         import soundfile
     except (ImportError, OSError) as error:
-        hint = "run pip install 'remotemedia[audio]'"
+        hint = f"run {install_command('audio')}"
         raise Failure(f"sound files need the package soundfile: {hint} ({error})") from error
     return soundfile
 

@@ -178,20 +178,18 @@ class Runtime:
         self, pipeline: Pipeline | ValidatedPipeline, executor: str | None
     ) -> SessionExecutor:
         if executor is None:
-            configs = (
-                [node.config for node in pipeline.nodes]
-                if isinstance(pipeline, ValidatedPipeline)
-                else pipeline.nodes
-            )
-            wanted = {config.executor or DEFAULT_EXECUTOR for config in configs}
-            known = wanted & self._executors.keys()
-            if len(known) > 1:
-                names = ", ".join(sorted(known))
+            if isinstance(pipeline, ValidatedPipeline):
+                wanted = {node.config.executor or DEFAULT_EXECUTOR for node in pipeline.nodes}
+            else:
+                wanted = {config.executor or DEFAULT_EXECUTOR for config in pipeline.nodes}
+                wanted &= self._executors.keys()  # validation names the others, with their nodes
+            if len(wanted) > 1:
+                names = ", ".join(sorted(wanted))
                 raise ExecutorError(
                     f"nodes of pipeline {pipeline.name!r} want different executors ({names}); one "
                     f"session runs on one: give all nodes the same"
                 )
-            executor = next(iter(known), DEFAULT_EXECUTOR)
+            executor = next(iter(wanted), DEFAULT_EXECUTOR)
         try:
             return self._executors[executor]
         except (KeyError, TypeError):

@@ -264,7 +264,9 @@ class _Checker:
             self.find(where, f"unknown policy {policy!r}", hint, *place, "policy")
         capacity = connection.capacity
         if capacity is not None and not (
-            isinstance(capacity, int) and 1 <= capacity <= MAX_CAPACITY
+            isinstance(capacity, int)
+            and not isinstance(capacity, bool)
+            and 1 <= capacity <= MAX_CAPACITY
         ):
             problem = f"the capacity is {capacity!r}; it must be from 1 to {MAX_CAPACITY:,}"
             self.find(where, problem, "", *place, "capacity")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.node import Node
 
-__all__ = ["Extra", "extra_of", "needs_extra", "uses_extra"]
+__all__ = ["Extra", "extra_of", "install_command", "needs_extra", "uses_extra"]
 
 NodeClass = TypeVar("NodeClass", bound="type[Node]")
 
@@ -48,7 +48,26 @@ class Extra:
     @property
     def install(self) -> str:
         """The command that installs it."""
-        return f"pip install 'remotemedia[{self.name}]'"
+        return install_command(self.name)
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra: from the clone that this came from, else by name.
+
+    Args:
+        extra: its name.
+    """
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        record = json.loads(distribution("remotemedia").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:  # it is on `PYTHONPATH`
+        record = {}
+    folder = unquote(urlsplit(record.get("url", "")).path) if "dir_info" in record else ""
+    option = "-e " if folder and record["dir_info"].get("editable") else ""
+    return f"pip install {option}'{folder or 'remotemedia'}[{extra}]'"
 
 
 def uses_extra(name: str, *modules: str) -> Callable[[NodeClass], NodeClass]:
@@ -87,6 +106,6 @@ def needs_extra(node_type: str, extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"the node type {node_type!r} needs the module {error.name!r}, which is not "
-            f"installed: {Extra(extra, ()).install}",
+            f"installed: {install_command(extra)}",
             name=error.name,
         ) from error

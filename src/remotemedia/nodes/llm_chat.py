@@ -17,6 +17,7 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Text
 from remotemedia.nodes.extras import needs_extra, uses_extra
+from remotemedia.nodes.hub import downloading
 from remotemedia.nodes.options import Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.sentences import Sentences
 from remotemedia.nodes.threads import default_threads, made_in_thread
@@ -199,7 +200,8 @@ def _path_of(model: str) -> Path:
         )
     with needs_extra("llm.chat", "llm"):
         from huggingface_hub import hf_hub_download
-    return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
+    with downloading(model, "a GGUF file"):
+        return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
 
 
 def _packaged() -> Path:

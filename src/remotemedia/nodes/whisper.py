@@ -14,6 +14,7 @@ from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra, uses_extra
 from remotemedia.nodes.formats import check_mono
+from remotemedia.nodes.hub import downloading
 from remotemedia.nodes.options import Threads  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads
 
@@ -191,7 +192,8 @@ def _folder_of(model: str) -> str:
             f"model {model!r} is no folder and no name of a model; give a folder, a repository as "
             f"owner/name, or one of {known}"
         )
-    return str(download_model(model))
+    with downloading(model, "a folder"):
+        return str(download_model(model))
 
 
 def _unknown_language(model: str, language: str, known: list[str]) -> str:

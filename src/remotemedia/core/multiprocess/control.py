@@ -15,6 +15,8 @@
        |  <- NodeFailure ...       |     a message failed, and the node lives on
        |  <- Busy ...              |     a message was begun, said now and then where one may stall
        |  <- Drained               |     everything that came has been worked off
+       |  ShowStack ->             |     say where you are, for who asks why it takes so long
+       |  <- Stack                 |     the Python stack of the node, even while it is busy
        |  Stop ->                  |     clean up and exit
 
 `Failed` is the runner's last word where something went wrong. End-of-file is death, both ways.

@@ -87,9 +87,9 @@ class Ending:
         slow = asyncio.get_running_loop().call_later(
             SLOW_SECONDS, self._log_slow_stop, grace_seconds
         )
-        if self._starts:
-            await self._unless_killing(asyncio.wait(self._starts, timeout=START_SECONDS))
-            for start in self._starts:
+        if starts := list(self._starts):  # those that end meanwhile leave the other list
+            await self._unless_killing(asyncio.wait(starts, timeout=START_SECONDS))
+            for start in starts:
                 start.cancel()  # its process is killed as soon as there is one
         for node in nodes:
             node.stop()

@@ -231,11 +231,14 @@ class SessionExecutor:
 
     async def _end_all(self) -> None:
         ends = [session.terminate() for session in self._sessions.values()]
-        await asyncio.gather(*ends, return_exceptions=True)
+        results = await asyncio.gather(*ends, return_exceptions=True)
         async with self._lock:
             if self._is_initialized:
                 self._is_initialized = False
                 await self._shut_down()
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     async def __aenter__(self) -> SessionExecutor:
         await self.initialize()
@@ -355,7 +358,8 @@ def _check_session_id(session_id: str) -> None:
     """Raise `ExecutorError` unless it is a name that a session may have."""
     if not isinstance(session_id, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", session_id):
         raise ExecutorError(
-            f"{session_id!r} is no name for a session: use 1 to 64 of A-Z a-z 0-9 _ . -"
+            f"{session_id!r} is no name for a session: use 1 to 64 letters (A-Z, a-z), digits, "
+            f"_ . -"
         )
 
 

@@ -56,7 +56,8 @@ class SpawnSpec:
     def __post_init__(self) -> None:
         for name in (self.node_id, self.session_id):
             if not _ID.fullmatch(name):
-                raise self.error(f"{name!r} is not an id", "use 1 to 64 of A-Z a-z 0-9 _ . -")
+                rule = "use 1 to 64 letters (A-Z, a-z), digits, _ . -"
+                raise self.error(f"{name!r} is not an id", rule)
         folder = [] if self.cwd is None else [self.cwd]
         for text in (*self.command, *folder):
             if problem := text_problem(text):

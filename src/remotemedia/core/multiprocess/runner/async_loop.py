@@ -38,6 +38,7 @@ class AsyncLoop(Work):
         assert task is not None
         self._task = task
         self._is_busy = self._is_source = False
+        self._cancelled_by: set[str] = set()
         self.commands.wake_with(lambda: loop.call_soon_threadsafe(self._on_news))
         try:
             if source is not None:
@@ -86,18 +87,20 @@ class AsyncLoop(Work):
         A source is not cancelled by an interrupt: what it makes next is wanted again.
         """
         self._is_busy, self._is_source = True, is_source
+        is_cut_short = False
         try:
             await self._emit_result(make(), is_source=is_source)
         except asyncio.CancelledError as error:
-            if not self._is_ours_to_end():
+            if not self._cancelled_by:
                 raise RuntimeError(CANCELLED) from error
-            self._task.uncancel()
-            if is_source and not self.commands.is_stopping:
-                return
-            if self.attach():
-                await self._interrupt()
+            is_cut_short = self.commands.is_stopping or not is_source
         finally:
             self._is_busy = False
+            for _ in self._cancelled_by:
+                self._task.uncancel()  # a count that stays would mislead the node's next TaskGroup
+            self._cancelled_by.clear()
+        if is_cut_short and self.attach():
+            await self._interrupt()
 
     async def _emit_result(self, result: object, *, is_source: bool) -> None:
         if inspect.isawaitable(result):
@@ -135,8 +138,12 @@ class AsyncLoop(Work):
             await done
 
     def _on_news(self) -> None:
+        """Cancel the handler if it is to end: once, as it may clean up, and again for a stop."""
         if self._is_busy and self._is_ours_to_end():
-            self._task.cancel()
+            reason = "stop" if self.commands.is_stopping else "interrupt"
+            if not self._cancelled_by & {reason, "stop"}:
+                self._cancelled_by.add(reason)
+                self._task.cancel()
 
     def _is_ours_to_end(self) -> bool:
         """Whether what was asked wants the handler to end now; an attachment can wait."""
