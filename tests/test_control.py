@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FROM_RUNNER: list[control.FromRunner] = [
-    control.Hello(control.PROTOCOL_VERSION, "3.11.7"),
+    control.Hello(control.PROTOCOL_VERSION),
     control.Progress("loading", 0.62, "weights"),
     control.Ready(),
     control.Stack("File ..."),

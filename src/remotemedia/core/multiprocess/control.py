@@ -71,7 +71,7 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_FRAME_BYTES = 192 * 1024
 """The largest packet: what a socket takes with the kernel's default limits."""
 MAX_TEXT_BYTES = 48 * 1024
@@ -111,7 +111,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     """What the runner is to run; its descriptors come with it.
 
     Attributes:
-        session_id, node_id, node_type: the node.
+        session_id, node_id: the node.
         reference: where its class or function is found, see `NodeReference`.
         parameters: of the node.
         ticket: its channels, see `Ticket`.
@@ -127,7 +127,6 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
 
     session_id: str
     node_id: str
-    node_type: str
     reference: msgspec.Raw
     parameters: msgspec.Raw
     ticket: msgspec.Raw
@@ -204,11 +203,9 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
 
     Attributes:
         version: of this protocol.
-        python: version of its interpreter.
     """
 
     version: int
-    python: str
 
 
 class Phase(StrEnum):

@@ -7,6 +7,7 @@ import logging
 import re
 import resource
 import secrets
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ __all__ = ["InlineExecutor", "MultiprocessExecutor", "SessionExecutor", "new_ses
 _log = logging.getLogger("remotemedia.session")
 
 
-class SessionExecutor:
+class SessionExecutor(ABC):
     """What executors have in common that run whole sessions."""
 
     refer: Callable[[NodeTarget], NodeReference] = staticmethod(reference_to)
@@ -260,8 +261,9 @@ class SessionExecutor:
         if self._sessions.get(session.session_id) is session:
             del self._sessions[session.session_id]
 
+    @abstractmethod
     def _parts(self) -> tuple[Transport, Launcher]:
-        raise ExecutorError(f"{type(self).__name__} runs no sessions")
+        """Return what carries the messages of a new session, and what starts its nodes."""
 
     async def _initialize(self) -> None:
         return

@@ -301,7 +301,6 @@ class Wiring(Flow):
         configuration = control.Configure(
             session_id=self.session_id,
             node_id=node.node_id,
-            node_type=node.type.name,
             reference=msgspec.Raw(encode(node.reference)),
             parameters=msgspec.Raw(encode(node.config.config)),
             ticket=msgspec.Raw(encode(ticket)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import platform
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,7 +62,7 @@ class NodeRun:
         0: it was told to stop. 1: it failed, and the executor was told how.
         """
         self._commands.start()
-        self._reporter.say(control.Hello(control.PROTOCOL_VERSION, platform.python_version()))
+        self._reporter.say(control.Hello(control.PROTOCOL_VERSION))
         code = 0
         try:
             configuration = self._commands.wait_configured()
