@@ -220,6 +220,52 @@ class Count(Node):
             time.sleep(self.seconds)
 
 
+class Quiet(Node):
+    """A source that waits for what comes once: a websocket, say."""
+
+    async def process(self) -> AsyncIterator[Json]:
+        yield Json(0)
+        await asyncio.sleep(3600)
+        yield Json(1)
+
+
+class QuietSync(Node):
+    def process(self) -> Iterator[Json]:
+        yield Json(0)
+        time.sleep(3600)
+        yield Json(1)
+
+
+class Ticks(Node):
+    """A source that says what it made of the time since: a microphone, say."""
+
+    def process(self) -> Iterator[Json]:
+        for number in range(1000):
+            time.sleep(0.1)
+            yield Json(number)
+
+
+class AsyncTicks(Node):
+    async def process(self) -> AsyncIterator[Json]:
+        for number in range(1000):
+            await asyncio.sleep(0.1)
+            yield Json(number)
+
+
+class CancelsAtCleanup(Node):
+    """Awaits, when it cleans up, a task that it has cancelled."""
+
+    async def initialize(self) -> None:
+        self.task = asyncio.create_task(asyncio.sleep(3600))
+
+    async def process(self, text: Text) -> Text:
+        return text
+
+    async def cleanup(self) -> None:
+        self.task.cancel()
+        await self.task
+
+
 class AsyncCount(Node):
     async def process(self) -> AsyncIterator[Json]:
         number = 0

@@ -256,7 +256,7 @@ async def test_the_spawner_killed_ends_every_session(runtime: rm.Runtime, round_
     assert isinstance(executor, rm.MultiprocessExecutor)
     waiting = [asyncio.create_task(cause_of(one.recv())) for one in (first, second)]
     await asyncio.sleep(random.choice([0.0, random.uniform(0, 0.05)]))
-    os.kill(executor._manager.spawner_pid, signal.SIGKILL)
+    os.kill(executor.spawner_pid, signal.SIGKILL)
     async with asyncio.timeout(END_SECONDS):
         for cause in await asyncio.gather(*waiting):
             assert isinstance(cause, rm.ProcessCrashed)
@@ -274,7 +274,7 @@ async def test_a_stopped_spawner_holds_up_no_end(how: str) -> None:
     pids = session.pids
     executor = runtime._executors["python"]
     assert isinstance(executor, rm.MultiprocessExecutor)
-    spawner = executor._manager.spawner_pid
+    spawner = executor.spawner_pid
     os.kill(spawner, signal.SIGSTOP)
     async with asyncio.timeout(END_SECONDS):
         if how in ("close", "terminate"):
@@ -358,7 +358,7 @@ async def main(stage, how):
             session = runtime.sessions["s"]
         else:
             session = await creating
-        spawner = runtime._executors["python"]._manager.spawner_pid
+        spawner = runtime._executors["python"].spawner_pid
         print(*session.pids.values(), spawner, flush=True)
         if stage == "end":
             for _ in range(90):

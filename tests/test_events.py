@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from dataclasses import FrozenInstanceError
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,21 @@ def test_cancelling_a_wait_loses_no_event() -> None:
         return await rest(stream)
 
     assert asyncio.run(run()) == [started(1)]
+
+
+def test_a_stream_that_was_left_costs_nothing_and_ends() -> None:
+    async def run() -> list[Event]:
+        bus = EventBus()
+        dropped = weakref.ref(bus.subscribe())
+        assert dropped() is None
+        stream = bus.subscribe()
+        bus.emit(started(1))
+        await stream.aclose()
+        await stream.aclose()
+        bus.emit(started(2))
+        return await rest(stream)
+
+    assert asyncio.run(run()) == []
 
 
 def test_a_closed_bus_ends_new_and_old_streams_at_once_and_again() -> None:

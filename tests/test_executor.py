@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import remotemedia as rm
+from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.core.multiprocess.transport import folder
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from tests import executor_nodes as nodes
@@ -124,6 +126,36 @@ async def test_a_session_that_does_not_end_well_is_told_when_all_is_shut_down(
         await executor.create_session("s", chain(nodes.Echo))
 
 
+@pytest.mark.parametrize("turns", range(0, 200, 20))
+async def test_a_start_that_a_shutdown_overtakes_starts_nothing(turns: int) -> None:
+    executor = rm.MultiprocessExecutor()
+    creating = asyncio.create_task(executor.create_session("s", chain(nodes.Echo)))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await executor.shutdown()
+    with pytest.raises(rm.ExecutorError, match=r"shut down|ended while"):
+        await creating
+    assert not executor.sessions
+
+
+async def test_a_spawner_that_could_not_be_replaced_is_so_by_the_next_session(
+    executor: rm.MultiprocessExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: ProcessManager) -> None:
+        raise rm.SpawnError("the spawner", "too many open files")
+
+    session = await executor.create_session("s", chain(nodes.Echo))
+    os.kill(executor.spawner_pid, signal.SIGKILL)
+    with pytest.raises(rm.PipelineTerminated):
+        await session.wait_ended()
+    with monkeypatch.context() as broken:
+        broken.setattr(ProcessManager, "start", fail)
+        with pytest.raises(rm.SpawnError, match="too many open files"):
+            await executor.create_session("s", chain(nodes.Echo))
+    again = await executor.create_session("s", chain(nodes.Upper))
+    assert await texts(again, "a") == ["A"]
+
+
 async def test_more_nodes_than_allowed_are_refused() -> None:
     async with rm.Runtime(rm.MultiprocessConfig(max_processes_per_session=1)) as runtime:
         with pytest.raises(rm.PipelineError, match="the limit is 1"):
@@ -192,7 +224,7 @@ async def test_an_interpreter_that_is_not_there_is_a_spawn_error(
 
 def _footprint(executor: rm.MultiprocessExecutor) -> dict[str, int]:
     """What a session may leave behind: counts, and resident memory in MiB."""
-    spawner = executor._manager.spawner_pid
+    spawner = executor.spawner_pid
     children = Path(f"/proc/{spawner}/task/{spawner}/children").read_text().split()
     files = [name for name in os.listdir(SHM_FOLDER) if name.startswith(folder.PREFIX)]
     resident = int(Path("/proc/self/statm").read_text().split()[1])

@@ -26,8 +26,10 @@ from remotemedia import (
 )
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.config import MultiprocessConfig
+from remotemedia.core.multiprocess.launch import ProcessLauncher
 from remotemedia.nodes.text import Suffix, Upper
 from tests.executor_helpers import is_dead, wait_until
+from tests.executor_nodes import Quiet, QuietSync
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -305,6 +307,73 @@ class Both(Node):
     @input
     def on_b(self, text: Text) -> Text:
         return text
+
+
+async def test_what_is_added_to_a_pipeline_that_has_finished_is_heard(
+    executor: SessionExecutor,
+) -> None:
+    out = NodeContext(session_id="one", outputs=("out",))
+    source = await executor.execute_node(Single, "once", out)
+    assert [out async for out in source.session.outputs()] == [Text("once")]
+    both = NodeContext(session_id="one", inputs=("in",), outputs=("out",))
+    upper = await executor.execute_node(Upper, "upper", both)
+    async with asyncio.timeout(10):
+        assert [out async for out in upper.session.stream(Text("a"))] == [Text("A")]
+        await upper.session.send(Text("b"))
+        assert await upper.session.recv() == Text("B")
+
+
+async def test_a_process_of_an_added_node_that_cannot_be_started_ends_the_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError(109, "Too many references: cannot splice")
+
+    async with MultiprocessExecutor() as executor:
+        first = await executor.execute_node(Upper, "upper", FIRST)
+        (pid,) = first.session.pids.values()
+        monkeypatch.setattr(ProcessLauncher, "launch", fail)
+        with pytest.raises(PipelineTerminated, match=r"'bang' could not be started.*references"):
+            await executor.execute_node(Suffix, "bang", LAST)
+        await wait_until(lambda: not executor.sessions)
+        assert is_dead(pid)
+
+
+async def test_an_async_source_takes_a_connection_while_it_waits(
+    executor: SessionExecutor,
+) -> None:
+    out = NodeContext(session_id="one", outputs=("out",))
+    source = await executor.execute_node(Quiet, "quiet", out)
+    await executor.execute_node(Keep, "keep", MIDDLE)
+    assert await source.session.recv() == Json(0)
+    async with asyncio.timeout(10):
+        await executor.connect_nodes("quiet", "out", "keep", "in")
+
+
+async def test_a_source_that_takes_no_connection_holds_up_no_other() -> None:
+    async with MultiprocessExecutor(MultiprocessConfig(init_timeout_secs=2.0)) as executor:
+        source = await executor.execute_node(QuietSync, "quiet", MIDDLE)
+        for name in ("a", "b"):
+            await executor.execute_node(Keep, name, MIDDLE)
+        await executor.execute_node(Single, "single", MIDDLE)
+        with pytest.raises(ExecutorError, match=r"quiet.out -> a.in .* not connected in 2 s: a n"):
+            await executor.connect_nodes("quiet", "out", "a", "in")
+        assert source.session.state.value == "ready"
+        await source.session.kill()
+
+
+class Keep(Node):
+    """Takes all and sends nothing."""
+
+    def process(self, number: Json) -> None:
+        return
+
+
+class Single(Node):
+    """A source that ends."""
+
+    def process(self) -> Iterator[Text]:
+        yield Text("once")
 
 
 async def test_an_id_is_taken_once(executor: SessionExecutor) -> None:

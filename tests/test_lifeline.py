@@ -173,6 +173,22 @@ async def test_a_start_that_is_cancelled_leaves_no_spawner() -> None:
     assert open_fds() == before
 
 
+async def test_a_start_that_is_cancelled_as_it_ends_leaves_no_spawner() -> None:
+    before = open_fds()
+    manager = ProcessManager()
+    starting = asyncio.create_task(manager.start())
+    while not hasattr(manager._lifeline, "_ready"):
+        await asyncio.sleep(0)
+    answered = manager._lifeline._ready
+    while not answered.done():
+        await asyncio.sleep(0)
+    starting.cancel()  # before it has heard of it
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not exists(manager.spawner_pid)
+    assert open_fds() == before
+
+
 async def test_a_process_may_have_many_managers_and_closing_one_leaves_the_others(
     reports: Reports,
 ) -> None:

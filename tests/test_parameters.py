@@ -124,7 +124,10 @@ def test_every_wrong_parameter_is_found_at_once_and_named() -> None:
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ({"model": 3}, "must be str, got 3 (in quotes it is text)"),
+        (
+            {"model": 3},
+            "must be str, got 3 (in quotes it is text, for --set in quotes within quotes)",
+        ),
         ({"model": None}, "must be str, got None"),
         ({"model": "x", "mode": "slow"}, "must be one of 'fast', 'exact', got 'slow'"),
         ({"model": "x", "threshold": 1.5}, "Expected 'float' <= 1.0"),

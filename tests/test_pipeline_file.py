@@ -124,7 +124,7 @@ conections: []
         "(did you mean 'max_restarts'?)",
         "line 8, node 'asr', key 'on_error': must be one of 'fail', 'skip', got 'skipp' "
         "(did you mean 'skip'?)",
-        "line 9, node 'a/b', key 'id': expected 'str' matching regex '^[A-Za-z0-9_.-]{1,64}$'",
+        "line 9, node 'a/b', key 'id': expected 'str' of 1 to 64 letters (A-Z, a-z), digits, _ . -",
         "line 11, nodes[3]: must be a mapping of keys to values (write id: ..., node_type: ...)",
         "line 13, connection vad.speech -> asr, key 'policy': must be one of 'block', "
         "'drop_oldest', 'latest', 'error', got 'blok' (did you mean 'block'?)",

@@ -6,16 +6,21 @@ import asyncio
 import copy
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import remotemedia as rm
-from remotemedia.core.multiprocess import ending, events
+from remotemedia.core.multiprocess import ending, events, exchange
+from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
+from remotemedia.core.multiprocess.node_process import NodeProcess
 from remotemedia.core.multiprocess.states import SessionState
 from remotemedia.core.multiprocess.transport import pages
 from tests import executor_nodes as nodes
+from tests.channel_helpers import open_fds
 from tests.executor_helpers import (
+    END_SECONDS,
     cause_of,
     chain,
     is_dead,
@@ -351,6 +356,16 @@ async def test_an_interrupt_that_comes_again_and_again_loses_no_later_input() ->
             assert await texts(session, f"new{number}") == [f"new{number}"]
 
 
+@pytest.mark.parametrize("kind", [nodes.Ticks, nodes.AsyncTicks])
+async def test_what_a_source_makes_after_an_interrupt_comes(
+    executor: str, kind: type[rm.Node]
+) -> None:
+    async with asyncio.timeout(10), running(kind, executor=executor) as session:
+        assert value_of(await session.recv()) == 0
+        session.interrupt()  # it waits for its next now
+        assert [value_of(await session.recv()) for _ in range(3)] == [1, 2, 3]
+
+
 async def test_a_source_goes_on_after_an_interrupt(executor: str) -> None:
     for kind in (nodes.Count, nodes.AsyncCount):
         async with running(kind, nodes.Echo, executor=executor) as session:
@@ -417,6 +432,56 @@ async def test_a_source_that_nobody_receives_from_ends_at_once(executor: str) ->
         start = time.monotonic()
         await session.close()
         assert time.monotonic() - start < 1.5
+
+
+async def test_outputs_that_were_left_early_hold_up_no_close(executor: str) -> None:
+    node = rm.NodeConfig(nodes.Count, "n1", config={"end": 400})
+    async with running(node, executor=executor, channel_capacity=8) as session:
+        async for _ in session.outputs():
+            break
+        await wait_until(lambda: session.stats()["n1.out"].connections[0].queued == 8)
+        start = time.monotonic()
+        await session.close()
+        assert time.monotonic() - start < END_SECONDS  # and not until it is drained by force
+
+
+@pytest.mark.parametrize("how", ["outputs", "stream"])
+async def test_outputs_that_are_being_iterated_over_hold_up_no_close(
+    executor: str, how: str
+) -> None:
+    async with running(nodes.Words, executor=executor, channel_capacity=8) as session:
+        if how == "stream":
+            outputs = session.stream(rm.Text("word " * 400))
+        else:
+            await session.send(rm.Text("word " * 400))
+            outputs = session.outputs()
+        assert text_of(await anext(outputs)) == "word"
+        start = time.monotonic()
+        await session.close()
+        assert time.monotonic() - start < END_SECONDS  # and not until it is drained by force
+        assert len([output async for output in outputs]) == 399
+
+
+async def test_what_is_dropped_by_a_close_that_takes_too_long_is_told(
+    executor: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = chain(nodes.SlowWords)
+    config = {"drain_timeout_seconds": 0.3}
+    async with running(pipeline, executor=executor, **config) as session:
+        await session.send(rm.Text("word " * 400))
+        assert text_of(await session.recv()) == "word"
+    assert "was not worked off after drain_timeout_seconds (0.3 s)" in caplog.text
+
+
+async def test_one_who_sends_and_never_receives_is_told_what_is_wrong(
+    executor: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "SLOW_SECONDS", 0.1)
+    async with running(nodes.Echo, executor=executor, channel_capacity=4) as session:
+        with suppress(rm.BackpressureError):
+            for _ in range(100):
+                await session.send(rm.Text("a"), timeout_seconds=0.5)
+    assert "a send to n1.in has waited 0.1 s for room, and nobody receives" in caplog.text
 
 
 async def test_a_node_that_waits_for_room_ends_at_once(executor: str) -> None:
@@ -584,6 +649,32 @@ async def test_an_end_that_is_quick_says_nothing(caplog: pytest.LogCaptureFixtur
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
+async def test_what_left_a_node_before_it_failed_comes_before_the_failure(executor: str) -> None:
+    for seconds in (0.0, 0.1):
+        async with rm.Runtime() as runtime:
+            session = await runtime.create_session("s", chain(nodes.Fragile), executor=executor)
+            got = []
+            for text in ("a", "b", "!raise"):
+                await session.send(rm.Text(text))
+            await asyncio.sleep(seconds)  # it may have failed by now
+            with suppress(rm.PipelineTerminated):
+                async for output in session.outputs():
+                    got.append(text_of(output))  # noqa: PERF401 (what came before it raises)
+            assert got == ["a", "b"]
+            with pytest.raises(rm.PipelineTerminated):
+                await session.recv()
+
+
+async def test_a_cleanup_that_cancels_what_it_awaits_is_named(executor: str) -> None:
+    async with rm.Runtime() as runtime:
+        session = await runtime.create_session(
+            "s", chain(nodes.CancelsAtCleanup), executor=executor
+        )
+        assert await texts(session, "a") == ["a"]
+        with pytest.raises(rm.PipelineTerminated, match="in cleanup: RuntimeError: it was cancel"):
+            await session.close()
+
+
 async def test_a_failure_is_told_before_the_node_has_cleaned_up(runtime: rm.Runtime) -> None:
     session = await runtime.create_session("s", chain(nodes.SlowCleanup))
     await session.send(rm.Text("a"))
@@ -592,17 +683,54 @@ async def test_a_failure_is_told_before_the_node_has_cleaned_up(runtime: rm.Runt
     assert time.monotonic() - start < 1.0
 
 
-async def test_terminated_while_it_starts_its_start_raises(runtime: rm.Runtime) -> None:
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+async def test_ended_while_it_starts_its_start_raises(runtime: rm.Runtime, how: str) -> None:
     for wait_seconds in (0.0, 0.001, 0.01, 0.1, 0.5):
         creating = asyncio.create_task(
             runtime.create_session("s", chain(nodes.Echo, nodes.NeverReady))
         )
         await wait_until(lambda: "s" in runtime.sessions)
         await asyncio.sleep(wait_seconds)
-        await runtime.terminate_session("s")
+        await getattr(runtime.sessions["s"], how)()
         with pytest.raises(rm.ExecutorError, match="ended while it started"):
             await creating
         assert not runtime.sessions
+
+
+async def test_a_start_that_is_cancelled_when_it_is_too_late_already_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ask_for_ever(*_: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    asked = asyncio.Event()
+    monkeypatch.setattr(NodeProcess, "timeout_error", ask_for_ever)
+    settings = rm.MultiprocessConfig(init_timeout_secs=0.5)
+    async with rm.Runtime(settings) as runtime:
+        creating = asyncio.create_task(runtime.create_session("s", chain(nodes.NeverReady)))
+        await asked.wait()
+        (pid,) = runtime.sessions["s"].pids.values()
+        creating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await creating
+        assert not runtime.sessions
+        assert is_dead(pid)
+
+
+async def test_a_session_that_cannot_be_planned_leaves_no_descriptor(
+    runtime: rm.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise rm.ResourceLimit("it is full")
+
+    await runtime.create_session("first", chain(nodes.Echo))
+    before = open_fds()
+    monkeypatch.setattr(ChannelRegistry, "connect", refuse)
+    with pytest.raises(rm.ResourceLimit, match="it is full"):
+        await runtime.create_session("s", chain(nodes.Echo, nodes.Echo))
+    assert open_fds() == before
+    assert set(runtime.sessions) == {"first"}
 
 
 async def test_a_start_that_takes_too_long_says_where_the_node_is() -> None:

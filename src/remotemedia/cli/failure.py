@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["FAILED", "INVALID", "READER_GONE", "UNREADABLE", "Failure", "explained"]
 
 _PLACE = re.compile(r'\s*File "(.+)", line (\d+)(?:, in (.+))?')
+
+_PACKAGE = Path(__file__).parent.parent
 
 FAILED = 1
 """The pipeline failed."""
@@ -61,5 +64,7 @@ def explained(error: BaseException, *, with_traceback: bool) -> str:
 
 
 def _innermost(trace: Iterable[str]) -> str:
+    """Say where it was: in the user's own code, where any was on the way."""
     places = [match for line in trace if (match := _PLACE.match(line))]
+    places = [one for one in places if not Path(one[1]).is_relative_to(_PACKAGE)] or places
     return f"\n  at {places[-1][1]}:{places[-1][2]}, in {places[-1][3]}" if places else ""

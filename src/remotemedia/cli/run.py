@@ -106,7 +106,10 @@ def run(
         source = open_source(input_, text)
         if source is None and pipeline.inputs:
             takes = "; ".join(f"{o} takes {' or '.join(o.port.kinds)}" for o in pipeline.inputs)
-            raise Failure(f"it needs an input: {takes}; give --input or --text", INVALID)
+            raise Failure(
+                f"it needs an input: {takes}; give --input (- reads standard input) or --text",
+                INVALID,
+            )
         feed = None
         if source is not None:
             port, kind = pick_input(pipeline, source, to)
@@ -204,7 +207,9 @@ def _report(
         for end in filter(None, ends):
             screen.note(end)
         for kind, count in job.unclaimed.items():
-            screen.note(f"{count:,} {kind} came out that no --output takes", "yellow")
+            screen.note(
+                f"{count:,} {kind} came out that no --output takes; -o - shows it", "yellow"
+            )
         if failure is None and not job.watch.received and job.watch.pipeline.outputs:
             screen.note("nothing came out", "yellow")
     if as_json:

@@ -116,6 +116,13 @@ class QuietScreen:
 
     def hear(self, watch: Watch, event: events.Event) -> None:
         """See `Screen.hear`."""
+        match event:
+            case events.NodeError():
+                what = f"skipped a message of input {event.correlation_id}: {event.error}"
+                self.note(f"{event.node_id}: {what}", "yellow")
+            case events.NodeRestarting():
+                pause = duration_text(event.delay_seconds)
+                self.note(f"{event.cause}; it is restarted after {pause}", "yellow")
 
     def refresh(self, watch: Watch) -> None:
         """See `Screen.refresh`."""
@@ -166,12 +173,8 @@ class LineScreen(QuietScreen):
             case events.SessionReady():
                 count = plural(len(watch.nodes), "node")
                 self.note(f"{watch.pipeline.name}: {count} ready in {duration_text(event.seconds)}")
-            case events.NodeError():
-                what = f"skipped a message of input {event.correlation_id}: {event.error}"
-                self.note(f"{event.node_id}: {what}", "yellow")
-            case events.NodeRestarting():
-                pause = duration_text(event.delay_seconds)
-                self.note(f"{event.cause}; it is restarted after {pause}", "yellow")
+            case _:
+                super().hear(watch, event)
 
     def refresh(self, watch: Watch) -> None:
         """See `Screen.refresh`."""

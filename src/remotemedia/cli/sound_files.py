@@ -31,7 +31,8 @@ def sound_files() -> Any:
         import soundfile
     except (ImportError, OSError) as error:
         hint = f"run {install_command('audio')}"
-        raise Failure(f"sound files need the package soundfile: {hint} ({error})") from error
+        problem = f"sound files need the package soundfile: {hint} ({error})"
+        raise Failure(problem, UNREADABLE) from error
     return soundfile
 
 
@@ -92,7 +93,8 @@ def _unreadable(path: Path, problem: str) -> str:
     with suppress(UnicodeDecodeError):
         if "\0" not in (text := head.decode()):
             shown = text.strip().partition("\n")[0][:40]
-            return f"{path} is no sound file: it holds text ({shown!r}); is the name right?"
+            problem = f"{path} is no sound file: it holds text ({shown!r})"
+            return f"{problem}; lines of text are read from .txt, .md and .jsonl files, and by -i -"
     size = path.stat().st_size
     if cut := _cut_off(path):
         return f"{cut}; there is no sound in it"

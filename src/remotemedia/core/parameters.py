@@ -255,8 +255,8 @@ def _mistyped(value: object, parameter: TypedParameter, error: Exception) -> tup
     if (choice := wrong_choice(value, parameter.type)) is not None:
         return choice
     problem = f"must be {type_name(parameter.type)}, got {shortened(value)}"
-    if parameter.type is str and isinstance(value, (bool, int, float)):
-        return problem, "in quotes it is text"
+    if parameter.type is str and not isinstance(value, (str, type(None))):
+        return problem, "in quotes it is text, for --set in quotes within quotes"
     if isinstance(error, msgspec.ValidationError):
         return problem, str(error).replace("`", "'")
     return problem, f"a pipeline cannot give a value of this type: {error}"

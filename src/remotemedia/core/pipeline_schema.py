@@ -31,9 +31,11 @@ __all__ = [
     "value_problem",
 ]
 
+ID_PATTERN = "^[A-Za-z0-9_.-]{1,64}$"
+_ID_RULE = "of 1 to 64 letters (A-Z, a-z), digits, _ . -"
 NodeId = Annotated[
     str,
-    Meta(pattern="^[A-Za-z0-9_.-]{1,64}$", description="name of the node in this pipeline"),
+    Meta(pattern=ID_PATTERN, description="name of the node in this pipeline"),
 ]
 Positive = Annotated[float, Meta(gt=0)]
 
@@ -143,7 +145,7 @@ def value_problem(value: object, type_: object) -> tuple[str, str] | None:
         text = str(error)
         for word, meaning in _WORDS.items():
             text = text.replace(f"`{word}`", meaning)
-        text = text.replace("`", "'")
+        text = text.replace("`", "'").replace(f"matching regex '{ID_PATTERN}'", _ID_RULE)
         return wrong_choice(value, type_) or (text[:1].lower() + text[1:], "")
     return None
 

@@ -300,7 +300,10 @@ def _lookup(module: ModuleType, qualname: str) -> object:
 def _member(module: ModuleType, qualname: str) -> NodeTarget:
     found = _lookup(module, qualname)
     if not is_target(found):
-        what = "is not there" if found is None else f"is {found!r}"
+        what = f"is {found!r}"
+        if found is None:
+            what = "is not there: define it at the top level of a module, and in a script above "
+            what += '`if __name__ == "__main__":`'
         raise NodeDefinitionError(f"{module.__name__}:{qualname}", f"it {what}")
     return found
 

@@ -58,13 +58,16 @@ class Additions:
         with limits_named(f"starting {what}"):
             ends = control.new_pair()  # raises while nothing has been changed
         try:
-            self._wiring.add_node(node, inputs, outputs)
-            self._wiring.open_host()
+            with limits_named(f"starting {what}"):
+                self._wiring.add_node(node, inputs, outputs)
+                self._wiring.open_host()
         except BaseException as error:
             for end in ends:
                 end.close()
-            if isinstance(error, ExecutorError) and self._wiring.has_planned(node.node_id):
+            if isinstance(error, Exception) and self._wiring.has_planned(node.node_id):
                 # Half of it is there, which nobody can take back: as if it had not started.
+                if not isinstance(error, ExecutorError):
+                    error = ExecutorError(f"{what} was not started: {error!r}")
                 self._supervisor.fail(error)
                 self._supervisor.open_exchange()  # raises
             if isinstance(error, ResourceLimit):
@@ -95,15 +98,23 @@ class Additions:
             except BaseException:
                 self._supervisor.restarting.resume()
                 raise
+            seconds = self._config.init_timeout_secs
             try:
-                await self._join(one, new)
-            except ExecutorError:
-                self._supervisor.open_exchange()  # raises where a crash is why
+                async with asyncio.timeout(seconds):
+                    await self._join(one, new)
+            except (ExecutorError, TimeoutError) as error:
+                self._supervisor.require_running()  # raises where a crash or an end is why
                 _log.warning(
                     "session %r: %s could not be connected; nodes are not restarted any more, "
                     "since their next processes would wait for it",
                     *(self._wiring.session_id, one),
                 )
+                if isinstance(error, TimeoutError):
+                    raise ExecutorError(
+                        f"{one} of session {self._wiring.session_id!r} was not connected in "
+                        f"{seconds:g} s: a node takes a connection between two messages, and a "
+                        f"source that is no async one when it has made its next"
+                    ) from None
                 raise
             exchange.extend()
 

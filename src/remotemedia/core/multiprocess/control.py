@@ -119,7 +119,6 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
         host: index of the executor's endpoint in the ticket; rung when a node without outputs has
             worked off an input.
         on_error: "fail" or "skip".
-        is_restarted: where it fails another process takes its place, so it leaves its ends open.
         spin_ns: how long it looks for news before it sleeps.
         busy_every_ns: it says `Busy` with a message that begins so long after the last `Busy`; 0 is
             never.
@@ -134,7 +133,6 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     outputs: tuple[OutputBinding, ...]
     host: int
     on_error: str
-    is_restarted: bool
     spin_ns: int
     busy_every_ns: int
 

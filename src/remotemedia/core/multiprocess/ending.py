@@ -56,9 +56,10 @@ class Ending:
                 node.drain()
         slow = asyncio.get_running_loop().call_later(SLOW_DRAIN_SECONDS, self._log_slow_drain)
         self._draining = asyncio.create_task(exchange.drain())
-        # What is not out by then is dropped, and counted as such.
         await asyncio.wait([self._draining], timeout=self._config.drain_timeout_seconds)
         slow.cancel()
+        if not self._draining.done():
+            self._log_cut_off()
         self._draining.cancel()
         with suppress(asyncio.CancelledError, ChannelError):
             await self._draining
@@ -126,6 +127,13 @@ class Ending:
             "(%g s) is dropped, and terminate() ends it now",
             *(self._wiring.session_id, what, self._config.drain_timeout_seconds),
             extra={"is_slow_drain": True},
+        )
+
+    def _log_cut_off(self) -> None:
+        _log.warning(
+            "session %r was not worked off after drain_timeout_seconds (%g s): what had not come "
+            "out, or was not received, is dropped; give it more time, or receive faster",
+            *(self._wiring.session_id, self._config.drain_timeout_seconds),
         )
 
     def _log_slow_stop(self, grace_seconds: float) -> None:

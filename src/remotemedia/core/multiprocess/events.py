@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,7 +154,7 @@ class EventStream:
     """The events of one subscriber, from the moment it subscribed: `async for event in stream`.
 
     It ends when the bus is closed. A subscriber that does not keep up loses its oldest events, and
-    is told how many.
+    is told how many; one that is dropped costs nothing any more.
     """
 
     def __init__(self) -> None:
@@ -164,6 +165,8 @@ class EventStream:
 
     def put(self, event: Event) -> None:
         """Add an event, at the cost of the oldest if there is no room."""
+        if self._is_closed:
+            return
         if len(self._waiting) >= MAX_WAITING_EVENTS:
             self._waiting.popleft()
             self._missed += 1
@@ -174,6 +177,11 @@ class EventStream:
         """End the stream behind what waits."""
         self._is_closed = True
         self._news.set()
+
+    async def aclose(self) -> None:
+        """Follow no more. Twice is harmless."""
+        self._waiting.clear()
+        self.close()
 
     def __aiter__(self) -> EventStream:
         return self
@@ -194,7 +202,7 @@ class EventBus:
     """Carries events from one session, or one executor, to any number of subscribers."""
 
     def __init__(self) -> None:
-        self._streams: list[EventStream] = []
+        self._streams: WeakSet[EventStream] = WeakSet()
         self._listeners: list[Callable[[Event], object]] = []
         self._is_closed = False
 
@@ -207,12 +215,8 @@ class EventBus:
         stream = EventStream()
         if self._is_closed:
             stream.close()
-        self._streams.append(stream)
+        self._streams.add(stream)
         return stream
-
-    def unsubscribe(self, stream: EventStream) -> None:
-        """Put nothing more into a stream that nobody reads any more."""
-        self._streams.remove(stream)
 
     def emit(self, event: Event) -> None:
         """Tell every subscriber. Never waits."""

@@ -30,7 +30,7 @@ from remotemedia.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from remotemedia.core.multiprocess import control
     from remotemedia.core.multiprocess.channel.endpoint import Endpoint
@@ -43,8 +43,10 @@ if TYPE_CHECKING:
 __all__ = ["Exchange"]
 
 MAX_UNCLAIMED = 1024
-"""Outputs that are set aside: of other inputs while one is streamed, and in a drain for who calls
-`recv` now and then."""
+"""Outputs that are set aside: of other inputs while one is streamed, and in a drain for who does
+not receive just then."""
+SLOW_SECONDS = 5.0
+"""How long one waits for room to send before it is told that nobody receives."""
 _log = logging.getLogger("remotemedia.session")
 TURNS = 32
 """Sends and receives in a row before other tasks get a turn."""
@@ -96,6 +98,7 @@ class Exchange:
         self._subscribers: list[Subscriber] = []
         self._inbox = Inbox(host.doorbell)
         self._last = 0
+        self._is_closed = False
         self.extend()
         self._streams: dict[int, deque[Output]] = {}
         self._abandoned: set[int] = set()
@@ -103,15 +106,18 @@ class Exchange:
         self._unclaimed: deque[Output] = deque()
         self._failures: dict[int, NodeFailed] = {}
         self._losses = Losses(wiring)
-        self._has_finished = False
         self._is_closing = False
-        self._receivers = 0
         self._is_read = False  # somebody receives message by message, now or in a moment
+        self._iterations = 0  # over outputs, that have begun and not ended
         self._turns = 0
 
     def extend(self) -> None:
-        """Take in what the session has got: ports of its own, nodes, connections."""
+        """Take in what the session has got: ports of its own, nodes, connections.
+
+        What had finished may go on by them.
+        """
         wiring, host = self._wiring, self._host
+        self._has_finished = self._is_closed
         pipeline = wiring.pipeline
         for one in pipeline.inputs:
             key = one.node_id, one.port.name
@@ -183,25 +189,39 @@ class Exchange:
             return sent
 
         try:
-            sent = await self._doorbell.wait_for(attempt, timeout_seconds)
+            sent = attempt() or await self._wait_for_room(port, attempt, timeout_seconds)
         except ChannelClosed:
             self._require_open()  # says it in the words of a session
             raise
         if sent is None:
             raise publisher.refusal()
 
+    async def _wait_for_room(
+        self, port: _Input, attempt: Callable[[], bool | None], timeout_seconds: float | None
+    ) -> bool | None:
+        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._log_slow_send, port)
+        try:
+            return await self._doorbell.wait_for(attempt, timeout_seconds)
+        finally:
+            slow.cancel()
+
+    def _log_slow_send(self, port: _Input) -> None:
+        is_received = self._is_read or self._iterations or self._streams
+        if self._subscribers and not is_received and not self._is_closing:
+            _log.warning(
+                "session %r: a send to %s.%s has waited %g s for room, and nobody receives what "
+                "came out: call recv(), outputs() or stream(), in another task if need be",
+                *(self._session_id, *port.key, SLOW_SECONDS),
+            )
+
     async def recv(self, timeout_seconds: float | None) -> Output:
         """See `Session.recv`."""
         self._is_read = True
-        self._receivers += 1
-        try:
-            return await self._receive(self._next_unclaimed, timeout_seconds)
-        finally:
-            self._receivers -= 1
+        return await self._receive(self._next_unclaimed, timeout_seconds)
 
-    async def outputs(self) -> AsyncIterator[Output]:
+    async def outputs(self) -> AsyncGenerator[Output, None]:
         """See `Session.outputs`."""
-        self._receivers += 1
+        self._iterations += 1
         try:
             while True:
                 try:
@@ -210,13 +230,13 @@ class Exchange:
                     return
                 yield output
         finally:
-            self._receivers -= 1
+            self._iterations -= 1
+            self.wake()  # a drain need not keep anything for it any more
 
-    async def stream(self, message: RuntimeData, to: str | None) -> AsyncIterator[Output]:
+    async def stream(self, message: RuntimeData, to: str | None) -> AsyncGenerator[Output, None]:
         """See `Session.stream`."""
         # The number that this input will have is reserved before anything can come of it.
         queue: deque[Output] = deque()
-        self._receivers += 1
         number = 0
         try:
             number = await self._send_claimed(message, to, queue)
@@ -229,11 +249,11 @@ class Exchange:
             if failure is not None:
                 raise failure
         finally:
-            self._receivers -= 1
             self._failures.pop(number, None)
             self._losses.forget(number)
             if self._streams.pop(number, None) is not None and not self._is_done(number):
                 self._abandoned.add(number)
+            self.wake()  # a drain need not keep anything for it any more
 
     async def _send_claimed(
         self, message: RuntimeData, to: str | None, queue: deque[Output]
@@ -295,19 +315,27 @@ class Exchange:
 
     def close(self) -> None:
         """Send and receive no more; whoever waits gets `ChannelClosed`. Twice is harmless."""
+        if self._has_failed():
+            self._set_aside()  # what had left the nodes before one of them failed
         if not self._has_finished:
             self._cut_off = {number for number in self._streams if not self._is_done(number)}
-        self._is_closing = self._has_finished = True
+        self._is_closed = self._is_closing = self._has_finished = True
         self._doorbell.close()
 
     async def _receive(
         self, attempt: Callable[[], T | None], timeout_seconds: float | None = None
     ) -> T:
         def checked() -> T | None:
-            failure = self._why_not()
-            if failure is not None:
+            """What came before a failure comes out first."""
+            try:
+                found = attempt()
+            except RemoteMediaError:
+                if not self._has_failed():
+                    raise
+                found = None
+            if (found is None or found is _DONE) and (failure := self._why_not()) is not None:
                 raise failure
-            return attempt()
+            return found
 
         await self._let_others_run()
         try:
@@ -399,8 +427,7 @@ class Exchange:
     def _drained(self) -> bool | None:
         if self._has_failed():
             return True
-        if self._receivers == 0:
-            self._set_aside()
+        self._set_aside()
         if self._subscribers and not self._has_finished:
             return None
         if not self._is_worked_off():
@@ -410,14 +437,18 @@ class Exchange:
         return True
 
     def _set_aside(self) -> None:
-        """Make room for what is still to come: for who calls `recv` in a moment, or for nobody."""
-        while not self._is_read or len(self._unclaimed) < MAX_UNCLAIMED:
+        """Make room for what is still to come: for who receives it in a moment, or for nobody.
+
+        What had come when the session failed is kept for who receives then for the first time.
+        """
+        is_kept = self._is_read or self._iterations or self._has_failed()
+        while len(self._unclaimed) + sum(map(len, self._streams.values())) < MAX_UNCLAIMED:
             try:
                 if not self._pump():
                     return
             except RemoteMediaError as error:
                 _log.warning("an output of session %r was lost: %s", self._session_id, error)
-            if not self._is_read:
+            if not is_kept:
                 self._unclaimed.clear()
 
     def _is_worked_off(self) -> bool:

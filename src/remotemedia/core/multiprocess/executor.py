@@ -192,12 +192,16 @@ class SessionExecutor(ABC):
                 if self._is_initialized:
                     raise ExecutorError("the executor runs by other settings; make another")
                 self.config = config
-            if self._is_shut_down:
-                raise ExecutorError("the executor was shut down; make another")
+            self._require_not_shut_down()
             if not self._is_initialized:
                 await self._initialize()
                 self._is_initialized = True
             await self._renew()
+            self._require_not_shut_down()  # meanwhile
+
+    def _require_not_shut_down(self) -> None:
+        if self._is_shut_down:
+            raise ExecutorError("the executor was shut down; make another")
 
     async def terminate_session(self, session_id: str) -> None:
         """End a session now; see `Session.terminate`.
@@ -285,6 +289,11 @@ class MultiprocessExecutor(SessionExecutor):
         registry: where names of node types are found; None is the default registry.
     """
 
+    @property
+    def spawner_pid(self) -> int:
+        """Process that starts those of the nodes, once the executor is initialised."""
+        return self._manager.spawner_pid
+
     async def _initialize(self) -> None:
         # Imported here: the process that only checks pipelines needs no iceoryx2.
         from remotemedia.core.multiprocess.transport.domain import Domain, new_domain
@@ -308,10 +317,11 @@ class MultiprocessExecutor(SessionExecutor):
         """Have a spawner again if the last one was killed: its sessions end, and others begin."""
         if self._manager.is_lost:
             self._manager.set_sweep([])
+            manager = ProcessManager()
+            await manager.start()  # may fail, and is tried again then
             self._lost.append(self._manager)
-            self._manager = ProcessManager()
-            await self._manager.start()
-            self._manager.set_sweep(self._files)
+            self._manager = manager
+            manager.set_sweep(self._files)
 
     def _parts(self) -> tuple[Transport, Launcher]:
         return self._domain, ProcessLauncher(self._manager, self.config)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from remotemedia.core.multiprocess import spawner
 from remotemedia.core.multiprocess.output import PipeReader
+from remotemedia.core.uncancelled import to_its_end
 from remotemedia.errors import SpawnError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lifeline", "Report"]
 
+_log = logging.getLogger("remotemedia.spawner")
 START_SECONDS = 10.0  # a spawner takes some hundredths of one
 
 
@@ -56,7 +58,7 @@ class Lifeline:
     def __init__(self, on_report: Callable[[Report], None], on_end: Callable[[], None]) -> None:
         self._on_report = on_report
         self._on_end = on_end
-        self._outbox: deque[tuple[bytes, list[int], int]] = deque()  # packet, own fds, id
+        self._outbox: deque[tuple[bytes, list[int], int | None]] = deque()  # with own fds
         self._ended = asyncio.Event()  # the spawner is dead and reaped
 
     @property
@@ -76,30 +78,33 @@ class Lifeline:
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self._ready
-        except TimeoutError:
-            problem = f"it did not answer within {START_SECONDS:g} s"
-            raise SpawnError("the spawner", problem, "is the machine overloaded?") from None
-        finally:
-            if self._ready.cancelled():
-                self.kill()
-                await self.wait_ended()
+        except BaseException as error:
+            self.kill()
+            await to_its_end(self.wait_ended())
+            if isinstance(error, TimeoutError):
+                problem = f"it did not answer within {START_SECONDS:g} s"
+                raise SpawnError("the spawner", problem, "is the machine overloaded?") from None
+            raise
 
     def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Send a command, at once or when the spawner takes it; never waits, never raises.
 
-        A command that cannot be sent is reported as `spawn_failed`. The caller may close `fds`
-        when this returns.
+        A process that cannot be ordered is reported as `spawn_failed`; other commands are sent
+        when they can be. The caller may close `fds` when this returns.
         """
         if self._ended.is_set():
             return
         packet = json.dumps(message).encode()
-        number = message.get("id", 0)
-        assert isinstance(number, int)
-        if len(packet) > spawner.MAX_MESSAGE_BYTES or len(fds) > spawner.MAX_DESCRIPTORS:
-            self._report_unsent(number, errno.E2BIG)
-        elif self._outbox or not self._try_send(packet, fds, number):
-            self._outbox.append((packet, [os.dup(fd) for fd in fds], number))
-            self._loop.add_writer(self._socket, self._flush)
+        number = message["id"] if message["op"] == "spawn" else None
+        assert isinstance(number, int | None)
+        try:
+            if len(packet) > spawner.MAX_MESSAGE_BYTES or len(fds) > spawner.MAX_DESCRIPTORS:
+                raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+            if self._outbox or not self._try_send(packet, fds, number):
+                self._outbox.append((packet, _duplicates(fds), number))
+                self._loop.add_writer(self._socket, self._flush)
+        except OSError as error:
+            self._report_unsent(number, error)
 
     def end(self) -> None:
         """Let the spawner kill all, sweep and end; its reports keep coming until then."""
@@ -149,11 +154,11 @@ class Lifeline:
                 raise SpawnError("the spawner", str(error), hint) from error
             on_error.pop_all()
         self._socket.setblocking(False)
-        self._stderr = PipeReader(stderr, logging.getLogger("remotemedia.spawner"), logging.ERROR)
+        self._stderr = PipeReader(stderr, _log, logging.ERROR)
         self._loop.add_reader(self._socket, self._receive)
         self._loop.add_reader(self._pidfd, self._finish)
 
-    def _try_send(self, packet: bytes, fds: Sequence[int], number: int) -> bool:
+    def _try_send(self, packet: bytes, fds: Sequence[int], number: int | None) -> bool:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             self._socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
@@ -162,7 +167,7 @@ class Lifeline:
         except ConnectionError:
             pass  # it is ending: `_finish` comes next
         except OSError as error:
-            self._report_unsent(number, error.errno or 0)
+            self._report_unsent(number, error)
         return True
 
     def _flush(self) -> None:
@@ -178,8 +183,13 @@ class Lifeline:
                 os.close(fd)
         self._loop.remove_writer(self._socket)
 
-    def _report_unsent(self, number: int, code: int) -> None:
+    def _report_unsent(self, number: int | None, error: OSError) -> None:
+        if number is None:
+            # What was to be signalled, killed or swept is so at the latest when the spawner ends.
+            _log.error("a command to the spawner was lost: %s", error)
+            return
         stage = "send the order to the spawner"
+        code = error.errno or 0
         self._on_report({"event": "spawn_failed", "id": number, "errno": code, "stage": stage})
 
     def _receive(self) -> None:
@@ -213,3 +223,18 @@ class Lifeline:
             why = self._stderr.tail or f"it ended with code {self._process.returncode}"
             self._ready.set_exception(SpawnError("the spawner", why))
         self._on_end()
+
+
+def _duplicates(fds: Sequence[int]) -> list[int]:
+    """Duplicate descriptors, all or none.
+
+    Raises:
+        OSError: too many are open.
+    """
+    with contextlib.ExitStack() as on_error:
+        copies = []
+        for fd in fds:
+            copies.append(os.dup(fd))
+            on_error.callback(os.close, copies[-1])
+        on_error.pop_all()
+        return copies

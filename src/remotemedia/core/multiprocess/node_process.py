@@ -221,6 +221,19 @@ class NodeProcess:
             is_restarted = self._owner.node_failed(self, error)
             self._advance(ProcessEvent.REPLACED if is_restarted else ProcessEvent.FAILED)
 
+    def note_start(self, start: asyncio.Task[None]) -> None:
+        """Take it for failed if its process could not be started.
+
+        Args:
+            start: the `start` that has ended; cancelled, it says nothing.
+        """
+        error = None if start.cancelled() else start.exception()
+        if isinstance(error, ExecutorError):
+            self.fail(error)
+        elif error is not None:
+            what = "restarted" if self.incarnation else "started"
+            self.fail(ExecutorError(f"node {self.node_id!r} could not be {what}: {error!r}"))
+
     async def timeout_error(self, seconds: float) -> InitTimeout:
         """Make the error of a node that is late, with its stack if it can say."""
         stack = await self._ask_stack()

@@ -13,7 +13,6 @@ import asyncio
 import time
 from collections import deque
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 from remotemedia.core.findings import first_line
@@ -66,7 +65,7 @@ class Attempts:
 
 
 class Restarting:
-    """Restarts the nodes of a session, from when it is ready until it begins to end.
+    """Restarts the nodes of a session, from when it is ready until all that was sent is worked off.
 
     Args:
         parts: of the session; its bus is told of restarts.
@@ -87,7 +86,8 @@ class Restarting:
         self._attempts: dict[str, Attempts] = {}
         self._works: set[asyncio.Task[None]] = set()
         self._ready: dict[str, asyncio.Future[None]] = {}  # of processes that are being started
-        self._no_more = asyncio.Event()
+        self._is_closing = asyncio.Event()  # nobody pauses any more
+        self._is_over = False
         self._suspensions = 0
 
     def begin(self, exchange: Exchange) -> None:
@@ -116,7 +116,7 @@ class Restarting:
             return
         ready.set_result(None)
         self._exchange.note_back(node.node_id)
-        if self._no_more.is_set() and not self._wiring.is_fed(node.node_id):
+        if self._is_closing.is_set() and not self._wiring.is_fed(node.node_id):
             node.drain()  # as the other sources were asked to
 
     def suspend(self) -> None:
@@ -134,12 +134,12 @@ class Restarting:
         self._suspensions -= 1
 
     def finish(self) -> None:
-        """Restart no more; who is away comes back at once, to work off what is left."""
-        self._no_more.set()
+        """Restart without a pause from now on: what was sent is to be worked off."""
+        self._is_closing.set()
 
     async def cancel(self) -> None:
         """Let go of all that is being restarted, as it is: the session ends its processes."""
-        self._no_more.set()
+        self._is_over = True
         for work in self._works:
             work.cancel()
         if self._works:
@@ -147,7 +147,7 @@ class Restarting:
 
     def _plan(self, node: NodeProcess) -> tuple[int, float] | None:
         is_over = node.is_drained or self._wiring.has_finished(node.node_id)
-        if self._exchange is None or self._no_more.is_set() or is_over or self._suspensions:
+        if self._exchange is None or self._is_over or is_over or self._suspensions:
             return None
         if not self._wiring.registry.crosses_processes:
             return None  # a thread cannot be killed, nor its place be taken
@@ -179,7 +179,7 @@ class Restarting:
                 )
                 with suppress(TimeoutError):
                     async with asyncio.timeout(delay_seconds):
-                        await self._no_more.wait()
+                        await self._is_closing.wait()
                 node, failure = await self._start_next(node)
                 planned = None if failure is None else self._plan(node)
         except ExecutorError as problem:
@@ -215,7 +215,7 @@ class Restarting:
         node = self._parts.put(last.node, self._owner, ends, last.incarnation + 1)
         ready = self._ready[node_id] = asyncio.get_running_loop().create_future()
         start = asyncio.create_task(node.start())
-        start.add_done_callback(partial(_note_start, node))
+        start.add_done_callback(node.note_start)
         self._parts.starts.append(start)
         try:
             # Cancelled here, the process is the session's to end, and so is its start.
@@ -234,12 +234,3 @@ class Restarting:
         failure = ready.exception()
         assert failure is None or isinstance(failure, ExecutorError)
         return node, failure
-
-
-def _note_start(node: NodeProcess, start: asyncio.Task[None]) -> None:
-    """Take a node for failed whose process could not be started."""
-    error = None if start.cancelled() else start.exception()
-    if isinstance(error, ExecutorError):
-        node.fail(error)
-    elif error is not None:
-        node.fail(ExecutorError(f"node {node.node_id!r} could not be restarted: {error!r}"))

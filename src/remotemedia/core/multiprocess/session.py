@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from remotemedia.core.arguments import check_seconds, require_loop
@@ -132,7 +133,8 @@ class Session:
             TypeError, ValueError: `timeout_seconds` is no time to wait.
         """
         check_seconds("timeout_seconds", timeout_seconds)
-        return await self._open_exchange().recv(timeout_seconds)
+        self._require_own()
+        return await self._supervisor.exchange_to_receive().recv(timeout_seconds)
 
     async def outputs(self) -> AsyncIterator[RuntimeData]:
         """Iterate over the outputs, of whatever input, until the pipeline has finished.
@@ -142,8 +144,11 @@ class Session:
         Raises:
             PipelineTerminated: the session has failed; `__cause__` says how.
         """
-        async for message in self._open_exchange().outputs():
-            yield message
+        self._require_own()
+        exchange = self._supervisor.exchange_to_receive()
+        async with aclosing(exchange.outputs()) as outputs:
+            async for output in outputs:
+                yield output
 
     async def stream(
         self, message: RuntimeData, to: str | None = None
@@ -164,8 +169,9 @@ class Session:
             BackpressureError: too many outputs of other inputs wait for a `recv`.
             DataError, ChannelClosed, TypeError: the input was not sent; as `send`.
         """
-        async for output in self._open_exchange().stream(message, to):
-            yield output
+        async with aclosing(self._open_exchange().stream(message, to)) as outputs:
+            async for output in outputs:
+                yield output
 
     async def add_node(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from remotemedia.core.findings import first_line
@@ -20,6 +20,7 @@ from remotemedia.core.multiprocess.states import (
     SessionState,
 )
 from remotemedia.core.multiprocess.transport.ledger import LedgerWord
+from remotemedia.core.uncancelled import to_its_end
 from remotemedia.errors import ChannelClosed, ExecutorError, PipelineTerminated
 
 if TYPE_CHECKING:
@@ -97,6 +98,15 @@ class Supervisor:
             )
         return exchange
 
+    def exchange_to_receive(self) -> Exchange:
+        """Return what messages come out by: of a session that has failed, those it had sent.
+
+        Raises:
+            PipelineTerminated: it has failed to start; `__cause__` says how.
+            ExecutorError: it has not started.
+        """
+        return self._exchange or self.open_exchange()
+
     def open_exchange(self) -> Exchange:
         """Return what messages go in and out by.
 
@@ -158,12 +168,8 @@ class Supervisor:
 
     async def wait_ended(self) -> None:
         """See `Session.wait_ended`."""
-        stream = self._bus.subscribe()
-        try:
-            async for _ in stream:
-                continue
-        finally:
-            self._bus.unsubscribe(stream)
+        async for _ in self._bus.subscribe():
+            continue
         if self._failure is not None:
             raise self._terminated()
 
@@ -171,49 +177,49 @@ class Supervisor:
 
     async def start(self) -> None:
         """See `Session.start`."""
-        seconds = self._config.init_timeout_secs
         try:
             self._wiring.require_memory()
             host = self._wiring.open_host()
+            await self._start_nodes()
+            self._exchange = Exchange(
+                host,
+                self._wiring,
+                self._nodes,
+                self._why_not,
+                lambda: self._failure is not None,
+                self._note_first_input,
+            )
+            self.restarting.begin(self._exchange)
+        except BaseException:
+            await self._roll_back()
+            raise
+        self._advance(SessionEvent.ALL_READY)
+        self._bus.emit(events.SessionReady(self._session_id, time.monotonic() - self._created_at))
+
+    async def _start_nodes(self) -> None:
+        """Start all nodes at once and return when every one is ready."""
+        seconds = self._config.init_timeout_secs
+        late: ExecutorError | None = None
+        try:
             async with asyncio.timeout(seconds):
                 self._starts += [asyncio.create_task(one.start()) for one in self._nodes.values()]
                 if self._starts:
                     await asyncio.wait(self._starts)  # cancelled here, `_tear_down` waits for them
                     for start in self._starts:
-                        start.result()
+                        if not start.cancelled():  # as an end of the session does
+                            start.result()
                     self._starts.clear()
                     await self._start_over.wait()
         except TimeoutError:
-            late = [n for n in self._nodes.values() if n.state is ProcessState.INITIALIZING]
+            waiting = [n for n in self._nodes.values() if n.state is ProcessState.INITIALIZING]
             # One that is connecting waits for the readers it has: for those behind it.
-            late.sort(key=lambda one: one.phase == control.Phase.CONNECTING)
-            error = await late[0].timeout_error(seconds) if late else None
-            await self._roll_back()
-            raise (
-                error
-                or self._failure
-                or ExecutorError(f"session {self._session_id!r} was ended while it started")
-            ) from None
-        except BaseException:
-            await self._roll_back()
-            raise
-        if self._failure is not None:
-            await self._roll_back()
-            raise self._failure
+            waiting.sort(key=lambda one: one.phase == control.Phase.CONNECTING)
+            late = await waiting[0].timeout_error(seconds) if waiting else None
+        failure = late or self._failure
+        if failure is not None:
+            raise failure
         if self._end_task is not None:
-            await asyncio.shield(self._end_task)
             raise ExecutorError(f"session {self._session_id!r} was ended while it started")
-        self._exchange = Exchange(
-            host,
-            self._wiring,
-            self._nodes,
-            self._why_not,
-            lambda: self._failure is not None,
-            self._note_first_input,
-        )
-        self.restarting.begin(self._exchange)
-        self._advance(SessionEvent.ALL_READY)
-        self._bus.emit(events.SessionReady(self._session_id, time.monotonic() - self._created_at))
 
     def add(
         self, node: ValidatedNode, ends: tuple[socket.socket, socket.socket]
@@ -229,24 +235,20 @@ class Supervisor:
         start = asyncio.create_task(process.start())
         self._starts.append(start)
         start.add_done_callback(self._starts.remove)
-        return self._arrival_of(process, start)
+        start.add_done_callback(process.note_start)
+        return self._arrival_of(process)
 
-    async def _arrival_of(self, process: NodeProcess, start: asyncio.Task[None]) -> bool:
-        arrival = self._arrivals[process.node_id]
+    async def _arrival_of(self, process: NodeProcess) -> bool:
+        arrival, seconds = self._arrivals[process.node_id], self._config.init_timeout_secs
         try:
-            async with asyncio.timeout(self._config.init_timeout_secs):
-                await asyncio.wait([start])
-                if not start.cancelled():  # as an end of the session does
-                    start.result()
-                return await arrival
-        except TimeoutError:
-            error = await process.timeout_error(self._config.init_timeout_secs)
-            self.node_failed(process, error)
-        except ExecutorError as error:
-            self.node_failed(process, error)
+            await asyncio.wait([arrival], timeout=seconds)
+            if not arrival.done():
+                late = await process.timeout_error(seconds)
+                if not arrival.done():
+                    process.fail(late)
+            return await arrival  # also where another process took its place
         finally:
             del self._arrivals[process.node_id]
-        return False
 
     def _give_up_starts(self) -> None:
         """Have nobody wait for nodes to be ready any more."""
@@ -259,8 +261,7 @@ class Supervisor:
         if self._end_task is None:
             self._advance(SessionEvent.FAILED)
             self._end_task = asyncio.create_task(self._tear_down(0.0))
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(self._end_task)
+        await to_its_end(self._end_task)
 
     # What nodes say.
 
@@ -368,19 +369,21 @@ class Supervisor:
             await self.restarting.cancel()
             await self._ending.stop(grace_seconds)
         finally:
-            for node in self._nodes.values():
-                node.close()
-            if self._exchange is not None:
-                self._exchange.close()
-            try:
-                self._final_stats = self._wiring.registry.stats()
-                self._wiring.registry.cleanup()
+            with ExitStack() as steps:  # which are taken from the last to the first
+                steps.callback(self._on_end)
+                steps.callback(self._bus.close)
+                steps.callback(self._advance, SessionEvent.ALL_GONE)
                 if self._has_dead:
-                    self._parts.transport.clean_up_dead()
-            finally:
-                self._advance(SessionEvent.ALL_GONE)
-                self._bus.close()
-                self._on_end()
+                    steps.callback(self._parts.transport.clean_up_dead)
+                steps.callback(self._wiring.registry.cleanup)
+                steps.callback(self._keep_stats)
+                if self._exchange is not None:
+                    steps.callback(self._exchange.close)
+                for node in self._nodes.values():
+                    steps.callback(node.close)
+
+    def _keep_stats(self) -> None:
+        self._final_stats = self._wiring.registry.stats()
 
     def _advance(self, event: SessionEvent) -> None:
         before, self.state = self.state, SESSION.next(self.state, event)

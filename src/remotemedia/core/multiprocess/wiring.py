@@ -91,7 +91,11 @@ class Wiring(Flow):
         self._config = config
         self._inputs: dict[str, list[control.InputBinding]] = {}
         self._outputs: dict[str, list[control.OutputBinding]] = {}
-        self._plan()
+        try:
+            self._plan()
+        except BaseException:
+            registry.cleanup()
+            raise
 
     def _plan(self) -> None:
         self.registry.add_endpoint(HOST)
@@ -308,7 +312,6 @@ class Wiring(Flow):
             outputs=tuple(self._outputs[node.node_id]),
             host=self.registry.index(HOST),
             on_error=node.config.on_error,
-            is_restarted=ticket is not None and node.config.restart.policy != "never",
             spin_ns=self._config.spin_microseconds * 1000,
             busy_every_ns=int((stall_timeout_seconds or 0) * 1e9),
         )

@@ -109,7 +109,8 @@ class Account:
     def queued(self) -> int:
         """How many messages wait to be taken."""
         sent = self._words[self.port.slot + PortWord.SENT]
-        return max(0, sent - self._reached())  # before its writer knows of it, nothing is owed
+        owed = sent - self._reached()  # negative before its writer knows of it
+        return min(max(0, owed), self.connection.capacity)  # the rest was overwritten
 
     def _reached(self) -> int:
         """Sequence number of the newest message that is not owed any more."""

@@ -57,6 +57,11 @@ def main() -> NoReturn:
         code = run.run()
     except SystemExit as error:  # the node's
         code = exit_code(error)
+    except BaseException:  # the node's too, and no way around `leave`
+        import traceback  # here: it is seldom needed, and a start is short
+
+        traceback.print_exc()
+        code = 1
     leave(code)  # while `run` is there: what it leaves open stays as it is
 
 

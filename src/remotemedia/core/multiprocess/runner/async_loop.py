@@ -108,11 +108,15 @@ class AsyncLoop(Work):
         if is_async_stream(result):
             async with aclosing(result) as stream:  # type: ignore[type-var]
                 async for output in stream:  # type: ignore[attr-defined]
+                    if is_source:
+                        await self._heed_interrupt()
                     await self._emit(output)
                     if is_source and await self._is_source_done():
                         return
             return
         for output in outputs_of(result):
+            if is_source:
+                await self._heed_interrupt()
             await self._emit(output)
             if is_source and await self._is_source_done():
                 return
@@ -122,15 +126,18 @@ class AsyncLoop(Work):
     async def _emit(self, output: object) -> None:
         publisher, message = self.context.route(output)
         await publisher.send_async(message)  # type: ignore[arg-type]
-        if self.commands.changes:  # a source hears of them nowhere else
+        if self.commands.changes:  # one that awaits nothing hears of them nowhere else
             self.change_connections(self.commands.take_changes())
 
     async def _is_source_done(self) -> bool:
-        if self.commands.is_draining:
-            return True
+        if not self.commands.is_draining:
+            await self._heed_interrupt()
+        return self.commands.is_draining
+
+    async def _heed_interrupt(self) -> None:
+        """Have what a source makes from here on be of the present epoch: it is wanted."""
         if self.is_outdated and self.attach():
             await self._interrupt()
-        return False
 
     async def _interrupt(self) -> None:
         done = self.node.interrupt()
@@ -138,7 +145,12 @@ class AsyncLoop(Work):
             await done
 
     def _on_news(self) -> None:
-        """Cancel the handler if it is to end: once, as it may clean up, and again for a stop."""
+        """Cancel the handler if it is to end: once, as it may clean up, and again for a stop.
+
+        Connections change while it awaits something: it may do that for long.
+        """
+        if self.commands.changes:
+            self.change_connections(self.commands.take_changes())
         if self._is_busy and self._is_ours_to_end():
             reason = "stop" if self.commands.is_stopping else "interrupt"
             if not self._cancelled_by & {reason, "stop"}:
@@ -146,7 +158,7 @@ class AsyncLoop(Work):
                 self._task.cancel()
 
     def _is_ours_to_end(self) -> bool:
-        """Whether what was asked wants the handler to end now; an attachment can wait."""
+        """Whether what was asked wants the handler to end now."""
         if self._is_source:
             return self.commands.is_stopping or self.commands.is_draining
         return self.commands.is_stopping or self.is_outdated

@@ -51,7 +51,6 @@ class NodeRun:
         self._commands = Commands(end, self._reporter, threading.get_ident())
         self._phase = Phase.STARTING
         self._has_failed = False
-        self._is_restarted = False
         self._node: Node | None = None
         self._work: Work | None = None
         self._endpoint: Endpoint | None = None
@@ -76,17 +75,18 @@ class NodeRun:
         finally:
             self._commands.wake_with_nothing()
             if self._endpoint is not None:
-                if self._is_restarted and not self._commands.is_stopping:
-                    self._endpoint.abandon()  # it failed, and its peers are not to hear of it
                 # In a thread the doorbell stays until all threads are done: others may ring it.
-                elif self._open_endpoint:
+                if self._open_endpoint:
                     self._endpoint.close_ends()
+                elif not self._commands.is_stopping:
+                    # It failed: what it has sent stays for its readers, and its peers are to hear
+                    # of it from the executor, which has another process take its place perhaps.
+                    self._endpoint.abandon()
                 else:
                     self._endpoint.close(linger_seconds=0)  # what mattered was drained
         return code
 
     def _live(self, configuration: control.Configure) -> None:
-        self._is_restarted = configuration.is_restarted
         self._enter(Phase.IMPORTING)
         kind, context = self._create(configuration)
         if kind.is_async:
@@ -157,10 +157,13 @@ class NodeRun:
             raise
         finally:
             self._commands.wake_with_nothing()  # they wake this loop, which is about to close
-            if task.cancelling():
+            while task.cancelling():
                 task.uncancel()
             with self._cleaning_up():
-                await _finished(node.cleanup())
+                try:
+                    await _finished(node.cleanup())
+                except asyncio.CancelledError as error:
+                    raise RuntimeError(CANCELLED) from error
 
     def _stop_loading(self, task: Any) -> None:
         if self._commands.is_stopping and self._phase is Phase.LOADING:

@@ -85,6 +85,8 @@ class SyncLoop(Work):
     def _emit_all(self, outputs: Iterator[object], *, is_source: bool = False) -> None:
         try:
             for output in outputs:
+                if is_source and self.is_outdated and self.attach():
+                    self.node.interrupt()  # what comes from here on is wanted
                 publisher, message = self.context.route(output)
                 publisher.send(message)  # type: ignore[arg-type]
                 if self._is_over(is_source=is_source):
