@@ -570,17 +570,18 @@ async def _texts_of(session: rm.Session) -> list[str]:
     return [text_of(output) async for output in session.outputs()]
 
 
-async def test_crashes_after_close_are_the_end_when_they_are_too_many() -> None:
-    node = restarted(nodes.Fragile, "n1", rm.Restart("on_failure", max_restarts=1))
+async def test_a_crash_while_it_closes_is_the_end_where_the_node_does_not_come_back(
+    tmp_path: Path,
+) -> None:
+    restart = rm.Restart("on_failure", max_restarts=1)
+    config = {"path": str(tmp_path / "mark"), "how": "raise"}
+    node = rm.NodeConfig(broken.StartsOnce, "n1", config=config, restart=restart)
     async with rm.Runtime() as runtime:
         session = await runtime.create_session("s", chain(node))
         await session.send(rm.Text("!SIGKILL"))
-        seen = session.events()
-        closing = asyncio.create_task(session.close())
-        await until(seen, events.NodeReady)
-        os.kill(session.pids["n1"], signal.SIGKILL)
-        with pytest.raises(rm.PipelineTerminated):
-            await closing
+        with pytest.raises(rm.PipelineTerminated) as caught:
+            await session.close()
+        assert isinstance(caught.value.__cause__, rm.ProcessCrashed)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,8 @@ async def test_a_stream_and_recv_share_a_session(executor: str) -> None:
 
 
 async def test_a_stream_sets_aside_no_more_than_a_bound_and_says_what_to_do(executor: str) -> None:
-    async with running(nodes.Words, executor=executor, channel_capacity=2048) as session:
+    config = {"channel_capacity": 2048, "drain_timeout_seconds": 0.5}
+    async with running(nodes.Words, executor=executor, **config) as session:
         await session.send(rm.Text("word " * 1100))
         with pytest.raises(rm.BackpressureError, match=r"1024 outputs .* receive them by recv"):
             await texts(session, "streamed")

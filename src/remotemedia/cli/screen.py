@@ -114,7 +114,7 @@ class QuietScreen:
     ) -> None:
         return
 
-    def hear(self, watch: Watch, event: events.Event) -> None:
+    def hear(self, watch: Watch, event: events.Event) -> None:  # noqa: ARG002 (others show it)
         """See `Screen.hear`."""
         match event:
             case events.NodeError():

@@ -442,14 +442,16 @@ class Exchange:
         What had come when the session failed is kept for who receives then for the first time.
         """
         is_kept = self._is_read or self._iterations or self._has_failed()
-        while len(self._unclaimed) + sum(map(len, self._streams.values())) < MAX_UNCLAIMED:
+        while True:
+            if not is_kept:
+                self._unclaimed.clear()
+            if len(self._unclaimed) + sum(map(len, self._streams.values())) >= MAX_UNCLAIMED:
+                return
             try:
                 if not self._pump():
                     return
             except RemoteMediaError as error:
                 _log.warning("an output of session %r was lost: %s", self._session_id, error)
-            if not is_kept:
-                self._unclaimed.clear()
 
     def _is_worked_off(self) -> bool:
         return all(one.is_drained for one in self._nodes.values())

@@ -123,6 +123,8 @@ class Session:
     async def recv(self, *, timeout_seconds: float | None = None) -> RuntimeData:
         """Await the next output, of whatever input; its `origin` says which port it left by.
 
+        What had left the pipeline when it failed comes before the error.
+
         Args:
             timeout_seconds: how long to wait; None is for ever, 0 not at all.
 
@@ -139,7 +141,8 @@ class Session:
     async def outputs(self) -> AsyncIterator[RuntimeData]:
         """Iterate over the outputs, of whatever input, until the pipeline has finished.
 
-        Which port of which node each left by, its `origin` says.
+        Which port of which node each left by, its `origin` says. What had left the pipeline when it
+        failed comes before the error.
 
         Raises:
             PipelineTerminated: the session has failed; `__cause__` says how.
