@@ -89,8 +89,8 @@ class Lifeline:
     def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Send a command, at once or when the spawner takes it; never waits, never raises.
 
-        A process that cannot be ordered is reported as `spawn_failed`; other commands are sent
-        when they can be. The caller may close `fds` when this returns.
+        A process that cannot be ordered is reported as `spawn_failed`; the loss of another command
+        is logged. The caller may close `fds` when this returns.
         """
         if self._ended.is_set():
             return

@@ -146,8 +146,8 @@ class Restarting:
             await asyncio.wait(self._works)
 
     def _plan(self, node: NodeProcess) -> tuple[int, float] | None:
-        is_over = node.is_drained or self._wiring.has_finished(node.node_id)
-        if self._exchange is None or self._is_over or is_over or self._suspensions:
+        has_finished = node.is_drained or self._wiring.has_finished(node.node_id)
+        if self._exchange is None or self._is_over or has_finished or self._suspensions:
             return None
         if not self._wiring.registry.crosses_processes:
             return None  # a thread cannot be killed, nor its place be taken
