@@ -86,9 +86,10 @@ class Idle(rm.Node):
         return text
 
 
-def work(loops: int) -> int:
-    """Work in pure Python."""
+def work(loops: int, times: int = 1) -> int:
+    """Work in pure Python, so many times."""
     total = 0
-    for index in range(loops):
-        total += index & 7
+    for _ in range(times):
+        for index in range(loops):
+            total += index & 7
     return total

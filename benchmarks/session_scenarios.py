@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 import remotemedia as rm
@@ -85,11 +87,15 @@ def crash_detect(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
 
 
 def concurrency(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
-    """Two nodes of pure-Python work, beside the same two in one process."""
+    """Two nodes of pure-Python work, beside the same two in one process.
+
+    And beside two processes that do the same work and exchange nothing: what the machine gives.
+    """
     del systems
-    loops, count = 60_000, 40
+    loops, count = 240_000, 40  # some 10 ms of work for each message
     ours: list[float] = []
     alone: list[float] = []
+    bare: list[float] = []
 
     async def measure() -> None:
         pipeline = rm.Pipeline("work")
@@ -100,14 +106,18 @@ def concurrency(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
             for _ in range(effort.rounds):
                 ours.append(await _throughput(session, count))
                 began = time.perf_counter()
-                for _ in range(count):
-                    work(loops)
-                    work(loops)
+                work(loops, 2 * count)
                 alone.append(count / (time.perf_counter() - began))
+                began = time.perf_counter()
+                list(pool.map(work, (loops, loops), (count, count)))
+                bare.append(count / (time.perf_counter() - began))
             await session.close()
 
-    asyncio.run(measure())
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        list(pool.map(work, (loops, loops)))  # both are there
+        asyncio.run(measure())
     yield Record.of("concurrency", "one-process", alone, RATE)
+    yield Record.of("concurrency", "bare-processes", bare, RATE)
     yield Record.of("concurrency", "remotemedia", ours, RATE)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LARGE = SIZES[-1]
 OURS, COPIED, RAW = "remotemedia", "remotemedia-copy", "raw-iceoryx2"
+BARE, ALONE = "bare-interpreters", "one-process"
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,13 @@ class Target:
         return self.value >= self.limit if self.is_floor else self.value <= self.limit
 
 
-class _Medians:
-    """The p50 of each record, by what was measured. Missing ones raise `KeyError`."""
+class _Figures:
+    """The figures of each record, by what was measured. Missing ones raise `KeyError`."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.speech_modes = sorted({r.mode for r in records if r.scenario == "speech"})
         self._p50 = {(r.scenario, r.system, r.size_bytes, r.mode): r.p50 for r in records}
+        self._p99 = {(r.scenario, r.system, r.size_bytes, r.mode): r.p99 for r in records}
 
     def hop(self, system: str, size: int = SMALL, mode: str = "adaptive") -> float:
         return self._p50["hop", system, size, mode]
@@ -68,10 +70,21 @@ class _Medians:
     def idle(self) -> float:
         return self._p50["idle_cpu", OURS, SMALL, "adaptive"]
 
+    def node_hop(self, size: int) -> float:
+        of = self._p50
+        return of["node_hop", OURS, size, "adaptive"] / of["node_hop", RAW, size, "adaptive"]
+
+    def session(self, scenario: str, beside: str = "") -> float:
+        ours = self._p50[scenario, OURS, 0, "-"]
+        return ours / self._p50[scenario, beside, 0, "-"] if beside else ours
+
+    def slowest(self, scenario: str) -> float:
+        return self._p99[scenario, OURS, 0, "-"]
+
 
 def targets(records: Sequence[Record]) -> list[Target]:
-    """Hold the records of one run against the targets of the data plane."""
-    of = _Medians(records)
+    """Hold the records of one run against the targets."""
+    of = _Figures(records)
     at_most: list[tuple[str, float, Callable[[], float]]] = [
         ("hop / raw", 3.0, lambda: of.hop(OURS) / of.hop(RAW)),
         ("hop / pyzmq", 1 / 6, lambda: of.hop(OURS) / of.hop("pyzmq", mode="block")),
@@ -86,6 +99,11 @@ def targets(records: Sequence[Record]) -> list[Target]:
         # compiling: 2.3.
         ("paced hop, block / raw", 1.3, lambda: of.paced(OURS) / of.paced(RAW)),
         ("idle reader, % of a core", 0.2, of.idle),
+        *((f"node to node, {size:,} B / raw", 4.5, partial(of.node_hop, size)) for size in SIZES),
+        ("start of 3 nodes / 3 interpreters", 1.5, lambda: of.session("startup", BARE)),
+        ("end of 10 nodes, ms", 150, lambda: of.session("teardown")),
+        ("kill to exception, p99, ms", 20, lambda: of.slowest("crash_detect")),
+        ("idle session of 5 nodes, % of a core", 0.5, lambda: of.session("idle_session")),
         *(
             (f"end of speech to first sound, {mode} / one process", 0.6, partial(of.speech, mode))
             for mode in of.speech_modes
@@ -94,6 +112,7 @@ def targets(records: Sequence[Record]) -> list[Target]:
     at_least: list[tuple[str, float, Callable[[], float]]] = [
         ("throughput / raw", 0.25, lambda: of.rate(OURS) / of.rate(RAW)),
         ("throughput / mp-queue", 5, lambda: of.rate(OURS) / of.rate("mp-queue", "block")),
+        ("two nodes / one process", 1.8, lambda: of.session("concurrency", ALONE)),
     ]
     return [
         *(Target(name, _or_none(measure), limit) for name, limit, measure in at_most),

@@ -99,6 +99,29 @@ def test_speech_is_held_against_the_same_models_in_one_process() -> None:
     assert (held.value, held.limit, held.is_met) == (0.5, 0.6, True)
 
 
+def test_sessions_are_held_against_what_they_stand_beside_and_against_times() -> None:
+    def record(scenario: str, system: str, p50: float, size_bytes: int = 0) -> Record:
+        mode = "adaptive" if size_bytes else "-"
+        return Record(scenario, system, size_bytes, mode, "", p50, 3 * p50, 5)
+
+    records = [
+        record("node_hop", "remotemedia", 16.0, 1280),
+        record("node_hop", "raw-iceoryx2", 4.0, 1280),
+        record("startup", "remotemedia", 300.0),
+        record("startup", "bare-interpreters", 240.0),
+        record("crash_detect", "remotemedia", 7.0),
+        record("concurrency", "remotemedia", 90.0),
+        record("concurrency", "one-process", 60.0),
+    ]
+    held = {one.name: (one.value, one.is_met) for one in targets(records) if one.value is not None}
+    assert held == {
+        "node to node, 1,280 B / raw": (4.0, True),
+        "start of 3 nodes / 3 interpreters": (1.25, True),
+        "kill to exception, p99, ms": (21.0, False),
+        "two nodes / one process": (1.5, False),
+    }
+
+
 def test_all_scenarios_of_the_data_plane_are_there() -> None:
     assert {"hop", "hop_paced", "chain", "throughput"} <= set(SCENARIOS)
 
