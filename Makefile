@@ -37,8 +37,9 @@ demo: $(VENV)/.stamp-demo  ## a recording of speech is heard, answered and timed
 	$(RUN)remotemedia run examples/voice_assistant/pipeline.yaml --realtime --seconds 13.4 \
 	    --input "$$($(RUN)python examples/voice_assistant/recording.py)" --output - --output build/answer.wav
 
+# Side by side: most of them wait for processes to start and to end.
 test: setup      ## the tests, a few minutes
-	$(RUN)python -m pytest -m 'not faults and not models and not soak'
+	$(RUN)python -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not faults and not models and not soak'
 
 # torch first and alone, so that it is this one. Of the last packages the files are wanted and not
 # what they need: a recording of speech, and a library that the tests load on any Python.

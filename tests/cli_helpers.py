@@ -101,13 +101,15 @@ class OnTerminal:
         self._controller = controller
         self._rows = rows
         size = struct.pack("HHHH", rows, columns, 0, 0)
+        # What pytest-xdist and shells say there of their own terminal goes before the real size.
+        around = {name: os.environ[name] for name in os.environ.keys() - {"COLUMNS", "LINES"}}
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
         self._process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,
-            env={**os.environ, "TERM": term},
+            env={**around, "TERM": term},
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
