@@ -163,6 +163,7 @@ SCENARIOS: dict[str, Callable[[Sequence[System], Effort], Iterator[Record]]] = {
     "idle_cpu": idle_cpu,
     "copy_floor": copy_floor,
     "node_hop": session_scenarios.node_hop,
+    "validate": session_scenarios.validate,
     "startup": session_scenarios.startup,
     "teardown": session_scenarios.teardown,
     "crash_detect": session_scenarios.crash_detect,

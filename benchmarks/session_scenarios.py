@@ -46,6 +46,18 @@ def startup(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     yield Record.of("startup", "remotemedia", ours[1:], "ms")
 
 
+def validate(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
+    """Checking a pipeline of fifty nodes before anything starts."""
+    del systems, effort
+    pipeline, limits = _line(50), rm.MultiprocessConfig(max_processes_per_session=None)
+    times: list[float] = []
+    for _ in range(20):
+        began = time.perf_counter()
+        rm.validate(pipeline, None, limits)
+        times.append((time.perf_counter() - began) * 1e3)
+    yield Record.of("validate", "remotemedia", times, "ms")
+
+
 def teardown(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     """Ending a session of ten idle nodes."""
     del systems

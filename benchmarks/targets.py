@@ -100,6 +100,7 @@ def targets(records: Sequence[Record]) -> list[Target]:
         ("paced hop, block / raw", 1.3, lambda: of.paced(OURS) / of.paced(RAW)),
         ("idle reader, % of a core", 0.2, of.idle),
         *((f"node to node, {size:,} B / raw", 4.5, partial(of.node_hop, size)) for size in SIZES),
+        ("check of 50 nodes, ms", 100, lambda: of.session("validate")),
         ("start of 3 nodes / 3 interpreters", 1.5, lambda: of.session("startup", BARE)),
         ("end of 10 nodes, ms", 150, lambda: of.session("teardown")),
         ("kill to exception, p99, ms", 20, lambda: of.slowest("crash_detect")),

@@ -7,6 +7,7 @@ import itertools
 import os
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -74,6 +75,10 @@ async def running(
         runtime.session(pipeline, executor=executor) as session,
     ):
         yield session
+
+
+patient = partial(running, grace_period_seconds=60.0, drain_timeout_seconds=60.0)
+"""As `running`; an end that is seen within `END_SECONDS` is none by force."""
 
 
 async def texts(session: rm.Session, text: str, to: str | None = None) -> list[str]:

@@ -534,6 +534,13 @@ def breakdown(how: str) -> None:
             os.kill(os.getpid(), signal.Signals[how])
 
 
+class FragileAndSlow(Fragile):
+    """Fails as `Fragile` does, and is told to stop while it still cleans up."""
+
+    def cleanup(self) -> None:
+        time.sleep(0.5)
+
+
 class SlowCleanup(Node):
     """Fails, and then takes its time to clean up."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from tests.executor_helpers import (
     cause_of,
     chain,
     is_dead,
+    patient,
     running,
     text_of,
     texts,
@@ -215,11 +215,10 @@ async def test_cancelled_send_has_sent_nothing_and_the_session_goes_on() -> None
 
 async def test_send_with_a_timeout_raises_when_there_is_no_room(executor: str) -> None:
     async with running(nodes.Echo, executor=executor, channel_capacity=1) as session:
-        start = time.monotonic()
-        with pytest.raises(rm.BackpressureError, match="n1"):  # noqa: PT012
-            for _ in range(20):
-                await session.send(rm.Text(""), timeout_seconds=0.1)
-        assert time.monotonic() - start < 5.0
+        async with asyncio.timeout(END_SECONDS):
+            with pytest.raises(rm.BackpressureError, match="n1"):  # noqa: PT012
+                for _ in range(20):
+                    await session.send(rm.Text(""), timeout_seconds=0.1)
 
 
 async def test_a_node_that_cancels_itself_is_named_and_may_live_on(executor: str) -> None:
@@ -428,11 +427,10 @@ def is_full(session: rm.Session) -> bool:
 
 
 async def test_a_source_that_nobody_receives_from_ends_at_once(executor: str) -> None:
-    async with running(nodes.Count, nodes.Echo, executor=executor, channel_capacity=2) as session:
+    async with patient(nodes.Count, nodes.Echo, executor=executor, channel_capacity=2) as session:
         await wait_until(lambda: is_full(session))
-        start = time.monotonic()
-        await session.close()
-        assert time.monotonic() - start < 1.5
+        async with asyncio.timeout(END_SECONDS):
+            await session.close()
 
 
 async def test_outputs_that_were_left_early_hold_up_no_close(executor: str) -> None:
@@ -441,9 +439,8 @@ async def test_outputs_that_were_left_early_hold_up_no_close(executor: str) -> N
         async for _ in session.outputs():
             break
         await wait_until(lambda: session.stats()["n1.out"].connections[0].queued == 8)
-        start = time.monotonic()
-        await session.close()
-        assert time.monotonic() - start < END_SECONDS  # and not until it is drained by force
+        async with asyncio.timeout(END_SECONDS):  # and not until it is drained by force
+            await session.close()
 
 
 @pytest.mark.parametrize("how", ["outputs", "stream"])
@@ -457,9 +454,8 @@ async def test_outputs_that_are_being_iterated_over_hold_up_no_close(
             await session.send(rm.Text("word " * 400))
             outputs = session.outputs()
         assert text_of(await anext(outputs)) == "word"
-        start = time.monotonic()
-        await session.close()
-        assert time.monotonic() - start < END_SECONDS  # and not until it is drained by force
+        async with asyncio.timeout(END_SECONDS):  # and not until it is drained by force
+            await session.close()
         assert len([output async for output in outputs]) == 399
 
 
@@ -486,11 +482,10 @@ async def test_one_who_sends_and_never_receives_is_told_what_is_wrong(
 
 
 async def test_a_node_that_waits_for_room_ends_at_once(executor: str) -> None:
-    async with running(nodes.Count, nodes.Echo, executor=executor, channel_capacity=2) as session:
+    async with patient(nodes.Count, nodes.Echo, executor=executor, channel_capacity=2) as session:
         await wait_until(lambda: is_full(session))
-        start = time.monotonic()
-        await session.terminate()
-        assert time.monotonic() - start < 1.5
+        async with asyncio.timeout(END_SECONDS):
+            await session.terminate()
 
 
 @pytest.mark.parametrize("policy", ["block", "latest"])
@@ -514,12 +509,11 @@ async def test_a_node_that_a_source_feeds_too_says_when_an_input_is_done(
 async def test_a_node_that_waits_for_room_in_its_handler_ends_at_once(
     executor: str, how: str
 ) -> None:
-    async with running(nodes.Words, nodes.Echo, executor=executor, channel_capacity=1) as session:
+    async with patient(nodes.Words, nodes.Echo, executor=executor, channel_capacity=1) as session:
         await session.send(rm.Text("word " * 100))
         await wait_until(lambda: is_full(session))
-        start = time.monotonic()
-        await getattr(session, how)()
-        assert time.monotonic() - start < 1.0
+        async with asyncio.timeout(END_SECONDS):
+            await getattr(session, how)()
 
 
 async def test_a_cycle_with_feedback_runs_and_ends(executor: str) -> None:
@@ -650,10 +644,13 @@ async def test_an_end_that_is_quick_says_nothing(caplog: pytest.LogCaptureFixtur
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
-async def test_what_left_a_node_before_it_failed_comes_before_the_failure(executor: str) -> None:
-    for seconds in (0.0, 0.1):
+@pytest.mark.parametrize("node", [nodes.Fragile, nodes.FragileAndSlow])
+async def test_what_left_a_node_before_it_failed_comes_before_the_failure(
+    executor: str, node: type[rm.Node]
+) -> None:
+    for seconds in (0.0, 0.1, 1.0):
         async with rm.Runtime() as runtime:
-            session = await runtime.create_session("s", chain(nodes.Fragile), executor=executor)
+            session = await runtime.create_session("s", chain(node), executor=executor)
             got = []
             for text in ("a", "b", "!raise"):
                 await session.send(rm.Text(text))
@@ -664,6 +661,24 @@ async def test_what_left_a_node_before_it_failed_comes_before_the_failure(execut
             assert got == ["a", "b"]
             with pytest.raises(rm.PipelineTerminated):
                 await session.recv()
+
+
+async def test_what_came_out_before_another_node_failed_comes_before_the_failure(
+    executor: str,
+) -> None:
+    async with rm.Runtime() as runtime:
+        pipeline = chain(nodes.Fragile, nodes.Echo)
+        session = await runtime.create_session("s", pipeline, executor=executor)
+        for text in ("a", "b"):
+            await session.send(rm.Text(text))
+        await wait_until(lambda: session.stats()["n2.out"].connections[0].queued == 2)
+        await session.send(rm.Text("!raise"))
+        await wait_until(lambda: not runtime.sessions)
+        got = []
+        with suppress(rm.PipelineTerminated):
+            async for output in session.outputs():
+                got.append(text_of(output))  # noqa: PERF401 (what came before it raises)
+        assert got == ["a", "b"]
 
 
 async def test_a_cleanup_that_cancels_what_it_awaits_is_named(executor: str) -> None:
@@ -678,10 +693,10 @@ async def test_a_cleanup_that_cancels_what_it_awaits_is_named(executor: str) -> 
 
 async def test_a_failure_is_told_before_the_node_has_cleaned_up(runtime: rm.Runtime) -> None:
     session = await runtime.create_session("s", chain(nodes.SlowCleanup))
+    (pid,) = session.pids.values()
     await session.send(rm.Text("a"))
-    start = time.monotonic()
     assert isinstance(await cause_of(session.recv()), rm.ProcessCrashed)
-    assert time.monotonic() - start < 1.0
+    assert not is_dead(pid)
 
 
 @pytest.mark.parametrize("how", ["terminate", "kill"])

@@ -210,6 +210,23 @@ def test_no_message_is_missed_between_a_sender_and_a_reader_that_sleeps(
 # Ends
 
 
+def test_a_reader_is_due_while_a_look_may_find_something(registry: ChannelRegistry) -> None:
+    publisher, reader = pair(registry)
+    assert reader.receive_nowait() is None
+    assert not reader.is_due
+    publisher.send(number(1))
+    assert reader.is_due
+    message = reader.receive_nowait()
+    assert reader.is_due, "it may have memory to give back"
+    del message
+    assert reader.receive_nowait() is None
+    assert not reader.is_due
+    publisher.finish()
+    assert reader.is_due
+    with pytest.raises(EndOfStream):
+        reader.receive_nowait()
+
+
 def test_all_that_was_sent_comes_before_the_end(registry: ChannelRegistry) -> None:
     publisher, reader = pair(registry)
     send_all(publisher, range(5))

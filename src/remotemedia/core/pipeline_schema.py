@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import msgspec
@@ -117,15 +118,20 @@ def option_problems(config: NodeConfig) -> list[tuple[str, str, str]]:
     Options that were read from a file are right already; those given in Python may be anything.
     """
     problems = []
-    for field in msgspec.structs.fields(NodeEntry):
-        if field.name not in ("id", "node_type", "params"):
-            value = getattr(config, field.name)
-            problem = value_problem(value, field.type)
-            if problem is not None:
-                problems.append((field.name, *problem))
-            else:
-                problems += [(field.name, text, "") for text in _text_problems(value)]
+    for field in _options():
+        value = getattr(config, field.name)
+        problem = value_problem(value, field.type)
+        if problem is not None:
+            problems.append((field.name, *problem))
+        else:
+            problems += [(field.name, text, "") for text in _text_problems(value)]
     return problems
+
+
+@cache
+def _options() -> tuple[msgspec.structs.FieldInfo, ...]:
+    fields = msgspec.structs.fields(NodeEntry)
+    return tuple(field for field in fields if field.name not in ("id", "node_type", "params"))
 
 
 def _text_problems(value: object) -> list[str]:

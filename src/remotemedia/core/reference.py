@@ -21,6 +21,7 @@ import sys
 import threading
 import zlib
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
@@ -281,13 +282,14 @@ def _require_same(module: ModuleType, target: NodeTarget) -> None:
         )
 
 
-def installed_roots() -> set[Path]:
+@cache
+def installed_roots() -> frozenset[Path]:
     """Return the folders of Python's own library and of what is installed."""
     import sysconfig  # here: a node's process never asks
 
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     paths = sysconfig.get_paths()
-    return {Path(paths[name]).resolve() for name in names}
+    return frozenset(Path(paths[name]).resolve() for name in names)
 
 
 def _lookup(module: ModuleType, qualname: str) -> object:

@@ -311,6 +311,8 @@ class Exchange:
     def close_inputs(self) -> None:
         """Take no more input; whoever waits for room gets `ChannelClosed`. Twice is harmless."""
         self._is_closing = True
+        if self._has_failed():
+            self._set_aside()  # while its writers are there: what they leave cannot be mapped later
         self.wake()
 
     def close(self) -> None:

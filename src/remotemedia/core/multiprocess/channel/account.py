@@ -59,6 +59,7 @@ class Account:
         self._raw: RawHeader | None = None  # of the message taken last
         self._ended = self._ending = self._ending_position = 0
         self._sent_at = port.slot + PortWord.SENT
+        self._ended_at = port.slot + PortWord.ENDED
         at = connection.slot
         self._position_at = at + ConnectionWord.POSITION
         self._wanted_at = at + ConnectionWord.CREDIT_WANTED
@@ -94,14 +95,14 @@ class Account:
         Nothing of it, or of any before it, is left in the queue; None will come. Ask after each
         message, and once the queue is empty.
         """
-        words, slot = self._words, self.port.slot
+        words = self._words
         if self._position == UNLINKED:
             self._reached()
         if self._position >= self._ending_position:
             self._ended = self._ending
             # In this order: what was sent of the inputs that have ended, is counted by now.
-            self._ending = words[slot + PortWord.ENDED]
-            self._ending_position = words[slot + PortWord.SENT]
+            self._ending = words[self._ended_at]
+            self._ending_position = words[self._sent_at]
             if self._position >= self._ending_position:
                 self._ended = self._ending
         return self._ended

@@ -84,6 +84,8 @@ class Inbox:
             index = self._next % len(open_)
             self._next = index + 1
             subscriber = open_[index]
+            if not subscriber.is_due:
+                continue
             try:
                 message = subscriber.receive_nowait()
             except (EndOfStream, PeerLost) as end:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
     from remotemedia.data.message import Message
 
+_FINISHED = int(PortState.FINISHED)
+
 
 class Subscriber(Intake):
     """Receives the messages of one connection, in order.
@@ -96,7 +98,7 @@ class Subscriber(Intake):
                     self._settle()
                 sample = self._take()
                 if sample is None and timeout_seconds != 0:
-                    sample = self._doorbell.spin(self._take, timeout_seconds)
+                    sample = self._doorbell.spin(self._look, timeout_seconds)
                 if sample is None:
                     break
                 message = self._admit(sample)
@@ -119,7 +121,7 @@ class Subscriber(Intake):
                 self._settle()
             sample = self._take()
             if sample is None:
-                sample = self._doorbell.spin(self._take)
+                sample = self._doorbell.spin(self._look)
             return None if sample is None else self._admit(sample)
         except BaseException as error:
             self._note_interrupt(error)
@@ -161,6 +163,18 @@ class Subscriber(Intake):
         except BaseException as error:
             self._note_interrupt(error)
             raise
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a look may find something: a message, an end, or memory to give back."""
+        words = self._words
+        return bool(
+            words[self._handed_at] != self._position
+            or self._held
+            or words[self._state_at] >= _FINISHED
+            or self._was_interrupted
+            or self._is_closed
+        )
 
     @property
     def has_ended(self) -> bool:
@@ -211,12 +225,16 @@ class Subscriber(Intake):
     def __repr__(self) -> str:
         return f"<Subscriber {self.connection.name}: at {self.position}>"
 
+    def _look(self) -> Sample | None:
+        """Take the next sample once it has been handed over: a look that costs a word."""
+        return self._take() if self._words[self._handed_at] != self._position else None
+
     def _take_or_end(self) -> Message | None:
         message = self.take()
         if message is not None:
             return message
         words = self._words
-        if words[self._state_at] >= PortState.FINISHED:
+        if words[self._state_at] >= _FINISHED:
             # Once more: the writer may have sent between our look and its end.
             message = self.take()
             if message is None:

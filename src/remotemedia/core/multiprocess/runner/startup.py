@@ -78,9 +78,10 @@ class NodeRun:
                 # In a thread the doorbell stays until all threads are done: others may ring it.
                 if self._open_endpoint:
                     self._endpoint.close_ends()
-                elif not self._commands.is_stopping:
-                    # It failed: what it has sent stays for its readers, and its peers are to hear
-                    # of it from the executor, which has another process take its place perhaps.
+                elif self._has_failed or not self._commands.is_stopping:
+                    # It failed, and was perhaps told to stop because of that: what it has sent
+                    # stays for its readers, and its peers are to hear of it from the executor,
+                    # which has another process take its place perhaps.
                     self._endpoint.abandon()
                 else:
                     self._endpoint.close(linger_seconds=0)  # what mattered was drained

@@ -38,6 +38,7 @@ _SEQUENCE = int(EndpointWord.SEQUENCE)
 _CORRELATION = int(EndpointWord.CORRELATION)
 _CONNECTION = int(EndpointWord.CONNECTION)
 _BEGAN = int(EndpointWord.BEGAN_NS)
+_ENDED = int(EndpointWord.ENDED)
 _EPOCH = int(LedgerWord.EPOCH)
 _PROCESSED = int(EndpointWord.PROCESSED)
 _HISTOGRAM_AT = ENDPOINT_WORDS - HISTOGRAM_BUCKETS
@@ -113,7 +114,7 @@ class Work:
 
     def attempt(self) -> Found | None:
         """Look for something to do; None if there is nothing."""
-        if self.commands.has_news or self.is_outdated:
+        if self.commands.has_news or self._words[_EPOCH] != self.epoch:
             return Wake.NEWS
         try:
             found = self._inbox.take()
@@ -154,7 +155,7 @@ class Work:
         """Tell downstream of the inputs that have been worked off since."""
         ended = self._ended_input()
         if ended > self._ended:
-            self._ended = self._words[self._slot + EndpointWord.ENDED] = ended
+            self._ended = self._words[self._slot + _ENDED] = ended
             for publisher in self.publishers.values():
                 publisher.end_input(ended)
             if self._host is not None:

@@ -54,8 +54,9 @@ class EndpointWord(IntEnum):
     """Words of a process. Written by that process."""
 
     ASLEEP = 0
-    """Not 0 while it is about to block or blocked: whoever has news for it rings its doorbell."""
-    SEQUENCE = auto()
+    """Not 0 while it is about to block or blocked: whoever has news for it rings its doorbell.
+    Alone in its cache line: others read it with every message, and write nothing beside it."""
+    SEQUENCE = 8
     """Sequence number of the message it is processing."""
     CORRELATION = auto()
     BEGAN_NS = auto()
@@ -87,8 +88,9 @@ class PortWord(IntEnum):
     Written after the last message of the input was counted in `SENT`."""
     COPIES = auto()
     """Loans that had to be copied because an array of theirs was still in use at send."""
-    HANDED = auto()
-    """All messages up to this one are in the queues of their readers, or never will be."""
+    HANDED = 8
+    """All messages up to this one are in the queues of their readers, or never will be. In another
+    cache line than what is written with it: readers look at it again and again."""
     SKIPPED = auto()
     """The newest message whose writer died or was interrupted while it handed it over."""
 
