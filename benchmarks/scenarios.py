@@ -42,6 +42,7 @@ class Effort:
         idle_seconds: how long an idle reader is watched.
         kills: nodes that are killed.
         session_rounds: sessions that are started to be measured.
+        worked_off: messages per round that two nodes work for.
         sizes: of the hop.
         speech_seconds: how much of a recording is spoken to the voice assistant: one utterance, and
             three.
@@ -57,6 +58,7 @@ class Effort:
     sizes: tuple[int, ...] = SIZES
     kills: int = 100
     session_rounds: int = 5
+    worked_off: int = 40
     speech_seconds: tuple[float, ...] = (8.9, 13.4)
     speech_rounds: int = 5
 
@@ -71,6 +73,7 @@ QUICK = Effort(
     sizes=(SIZES[0], SIZES[3]),
     kills=3,
     session_rounds=1,
+    worked_off=10,
     speech_seconds=(8.9,),
     speech_rounds=1,
 )

@@ -104,7 +104,7 @@ def concurrency(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     And beside two processes that do the same work and exchange nothing: what the machine gives.
     """
     del systems
-    loops, count = 240_000, 40  # some 10 ms of work for each message
+    loops, count = 240_000, effort.worked_off  # some 10 ms of work for each message
     ours: list[float] = []
     alone: list[float] = []
     bare: list[float] = []
@@ -126,7 +126,7 @@ def concurrency(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
             await session.close()
 
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        list(pool.map(work, (loops, loops)))  # both are there
+        list(pool.map(work, (loops, loops)))  # starts both
         asyncio.run(measure())
     yield Record.of("concurrency", "one-process", alone, RATE)
     yield Record.of("concurrency", "bare-processes", bare, RATE)

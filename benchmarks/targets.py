@@ -49,8 +49,9 @@ class _Figures:
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.speech_modes = sorted({r.mode for r in records if r.scenario == "speech"})
-        self._p50 = {(r.scenario, r.system, r.size_bytes, r.mode): r.p50 for r in records}
-        self._p99 = {(r.scenario, r.system, r.size_bytes, r.mode): r.p99 for r in records}
+        found = {(r.scenario, r.system, r.size_bytes, r.mode): r for r in records}
+        self._p50 = {key: record.p50 for key, record in found.items()}
+        self._p99 = {key: record.p99 for key, record in found.items()}
 
     def hop(self, system: str, size: int = SMALL, mode: str = "adaptive") -> float:
         return self._p50["hop", system, size, mode]
@@ -64,19 +65,14 @@ class _Figures:
     def copy(self) -> float:
         return self._p50["copy_floor", "numpy", LARGE, "-"]
 
-    def speech(self, mode: str) -> float:
-        return self._p50["speech", OURS, 0, mode] / self._p50["speech", "one-process", 0, mode]
-
     def idle(self) -> float:
         return self._p50["idle_cpu", OURS, SMALL, "adaptive"]
 
-    def node_hop(self, size: int) -> float:
-        of = self._p50
-        return of["node_hop", OURS, size, "adaptive"] / of["node_hop", RAW, size, "adaptive"]
+    def session(self, scenario: str) -> float:
+        return self._p50[scenario, OURS, 0, "-"]
 
-    def session(self, scenario: str, beside: str = "") -> float:
-        ours = self._p50[scenario, OURS, 0, "-"]
-        return ours / self._p50[scenario, beside, 0, "-"] if beside else ours
+    def beside(self, scenario: str, other: str, size: int = 0, mode: str = "-") -> float:
+        return self._p50[scenario, OURS, size, mode] / self._p50[scenario, other, size, mode]
 
     def slowest(self, scenario: str) -> float:
         return self._p99[scenario, OURS, 0, "-"]
@@ -99,21 +95,32 @@ def targets(records: Sequence[Record]) -> list[Target]:
         # compiling: 2.3.
         ("paced hop, block / raw", 1.3, lambda: of.paced(OURS) / of.paced(RAW)),
         ("idle reader, % of a core", 0.2, of.idle),
-        *((f"node to node, {size:,} B / raw", 4.5, partial(of.node_hop, size)) for size in SIZES),
+        *(
+            (
+                f"node to node, {size:,} B / raw",
+                4.5,
+                partial(of.beside, "node_hop", RAW, size, "adaptive"),
+            )
+            for size in SIZES
+        ),
         ("check of 50 nodes, ms", 100, lambda: of.session("validate")),
-        ("start of 3 nodes / 3 interpreters", 1.5, lambda: of.session("startup", BARE)),
+        ("start of 3 nodes / 3 interpreters", 1.5, lambda: of.beside("startup", BARE)),
         ("end of 10 nodes, ms", 150, lambda: of.session("teardown")),
         ("kill to exception, p99, ms", 20, lambda: of.slowest("crash_detect")),
         ("idle session of 5 nodes, % of a core", 0.5, lambda: of.session("idle_session")),
         *(
-            (f"end of speech to first sound, {mode} / one process", 0.6, partial(of.speech, mode))
+            (
+                f"end of speech to first sound, {mode} / one process",
+                0.6,
+                partial(of.beside, "speech", ALONE, mode=mode),
+            )
             for mode in of.speech_modes
         ),
     ]
     at_least: list[tuple[str, float, Callable[[], float]]] = [
         ("throughput / raw", 0.25, lambda: of.rate(OURS) / of.rate(RAW)),
         ("throughput / mp-queue", 5, lambda: of.rate(OURS) / of.rate("mp-queue", "block")),
-        ("two nodes / one process", 1.8, lambda: of.session("concurrency", ALONE)),
+        ("two nodes / one process", 1.8, lambda: of.beside("concurrency", ALONE)),
     ]
     return [
         *(Target(name, _or_none(measure), limit) for name, limit, measure in at_most),

@@ -101,7 +101,7 @@ class OnTerminal:
         self._controller = controller
         self._rows = rows
         size = struct.pack("HHHH", rows, columns, 0, 0)
-        # What pytest-xdist and shells say there of their own terminal goes before the real size.
+        # These would go before the real size; pytest-xdist sets them, and so do some shells.
         around = {name: os.environ[name] for name in os.environ.keys() - {"COLUMNS", "LINES"}}
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
         self._process = subprocess.Popen(

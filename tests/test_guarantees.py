@@ -65,7 +65,7 @@ async def test_01_a_crash_of_one_node_ends_its_siblings_and_their_descendants(
 
 
 async def test_02_a_failed_import_arrives_within_a_second(runtime: rm.Runtime) -> None:
-    async with asyncio.timeout(10):  # interpreters start in it too; nodes have 30 s to get ready
+    async with asyncio.timeout(5):  # interpreters start in it too; nodes have 30 s to get ready
         with pytest.raises(rm.ProcessCrashed, match="no_such_library_at_all") as caught:
             await runtime.create_session("s", chain(nodes.Echo, nodes.BadImport))
     assert caught.value.node_id == "n2"
@@ -246,7 +246,7 @@ async def test_11_all_nodes_end_at_once_also_those_that_do_not_listen(runtime: r
         await session.send(rm.Text(""), f"n{number}")
     processes = session._parts.nodes
     await wait_until(lambda: all(processes[f"n{number}"].is_busy for number in range(4)))
-    async with asyncio.timeout(4 * 2.0 - 1):  # one grace period for all, and not one for each
+    async with asyncio.timeout(2 * 2.0):  # one grace period for all: two would be too long
         await session.terminate()
     assert all(map(is_dead, everybody))
 

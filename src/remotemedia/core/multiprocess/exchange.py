@@ -309,10 +309,14 @@ class Exchange:
         self._host.doorbell.ring()
 
     def close_inputs(self) -> None:
-        """Take no more input; whoever waits for room gets `ChannelClosed`. Twice is harmless."""
+        """Take no more input; whoever waits for room gets `ChannelClosed`. Twice is harmless.
+
+        Of a session that has failed, what has come out is taken now: once its nodes have stopped,
+        the memory it is in can no longer be mapped.
+        """
         self._is_closing = True
         if self._has_failed():
-            self._set_aside()  # while its writers are there: what they leave cannot be mapped later
+            self._set_aside()
         self.wake()
 
     def close(self) -> None:

@@ -114,7 +114,7 @@ class Work:
 
     def attempt(self) -> Found | None:
         """Look for something to do; None if there is nothing."""
-        if self.commands.has_news or self._words[_EPOCH] != self.epoch:
+        if self.commands.has_news or self.is_outdated:
             return Wake.NEWS
         try:
             found = self._inbox.take()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WORDS = 1 << 17
 _BYTES = WORDS * 8  # sparse: only pages that are written take memory
-_MAGIC = 0x0002_5245_4744_454C  # "LEDGER" and the version of the layout
+_MAGIC = 0x0003_5245_4744_454C  # "LEDGER" and the version of the layout
 HISTOGRAM_BUCKETS = 40
 
 _libc = ctypes.CDLL(None, use_errno=True)
