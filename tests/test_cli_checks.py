@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -143,6 +144,19 @@ def test_validate_survives_what_is_no_pipeline(tmp_path: Path, content: bytes) -
     assert done.stderr.startswith(f"{path}:")
 
 
+def test_validate_finds_two_nodes_of_one_id_also_where_one_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "version: v1\nname: p\nnodes:\n"
+        "  - {id: up, node_type: text.upper}\n"
+        "  - {id: up, node_type: text.upper, parms: {a: 1}}\n"
+        "  - {id: up, node_type: text.upper, parms: {a: 2}}\n"
+    )
+    done = CliRunner().invoke(app, ["validate", str(path)])
+    assert done.exit_code == 2
+    assert done.stderr.count("there are two nodes of this id") == 2
+
+
 @pytest.fixture
 def without_xllamacpp(monkeypatch: pytest.MonkeyPatch) -> None:
     def find(name: str) -> object:
@@ -157,17 +171,35 @@ def test_validate_warns_of_an_extra_that_is_not_installed(tmp_path: Path) -> Non
     path = tmp_path / "p.yaml"
     path.write_text(
         "version: v1\nname: p\nnodes:\n  - {id: a, node_type: llm.chat}\n"
-        "  - {id: b, node_type: llm.chat, python_executable: /opt/other/bin/python}\n"
+        f"  - {{id: b, node_type: llm.chat, python_executable: {sys.executable}}}\n"
+        "  - {id: c, node_type: llm.chat, python_executable: /no/such/python}\n"
     )
     done = CliRunner().invoke(app, ["validate", str(path)])
-    assert (done.exit_code, done.stdout) == (0, f"{path}: ok, 2 nodes, 0 connections\n")
+    assert (done.exit_code, done.stdout) == (0, f"{path}: ok, 3 nodes, 0 connections\n")
     assert done.stderr == (
         f"{path}: node 'a': warning: it needs the extra 'llm', which is not installed "
         f"(no xllamacpp)\n    {install_command('llm')}\n"
+        f"{path}: node 'c', python_executable: warning: there is no program /no/such/python\n"
     )
     said = json.loads(CliRunner().invoke(app, ["validate", str(path), "--json"]).stdout)
     assert said["ok"]
-    assert [one["where"] for one in said["warnings"]] == ["node 'a'"]
+    assert [one["where"] for one in said["warnings"]] == ["node 'a'", "node 'c', python_executable"]
+
+
+@pytest.mark.usefixtures("without_xllamacpp")
+def test_run_starts_nothing_and_says_all_that_is_not_installed(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "version: v1\nname: p\nnodes:\n  - {id: a, node_type: llm.chat}\n"
+        "  - {id: b, node_type: llm.chat}\n"
+    )
+    done = CliRunner().invoke(app, ["run", str(path), "--text", "hi", "--to", "a"])
+    assert done.exit_code == 1
+    lacking = "it needs the extra 'llm', which is not installed (no xllamacpp)"
+    assert done.stderr == (
+        f"error: nothing was started:\n  node 'a': {lacking} ({install_command('llm')})\n"
+        f"  node 'b': {lacking} ({install_command('llm')})\n"
+    )
 
 
 @pytest.mark.usefixtures("without_xllamacpp")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -17,11 +18,14 @@ import soundfile
 from rich.console import Console
 
 import remotemedia as rm
+from remotemedia.cli import failure
+from remotemedia.cli.failure import explained
 from remotemedia.cli.job import GRACE_SECONDS
 from remotemedia.cli.screen import MAX_LINE_ROWS, LineScreen
 from remotemedia.cli.sinks import json_line
 from remotemedia.cli.watch import percentile
 from remotemedia.cli.wording import progress_text
+from remotemedia.errors import ProcessCrashed
 from tests.cli_helpers import COMMAND, NODES, OnTerminal, inside, remotemedia, start, write_pipeline
 
 if TYPE_CHECKING:
@@ -541,6 +545,25 @@ def test_a_start_that_takes_too_long_fails_and_names_the_node(tmp_path: Path) ->
     assert done.returncode == 1
     assert is_clear(done)
     assert "node 'loading' of session 'tested' was still loading after 1 s" in done.stderr
+    assert "raise --start-timeout if it only needs longer" in done.stderr
+
+
+def test_a_failure_is_placed_in_code_that_is_neither_ours_nor_of_the_standard_library() -> None:
+    frames = (
+        f'  File "{contextlib.__file__}", line 158, in __exit__\n',
+        f'  File "{failure.__file__}", line 2, in route\n',
+        '  File "<frozen importlib._bootstrap>", line 1, in _find\n',
+    )
+    mine = '  File "/home/ann/nodes.py", line 7, in process\n'
+    library = '  File "/usr/lib/python3.11/site-packages/torch/nn.py", line 9, in forward\n'
+
+    def told(*lines: str) -> str:
+        crash = ProcessCrashed("a", "s", 1, "failed", traceback="".join(lines))
+        return explained(crash, with_traceback=False)
+
+    assert "\n  at " not in told(*frames)
+    assert "\n  at /home/ann/nodes.py:7, in process;" in told(mine, *frames)
+    assert "\n  at /usr/lib/python3.11/site-packages/torch/nn.py:9, in forward;" in told(library)
 
 
 def test_a_terminal_shows_a_live_view_and_the_summary(tmp_path: Path) -> None:

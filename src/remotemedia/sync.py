@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from remotemedia.core.arguments import check_pipeline
 from remotemedia.core.loop_thread import LoopThread
 from remotemedia.core.runtime import Runtime
-from remotemedia.errors import PipelineError
+from remotemedia.errors import PipelineError, SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ class SyncRuntime:
         )
         try:
             return SyncSession(self._thread.run(create), self._thread)
-        except PipelineError as error:
+        except (PipelineError, SpawnError) as error:
             raise error.with_traceback(None) from error.__cause__  # the mistake is the user's
 
     @contextmanager
@@ -99,7 +99,7 @@ class SyncRuntime:
         name = session_id or new_session_id()
         try:
             start = self.create_session(name, pipeline, executor=executor, on_event=on_event)
-        except PipelineError as error:
+        except (PipelineError, SpawnError) as error:
             raise error.with_traceback(None) from error.__cause__
         with start as session:
             yield session

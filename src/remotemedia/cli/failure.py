@@ -16,6 +16,8 @@ __all__ = ["FAILED", "INVALID", "READER_GONE", "UNREADABLE", "Failure", "explain
 _PLACE = re.compile(r'\s*File "(.+)", line (\d+)(?:, in (.+))?')
 
 _PACKAGE = Path(__file__).parent.parent
+_STANDARD = re.compile(r"<frozen |.*/python3\.\d+/(?!(site|dist)-packages/)")
+"""Files of the standard library, also that of another interpreter."""
 
 FAILED = 1
 """The pipeline failed."""
@@ -51,20 +53,27 @@ def explained(error: BaseException, *, with_traceback: bool) -> str:
         error: what its session raised.
         with_traceback: give the whole traceback of the node, not only where it ends.
     """
-    from remotemedia.errors import PipelineTerminated
+    from remotemedia.errors import InitTimeout, PipelineTerminated
 
     if isinstance(error, PipelineTerminated) and error.__cause__ is not None:
         error = error.__cause__
     trace = str(getattr(error, "traceback", "") or getattr(error, "stack", ""))
+    text = str(error)
+    if isinstance(error, InitTimeout):
+        text = text.replace("init_timeout_secs", "--start-timeout", 1)
     if with_traceback or not trace:
-        return str(error)
-    head = str(error).partition("\n")[0]
+        return text
+    head = text.partition("\n")[0]
     where = _innermost(trace.splitlines())
     return f"{head}{where}; --traceback shows all of it"
 
 
 def _innermost(trace: Iterable[str]) -> str:
-    """Say where it was: in the user's own code, where any was on the way."""
+    """Say where it was in code that is neither ours nor Python's; empty if it was in none."""
     places = [match for line in trace if (match := _PLACE.match(line))]
-    places = [one for one in places if not Path(one[1]).is_relative_to(_PACKAGE)] or places
+    places = [
+        one
+        for one in places
+        if not Path(one[1]).is_relative_to(_PACKAGE) and not _STANDARD.match(one[1])
+    ]
     return f"\n  at {places[-1][1]}:{places[-1][2]}, in {places[-1][3]}" if places else ""

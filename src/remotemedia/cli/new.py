@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,8 @@ $ python -m pytest
 @click.argument("folder", metavar="NAME")
 def new(folder: str) -> None:
     """Make a project in the new folder NAME: one node, one pipeline, one test that passes."""
+    if not folder:
+        raise Failure("the name of the project is empty", INVALID)
     path = Path(folder)
     name = path.resolve().name
     module = "".join(char if char.isalnum() else "_" for char in name.lower())
@@ -104,7 +107,7 @@ def new(folder: str) -> None:
     }
     _write(path, {file: text.format(name=name, module=module) for file, text in texts.items()})
     click.echo(f"made {folder}: {', '.join(texts)}\n")
-    click.echo(f"  cd {folder}")
+    click.echo(f"  cd {shlex.quote(folder)}")
     click.echo("  remotemedia run pipeline.yaml --text hello")
     click.echo("  python -m pytest            # installed by: pip install pytest")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from remotemedia.cli.failure import FAILED, INVALID, READER_GONE, Failure, explained
+from remotemedia.cli.installed import not_installed
 from remotemedia.cli.loading import load, settings_option
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from remotemedia.cli.screen import Screen
     from remotemedia.cli.sinks import Sink
     from remotemedia.cli.sources import Source
+    from remotemedia.core.validation import ValidatedPipeline
 
 __all__ = ["run"]
 
@@ -42,7 +44,7 @@ __all__ = ["run"]
     "outputs",
     multiple=True,
     metavar="OUTPUT",
-    help="A sound file for sound, a .txt or .jsonl file, - for standard output, or speaker. "
+    help="A sound file for sound, a .txt, .md or .jsonl file, - for standard output, or speaker. "
     "May be given several times. [default: -]",
 )
 @click.option("--realtime", is_flag=True, help="Send sound no faster than it would be recorded.")
@@ -87,7 +89,7 @@ def run(
     \b
     Exit codes:
       0    it ran to its end
-      1    the pipeline failed
+      1    the pipeline failed, or what it needs is not installed
       2    the command line or the pipeline file is wrong; nothing was started
       3    an input could not be read, or an output not be written
       130  it was interrupted by Ctrl-C (143: by SIGTERM)
@@ -97,6 +99,7 @@ def run(
         if input_ is not None and text is not None:
             raise Failure("--input and --text cannot both be given", INVALID)
         pipeline = load(file, settings)
+        _require_installed(pipeline)
         # Nothing above needs these, and `--help` should not wait for them.
         from remotemedia.cli.job import Feed, Job
         from remotemedia.cli.screen import open_screen
@@ -123,6 +126,13 @@ def run(
         job = Job(pipeline, feed, sinks, screen, start_seconds=start_seconds)
     code = _run(job, screen, source, sinks, as_json=as_json, with_traceback=traceback)
     click.get_current_context().exit(code)
+
+
+def _require_installed(pipeline: ValidatedPipeline) -> None:
+    """Say all that is lacking at once, and not one by one as nodes fail to start."""
+    lacking = [str(finding) for finding in not_installed(pipeline)]
+    if lacking:
+        raise Failure("\n  ".join(("nothing was started:", *lacking)), FAILED)
 
 
 def _require_no_pace(feed: Feed | None, *, realtime: bool, seconds: float | None) -> None:

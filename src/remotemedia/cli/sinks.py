@@ -11,7 +11,7 @@ import msgspec
 from remotemedia.cli.devices import SpeakerSink
 from remotemedia.cli.failure import INVALID, UNREADABLE, Failure
 from remotemedia.cli.sound_files import SoundFileSink
-from remotemedia.cli.sources import TEXT_SUFFIXES
+from remotemedia.cli.sources import JSON_LINES_SUFFIX, TEXT_SUFFIXES
 from remotemedia.cli.wording import not_written, plural
 from remotemedia.data import Audio, Binary, Control, File, Json, Tensor, Text, Video
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Sink", "json_line", "open_sinks", "text_line"]
 
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-JSON_SUFFIXES = (".json", ".jsonl")
 
 
 class Sink(Protocol):
@@ -105,8 +104,8 @@ def _open(name: str, write: Callable[[str], None], source: Path | None, *, as_js
         return SpeakerSink()
     path = Path(name)
     suffix = path.suffix.lower()
-    if suffix not in (*SOUND_SUFFIXES, *TEXT_SUFFIXES, *JSON_SUFFIXES):
-        known = " ".join((*SOUND_SUFFIXES, *TEXT_SUFFIXES, *JSON_SUFFIXES))
+    if suffix not in (*SOUND_SUFFIXES, *TEXT_SUFFIXES, JSON_LINES_SUFFIX):
+        known = " ".join((*SOUND_SUFFIXES, *TEXT_SUFFIXES, JSON_LINES_SUFFIX))
         problem = f"--output {name}: its ending says no format; there is {known}, - and speaker"
         raise Failure(problem, INVALID)
     if source is not None and path.exists() and path.samefile(source):

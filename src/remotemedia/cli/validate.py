@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from remotemedia.cli.failure import INVALID
+from remotemedia.cli.installed import not_installed
 from remotemedia.cli.loading import checked, settings_option
 from remotemedia.cli.wording import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from remotemedia.core.validation import ValidatedPipeline
     from remotemedia.errors import Finding
 
 __all__ = ["validate"]
@@ -43,7 +41,7 @@ def validate(file: str, settings: tuple[str, ...], as_json: bool) -> int:
             plural(len(pipeline.connections), "connection"),
         )
         summary = f"{file}: ok, {counts[0]}, {counts[1]}"
-        warnings = tuple(_not_installed(pipeline))
+        warnings = tuple(not_installed(pipeline))
     except PipelineError as error:
         findings = error.findings
     if as_json:
@@ -56,26 +54,10 @@ def validate(file: str, settings: tuple[str, ...], as_json: bool) -> int:
         click.echo(summary)
     for finding in () if as_json else (*findings, *warnings):
         line = "" if finding.line is None else f"{finding.line}:"
-        click.echo(f"{file}:{line} {finding.where}: {finding.problem}", err=True)
+        mark = "" if findings else "warning: "
+        click.echo(f"{file}:{line} {finding.where}: {mark}{finding.problem}", err=True)
         if finding.suggestion:
             click.echo(f"    {finding.suggestion}", err=True)
     if findings:
         click.get_current_context().exit(INVALID)
     return 0
-
-
-def _not_installed(pipeline: ValidatedPipeline) -> Iterator[Finding]:
-    """Warn of nodes whose extra this interpreter lacks; what another one has is not known."""
-    from remotemedia.errors import Finding
-    from remotemedia.nodes.extras import extra_of
-
-    for node in pipeline.nodes:
-        extra = extra_of(node.reference.resolve())
-        if extra is None or node.config.python_executable is not None or not extra.missing:
-            continue
-        modules = ", ".join(extra.missing)
-        yield Finding(
-            f"node {node.node_id!r}",
-            f"warning: it needs the extra {extra.name!r}, which is not installed (no {modules})",
-            extra.install,
-        )

@@ -186,7 +186,10 @@ class _Reader:
             self.is_checkable = False  # connections would seem to lead nowhere
             return False
         if lost & {"node_type", "params"}:
-            self.unread.add(str(fields["id"]))
+            id_ = str(fields["id"])
+            if id_ in self.unread:
+                self.find(place, "there are two nodes of this id", entry.line, "rename one")
+            self.unread.add(id_)
             return False
         node = msgspec.convert(fields, NodeEntry)
         pipeline.add_node(_config(node))

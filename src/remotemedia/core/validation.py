@@ -136,7 +136,7 @@ class _Checker:
         self.load_modules()
         self.check_size()
         self.ids = {config.node_id for config in self.pipeline.nodes}.union(self.unread)
-        seen: set[str] = set()
+        seen = set(self.unread)
         for index, config in enumerate(self.pipeline.nodes):
             self.check_node(index, config, is_duplicate=config.node_id in seen)
             self.check_executor(index, config, executors)

@@ -49,9 +49,13 @@ def main() -> NoReturn:
         sys.stderr.write(f"{CONTROL_VARIABLE}={number} is no socket: {error}\n\n{_BY_HAND}")
         leave(2)
     # Imported here: by hand, or with wrong arguments, the answer comes at once.
-    import remotemedia.core.multiprocess.transport.membarrier  # noqa: F401 (before numpy: see there)
-    from remotemedia.core.multiprocess.runner.startup import NodeRun
-
+    try:
+        import remotemedia.core.multiprocess.transport.membarrier  # noqa: F401 (before numpy: see there)
+        from remotemedia.core.multiprocess.runner.startup import NodeRun
+    except ModuleNotFoundError as error:  # another interpreter than the executor's
+        needed = f"the module {error.name!r}, which remotemedia needs"
+        sys.stderr.write(f"{sys.executable} lacks {needed}: install remotemedia there\n")
+        leave(1)
     run = NodeRun(end)
     try:
         code = run.run()
