@@ -95,6 +95,22 @@ class Held(Node):
         return text
 
 
+class Spills(Node):
+    """Passes a text on, with long ones after it, and breaks if it is told to."""
+
+    def __init__(self, count: int, length: int, how: str) -> None:
+        self.count = count
+        self.length = length
+        self.how = how
+
+    def process(self, text: Text) -> Iterator[Text]:
+        yield text
+        if text.text != "first":
+            for number in range(self.count):
+                yield Text(f"{number} {'x' * self.length}")
+            breakdown(self.how)
+
+
 class FinishesBadly(Node):
     """Breaks in `finish`, the first time."""
 

@@ -647,6 +647,7 @@ class Interrupted:
 
     def __init__(self, publisher: Publisher, *, has_sent: bool) -> None:
         self._writer = publisher._writer
+        self.on_moved = self._writer.on_moved
         self._has_sent = has_sent
         self.loan, self.connect, self.close = (
             self._writer.loan,
@@ -684,6 +685,7 @@ class Broken:
 
     def __init__(self, publisher: Publisher) -> None:
         self._writer = publisher._writer
+        self.on_moved = self._writer.on_moved
         self.loan, self.connect, self.close = (
             self._writer.loan,
             self._writer.connect,

@@ -300,6 +300,60 @@ async def test_what_it_had_sent_is_delivered_though_it_is_dead(tmp_path: Path) -
         assert connections(session)["n1.out -> n2.in"].dropped["lost"] == 0
 
 
+@pytest.mark.parametrize("is_mapped", [True, False])
+@pytest.mark.parametrize("how", ["SIGKILL", "raise"])
+async def test_what_it_had_sent_is_received_after_its_restart(how: str, is_mapped: bool) -> None:
+    # More than its first memory holds: the rest came in memory that nobody here had looked at.
+    spills = restarted(broken.Spills, count=40, length=200_000, how=how)
+    async with running(spills) as session:
+        if is_mapped:
+            assert await texts(session, "first") == ["first"]
+        seen = session.events()
+        await session.send(rm.Text("go"))
+        await until(seen, events.NodeReady)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            came = [text_of(await session.recv()) for _ in range(41)]
+        assert [one.split()[0] for one in came] == ["go", *map(str, range(40))]
+        assert connections(session)["n1.out -> session"].dropped["lost"] == 0
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "raise"])
+async def test_a_node_is_restarted_once_others_have_taken_what_it_had_sent(
+    tmp_path: Path, how: str
+) -> None:
+    spills = restarted(broken.Spills, count=20, length=200_000, how=how)
+    held = rm.NodeConfig(broken.Held, "n2", config={"path": str(tmp_path / "go")})
+    async with running(spills, held) as session:
+        assert await texts(session, "first") == ["first"]
+        seen = session.events()
+        await session.send(rm.Text("wait"))
+        await until(seen, events.NodeRestarting)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await until(seen, events.ProcessStarted)
+        (tmp_path / "go").touch()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            came = [text_of(await session.recv()) for _ in range(21)]
+        assert [one.split()[0] for one in came] == ["wait", *map(str, range(20))]
+        assert connections(session)["n1.out -> n2.in"].dropped["lost"] == 0
+        assert await texts(session, "first") == ["first"]
+
+
+async def test_a_restart_waits_no_longer_for_others_than_for_a_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spills = restarted(broken.Spills, count=20, length=200_000, how="SIGKILL")
+    held = rm.NodeConfig(broken.Held, "n2", config={"path": str(tmp_path / "go")})
+    async with running(spills, held, init_timeout_secs=5) as session:
+        assert await texts(session, "first") == ["first"]
+        seen = session.events()
+        await session.send(rm.Text("wait"))
+        await until(seen, events.NodeReady)
+        (tmp_path / "go").touch()
+        assert "node 'n1' is restarted though other nodes have not taken 20 messages" in caplog.text
+        assert await texts(session, "first") == ["first"]
+
+
 async def test_who_sends_to_it_waits_until_it_is_back() -> None:
     restart = Restart("on_failure", 5, 60.0, (1.0, 1.0))
     async with running(restarted(nodes.Echo, restart=restart)) as session:

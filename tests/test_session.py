@@ -30,6 +30,7 @@ from tests.executor_helpers import (
     value_of,
     wait_until,
 )
+from tests.restart_nodes import Spills
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -679,6 +680,21 @@ async def test_what_came_out_before_another_node_failed_comes_before_the_failure
             async for output in session.outputs():
                 got.append(text_of(output))  # noqa: PERF401 (what came before it raises)
         assert got == ["a", "b"]
+
+
+async def test_all_that_came_out_is_kept_when_a_node_fails_however_much_it_is(
+    executor: str,
+) -> None:
+    spills = rm.NodeConfig(Spills, "n1", config={"count": 3000, "length": 1, "how": "raise"})
+    async with rm.Runtime(rm.MultiprocessConfig(channel_capacity=4000)) as runtime:
+        session = await runtime.create_session("s", chain(spills), executor=executor)
+        await session.send(rm.Text("go"))
+        await wait_until(lambda: not runtime.sessions)
+        got = 0
+        with suppress(rm.PipelineTerminated):
+            async for _ in session.outputs():
+                got += 1
+        assert got == 3001
 
 
 async def test_a_cleanup_that_cancels_what_it_awaits_is_named(executor: str) -> None:

@@ -67,7 +67,7 @@ def damage_next(publisher: Publisher) -> None:
     writer = publisher._writer
 
     class Damaging:
-        connect, close = writer.connect, writer.close
+        connect, close, on_moved = writer.connect, writer.close, writer.on_moved
 
         def loan(self, nbytes: int) -> tuple[Chunk, object]:
             self.chunk, token = writer.loan(nbytes)
@@ -86,7 +86,7 @@ def renumber_next(publisher: Publisher, sequence: int) -> None:
     writer = publisher._writer
 
     class Damaging:
-        connect, close = writer.connect, writer.close
+        connect, close, on_moved = writer.connect, writer.close, writer.on_moved
 
         def loan(self, nbytes: int) -> tuple[Chunk, object]:
             self.chunk, token = writer.loan(nbytes)

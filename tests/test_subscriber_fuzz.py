@@ -48,7 +48,7 @@ def damage_next(publisher: Publisher, damage: list[tuple[int, bytes]]) -> None:
     writer = publisher._writer
 
     class Damaging:
-        connect, close = writer.connect, writer.close
+        connect, close, on_moved = writer.connect, writer.close, writer.on_moved
 
         def loan(self, nbytes: int) -> tuple[Chunk, object]:
             self.chunk, token = writer.loan(nbytes)

@@ -120,6 +120,7 @@ def test_one_look_that_finds_nothing_is_no_loss_while_the_writer_is_still_sendin
 
     class Slow:
         loan, connect, close = writer.loan, writer.connect, writer.close
+        on_moved = writer.on_moved
 
         def send(self, token: object) -> None:
             looks.append(reader.receive(0))  # counted as sent, and not handed over yet

@@ -30,7 +30,7 @@ from remotemedia.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 
     from remotemedia.core.multiprocess import control
     from remotemedia.core.multiprocess.channel.endpoint import Endpoint
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.node_process import NodeProcess
     from remotemedia.core.multiprocess.wiring import Wiring
     from remotemedia.data import RuntimeData
+    from remotemedia.data.message import Message
 
 __all__ = ["Exchange"]
 
@@ -288,8 +289,12 @@ class Exchange:
         self.wake()
 
     def vacate(self, node_id: str, error: ExecutorError) -> None:
-        """Have all wait for the next process of a node that crashed."""
+        """Have all wait for the next process of a node that crashed, and take what it had sent."""
         self._losses.vacate(node_id, error)
+        origins = self._wiring.host_outputs
+        self._take_out(
+            [one for name, one in self._host.subscribers.items() if origins[name][0] == node_id]
+        )
         self.wake()
 
     def note_back(self, node_id: str) -> None:
@@ -316,13 +321,13 @@ class Exchange:
         """
         self._is_closing = True
         if self._has_failed():
-            self._set_aside()
+            self._take_out(self._subscribers)
         self.wake()
 
     def close(self) -> None:
         """Send and receive no more; whoever waits gets `ChannelClosed`. Twice is harmless."""
-        if self._has_failed():
-            self._set_aside()  # what had left the nodes before one of them failed
+        if self._has_failed() and not self._is_closed:
+            self._take_out(self._subscribers)  # what had left the nodes before one of them failed
         if not self._has_finished:
             self._cut_off = {number for number in self._streams if not self._is_done(number)}
         self._is_closed = self._is_closing = self._has_finished = True
@@ -407,8 +412,23 @@ class Exchange:
             return False
         if taken is None:
             return False
-        subscriber, message = taken
-        # Written here and not by a method: every output comes by, and a call costs more than this.
+        self._deliver(*taken)
+        return True
+
+    def _take_out(self, subscribers: Iterable[Subscriber]) -> None:
+        """Take what waits in these connections now, however much, before its memory goes."""
+        waiting = [one for one in subscribers for _ in range(one.queued())]
+        for subscriber in waiting:
+            try:
+                message = subscriber.receive_nowait()
+            except RemoteMediaError as error:
+                self._log_lost(error)
+            else:
+                if message is not None:
+                    self._deliver(subscriber, message)
+
+    def _deliver(self, subscriber: Subscriber, message: Message) -> None:
+        """Give one output to whom it belongs."""
         message._origin = self._origins[subscriber.connection.name]
         self._on_first()
         number = message.correlation_id
@@ -418,7 +438,6 @@ class Exchange:
         elif number not in self._abandoned:
             self._unclaimed.append(message)  # type: ignore[arg-type]
             self.wake()
-        return True
 
     def _is_done(self, number: int) -> bool:
         """Whether the pipeline has finished with an input, and all of it has been taken."""
@@ -443,11 +462,8 @@ class Exchange:
         return True
 
     def _set_aside(self) -> None:
-        """Make room for what is still to come: for who receives it in a moment, or for nobody.
-
-        What had come when the session failed is kept for who receives then for the first time.
-        """
-        is_kept = self._is_read or self._iterations or self._has_failed()
+        """Make room for what is still to come: for who receives it in a moment, or for nobody."""
+        is_kept = self._is_read or self._iterations
         while True:
             if not is_kept:
                 self._unclaimed.clear()
@@ -457,7 +473,10 @@ class Exchange:
                 if not self._pump():
                     return
             except RemoteMediaError as error:
-                _log.warning("an output of session %r was lost: %s", self._session_id, error)
+                self._log_lost(error)
+
+    def _log_lost(self, error: RemoteMediaError) -> None:
+        _log.warning("an output of session %r was lost: %s", self._session_id, error)
 
     def _is_worked_off(self) -> bool:
         return all(one.is_drained for one in self._nodes.values())

@@ -10,6 +10,7 @@ What is decided (whether, and after which pause) is `Attempts`, which knows no p
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from contextlib import suppress
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempts", "Restarting"]
 
+_log = logging.getLogger("remotemedia.session")
 MAX_DOUBLINGS = 64
 """Of the first pause: by then it is the longest, or as good as none."""
 
@@ -180,6 +182,7 @@ class Restarting:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(delay_seconds):
                         await self._is_closing.wait()
+                await self._wait_until_read(node.node_id)
                 node, failure = await self._start_next(node)
                 planned = None if failure is None else self._plan(node)
         except ExecutorError as problem:
@@ -206,6 +209,20 @@ class Restarting:
         self._exchange.vacate(node_id, error)
         for writer in self._wiring.writers_of(node_id):
             self._nodes[writer].tell(control.Recount())
+
+    async def _wait_until_read(self, node_id: str) -> None:
+        """Let nodes take what processes that are gone had sent them: the next one's start frees it.
+
+        A node that works on one message for longer than a process may take to start loses the rest.
+        """
+        seconds = self._config.init_timeout_secs
+        unread = await self._wiring.registry.wait_until_read(seconds)
+        if unread:
+            _log.warning(
+                "session %r: node %r is restarted though other nodes have not taken %d messages "
+                "within %g s, which are lost; raise init_timeout_secs if they only need longer",
+                *(self._wiring.session_id, node_id, unread, seconds),
+            )
 
     async def _start_next(self, last: NodeProcess) -> tuple[NodeProcess, ExecutorError | None]:
         """Start the next process; return when it is ready, or why it is not."""

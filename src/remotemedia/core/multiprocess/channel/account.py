@@ -68,6 +68,7 @@ class Account:
         drop_unread(words, port.slot, at, ConnectionWord.DROPPED_LOST)
         # `UNLINKED` until the writer knows of this connection: nothing is meant for it before.
         self._position = taken(words, at)
+        words[at + ConnectionWord.FIRST] = words[self._position_at] + 1
         self._released_at = at + ConnectionWord.RELEASED
         self._released = words[self._released_at]
         # What is lost of the messages up to here is lost by an interrupt, and by nothing else.

@@ -105,11 +105,20 @@ def _in_hand(
     return lost
 
 
-def is_owed(words: memoryview, plan: PortPlan) -> bool:
-    """Whether a reader may still take what a dead writer sent."""
-    gone = (PortState.LOST, PortState.UNOPENED)
-    return words[plan.slot + PortWord.STATE] in gone and any(
-        words[one.slot + ConnectionWord.STATE] == ReaderState.OPEN
-        and taken(words, one.slot) < words[plan.slot + PortWord.SENT]
+def is_mapped(words: memoryview, plan: PortPlan, connection: ConnectionPlan) -> bool:
+    """Whether a reader has mapped the memory of all that its port sent: then it can be freed."""
+    first = words[connection.slot + ConnectionWord.FIRST]
+    moved = words[plan.slot + PortWord.MOVED]
+    return bool(words[connection.slot + ConnectionWord.POSITION] >= max(first, moved))
+
+
+def owed(words: memoryview, plan: PortPlan) -> list[ConnectionPlan]:
+    """Return the connections whose readers may still take what a dead writer sent."""
+    if words[plan.slot + PortWord.STATE] not in (PortState.LOST, PortState.UNOPENED):
+        return []
+    return [
+        one
         for one in plan.connections
-    )
+        if words[one.slot + ConnectionWord.STATE] == ReaderState.OPEN
+        and taken(words, one.slot) < words[plan.slot + PortWord.SENT]
+    ]

@@ -11,6 +11,7 @@ from remotemedia.core.multiprocess.channel.bell import Bell
 from remotemedia.core.multiprocess.plan import EndpointPlan
 from remotemedia.core.multiprocess.transport.doorbell import Doorbell
 from remotemedia.core.multiprocess.transport.ledger import ENDPOINT_WORDS, EndpointWord, Ledger
+from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.errors import ChannelError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Party:
         is_private: made for one end in this process, and gone with it.
         has_ticket: it may live in another process.
         is_dead: that process is dead.
+        endpoint: its end that is open in this process.
     """
 
     index: int
@@ -37,6 +39,26 @@ class Party:
     has_ticket: bool = False
     is_dead: bool = False
     endpoint: Endpoint | None = None
+    _stand_in: Doorbell | None = None
+
+    def stand_in(self, words: memoryview) -> Doorbell:
+        """Return its doorbell to wait on in its place, for as long as it is dead."""
+        if self._stand_in is None:
+            with limits_named(f"waiting in the place of endpoint {self.plan.name!r}"):
+                fd = os.dup(self.doorbell_fd)
+            self._stand_in = Doorbell(words, self.plan.slot, fd)
+        return self._stand_in
+
+    def close_stand_in(self) -> None:
+        """End the waits in its place; twice is harmless."""
+        stand_in, self._stand_in = self._stand_in, None
+        if stand_in is not None:
+            stand_in.close()
+
+    def close(self) -> None:
+        """Give its doorbell back."""
+        self.close_stand_in()
+        os.close(self.doorbell_fd)
 
 
 class Parties:
@@ -94,7 +116,7 @@ class Parties:
         del self._parties[party.index], self.bells[party.index]
         if party.endpoint is not None:
             party.endpoint.close()
-        os.close(party.doorbell_fd)
+        party.close()
         self._ledger.free(party.plan.slot, ENDPOINT_WORDS)
 
     def ring(self) -> None:
@@ -111,4 +133,4 @@ class Parties:
             if party.endpoint is not None:
                 party.endpoint.close()
                 party.endpoint.leave()
-            os.close(party.doorbell_fd)
+            party.close()

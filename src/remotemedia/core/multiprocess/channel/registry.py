@@ -5,14 +5,18 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import time
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess.channel.channel import Channel, require_channel
 from remotemedia.core.multiprocess.channel.deaths import (
     await_again,
-    is_owed,
+    is_mapped,
     note_death,
     note_restart,
+    owed,
 )
 from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.planning import Planner
@@ -20,7 +24,13 @@ from remotemedia.core.multiprocess.channel.stats import PortStats, port_stats
 from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.plan import Policy
 from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS
-from remotemedia.core.multiprocess.transport.ledger import CONNECTION_WORDS, PORT_WORDS
+from remotemedia.core.multiprocess.transport.ledger import (
+    CONNECTION_WORDS,
+    PORT_WORDS,
+    ConnectionWord,
+    PortWord,
+    taken,
+)
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.errors import ChannelClosed, ChannelError
 
@@ -203,6 +213,7 @@ class ChannelRegistry(Planner):
         if party.is_dead:
             self._clean_up_dead(even_unread=True)
             party.is_dead = False
+            party.close_stand_in()
             for channel in self._channels_of(party):
                 await_again(self.ledger.words, channel.plan, party.index)
         self._clean_up_dead()
@@ -277,6 +288,39 @@ class ChannelRegistry(Planner):
                 channel.publisher.recount()
         self._spread_death(party)
         return lost
+
+    async def wait_until_read(self, timeout_seconds: float) -> int:
+        """Wait until readers that may lose nothing can do without what dead processes have left.
+
+        For before the next `ticket` of one of those, which frees memory: a message in memory that
+        its reader has not mapped is lost then.
+
+        Returns:
+            How many messages are to be lost so, when the time is over.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        for party in [one for one in self._parties if one.is_dead]:
+            if self._is_read(party):
+                continue
+            bell = party.stand_in(self.ledger.words).in_loop()
+            left_seconds = max(0.0, deadline - time.monotonic())
+            with suppress(ChannelClosed):  # it has got its ticket: nothing of it is left to read
+                await bell.wait_for(partial(self._is_read, party), left_seconds)
+        return sum(self._unmapped_of(party) for party in self._parties if party.is_dead)
+
+    def _is_read(self, party: Party) -> bool | None:
+        return True if self._unmapped_of(party) == 0 else None
+
+    def _unmapped_of(self, party: Party) -> int:
+        """Count what a dead process sent in memory that its readers lack; they ring from now on."""
+        words, count = self.ledger.words, 0
+        for channel in self._channels_of(party):
+            plan = channel.plan
+            for connection in owed(words, plan) if plan.writer == party.index else ():
+                if connection.policy.is_lossless and not is_mapped(words, plan, connection):
+                    words[connection.slot + ConnectionWord.CREDIT_WANTED] = 1
+                    count += words[plan.slot + PortWord.SENT] - taken(words, connection.slot)
+        return count
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger."""
@@ -377,6 +421,6 @@ class ChannelRegistry(Planner):
         if not self._has_dead:
             return
         words, channels = self.ledger.words, self._channels.values()
-        if even_unread or not any(is_owed(words, one.plan) for one in channels):
+        if even_unread or not any(owed(words, one.plan) for one in channels):
             self._has_dead = False
             self._transport.clean_up_dead()

@@ -6,13 +6,14 @@ import os
 import struct
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from remotemedia.core.multiprocess.channel.bell import ring_sleepers
 from remotemedia.core.multiprocess.channel.credit import Credit
-from remotemedia.core.multiprocess.plan import METADATA_ROOM_BYTES
+from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
 from remotemedia.core.multiprocess.transport.forks import inherited, tell_children
 from remotemedia.core.multiprocess.transport.ledger import (
     ConnectionWord,
@@ -41,6 +42,11 @@ SENDING = -1
 _EPOCH_AT = int(LedgerWord.EPOCH)
 _now_ns = time.monotonic_ns
 _pack_header = HEADER.pack_into
+
+
+def _note_moved(words: memoryview, slot: int) -> None:
+    # What is lent is in the memory before, and may be sent in between.
+    words[slot + PortWord.MOVED] = words[slot + PortWord.SENT] + MAX_LOANS + 1
 
 
 class Sender:
@@ -83,6 +89,8 @@ class Sender:
         self._bytes = words[self._bytes_at]
         # What a writer that died had counted is in the queues by now, or lost.
         words[self._skipped_at] = words[self._handed_at] = self._sent
+        words[port.slot + PortWord.MOVED] = self._sent + 1
+        writer.on_moved = partial(_note_moved, words, port.slot)
         # Up to this sequence number credit is known; it is looked up when used up. Then,
         # and while a message is sent, it is `SENDING`: what a signal handler then does comes
         # after, or is refused.

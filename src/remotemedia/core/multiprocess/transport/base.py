@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -48,7 +50,13 @@ Sample: TypeAlias = tuple[Chunk, int, object]
 
 
 class Writer(Protocol):
-    """The sending end of a port. Used by one thread at a time, but for `loan`: any may call it."""
+    """The sending end of a port. Used by one thread at a time, but for `loan`: any may call it.
+
+    Attributes:
+        on_moved: called in `loan` when the port's memory has been replaced.
+    """
+
+    on_moved: Callable[[], object]
 
     def loan(self, nbytes: int) -> tuple[Chunk, object]:
         """Take memory for a sample of `nbytes`; its old content is undefined.

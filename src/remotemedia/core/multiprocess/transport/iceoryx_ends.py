@@ -30,6 +30,8 @@ from remotemedia.data.wire import HEADER_BYTES
 from remotemedia.errors import ChannelClosed, ChannelError, LoanError, SharedMemoryExhausted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
     from remotemedia.core.multiprocess.transport.locks import MemoryLock
 
@@ -43,6 +45,7 @@ class IceoryxWriter:
     def __init__(self, publisher: Any, port: PortPlan, lock: MemoryLock, maps: Maps) -> None:
         self._publisher = publisher
         self._lend = getattr(publisher, "__loan_slice_uninit")
+        self.on_moved: Callable[[], object] = _nothing
         self._port = port
         self._chunk_count = segments.preallocated_chunks(port)
         self._pages = PageReserver(f"port {port.name}", maps)
@@ -117,6 +120,7 @@ class IceoryxWriter:
         self._chunks.clear()
         self._pages.forget()
         self._stride, self._room = stride, segments.room(stride)
+        self.on_moved()
 
     def _map(self, sample: Any, nbytes: int) -> Chunk:
         key, address = sample.user_header_ptr, sample.payload_ptr
@@ -207,7 +211,7 @@ class IceoryxReader:
 
 
 def _nothing() -> None:
-    """What a closed reader receives."""
+    """What a closed reader receives, and what is done of memory that nobody follows."""
 
 
 def _header_at(address: int) -> memoryview:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WORDS = 1 << 17
 _BYTES = WORDS * 8  # sparse: only pages that are written take memory
-_MAGIC = 0x0003_5245_4744_454C  # "LEDGER" and the version of the layout
+_MAGIC = 0x0004_5245_4744_454C  # "LEDGER" and the version of the layout
 HISTOGRAM_BUCKETS = 40
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -93,6 +93,9 @@ class PortWord(IntEnum):
     cache line than what is written with it: readers look at it again and again."""
     SKIPPED = auto()
     """The newest message whose writer died or was interrupted while it handed it over."""
+    MOVED = auto()
+    """From this message on all are in the memory that the port has now. Written when a process
+    opens the port, and when it replaces its memory by larger one."""
 
 
 class ConnectionWord(IntEnum):
@@ -119,7 +122,10 @@ class ConnectionWord(IntEnum):
     DROPPED_CLOSED = auto()
     """Unread when the reader closed."""
     CREDIT_WANTED = auto()
-    """1 while the writer waits: each message that is taken wakes it. Written by the writer."""
+    """1 while the writer waits: each message that is taken wakes it. Written by the writer, and
+    once it is dead by the executor, which waits in its place."""
+    FIRST = auto()
+    """Sequence number of the first message that the process which reads now can take."""
 
 
 ALWAYS_ASLEEP = (1 << 64) - 1

@@ -18,6 +18,8 @@ from remotemedia.data.wire import HEADER_BYTES
 from remotemedia.errors import ChannelError, LoanError, SharedMemoryExhausted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 
 _HEADER_ROOM = -(-HEADER_BYTES // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
@@ -60,6 +62,7 @@ class MemoryWriter:
         self._service = service
         self._readers: tuple[MemoryReader, ...] = ()
         self.loans = 0
+        self.on_moved: Callable[[], object] = int  # never called: each message has its own
         tell_children(self)
 
     def disown(self) -> None:
