@@ -505,6 +505,15 @@ class Fragile(Node):
         self._at("cleanup")
 
 
+class Fussy(Node):
+    """Breaks at all that is no text."""
+
+    def process(self, message: Text | File | Control) -> Text:
+        if not isinstance(message, Text):
+            raise TypeError("no text")
+        return message
+
+
 class AsyncFragile(Fragile):
     async def process(self, text: Text) -> Text:  # type: ignore[override]
         await asyncio.sleep(0)

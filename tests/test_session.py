@@ -395,6 +395,27 @@ async def test_a_node_that_skips_errors_lives_on_and_the_caller_is_told(executor
     assert [error.correlation_id for error in errors] == [1, 3, 5, 7]
 
 
+LARGE = [rm.Control("set", "v" * 300_000), rm.File("/" + "p" * 300_000)]
+
+
+@pytest.mark.parametrize("message", LARGE, ids=["control", "file"])
+async def test_a_failure_at_a_large_message_is_told_as_any_other(
+    executor: str, message: rm.RuntimeData
+) -> None:
+    skipping = rm.NodeConfig(nodes.Fussy, "n1", on_error="skip")
+    async with running(skipping, executor=executor) as session:
+        with pytest.raises(rm.NodeFailed, match="no text"):
+            await anext(session.stream(message))
+        assert await texts(session, "good") == ["good"]
+    async with running(nodes.Fussy, executor=executor) as session:
+        await session.send(message)
+        cause = await cause_of(session.recv())
+        assert isinstance(cause, rm.ProcessCrashed)
+        assert "TypeError: no text" in str(cause)
+        assert cause.working_on.startswith(repr(message)[:8])
+        assert cause.working_on.endswith("of input 1")
+
+
 # Sources, feedback, draining.
 
 

@@ -178,10 +178,10 @@ class Work:
         self._words[self._slot + EndpointWord.ERRORS] = self._errors
 
     def describe_work(self) -> str:
-        """Say what is being worked on; empty if nothing is."""
+        """Say what is being worked on, in a text that can be sent; empty if nothing is."""
         if self.working_on is None:
             return ""
-        return f"{self.working_on!r} of input {self.context.correlation_id}"
+        return control.shorten(f"{self.working_on!r} of input {self.context.correlation_id}")
 
     def attach(self) -> bool:
         """Change connections as was asked; return whether there was an interrupt.
