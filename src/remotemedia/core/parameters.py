@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 MAX_PARAMETER_BYTES = 128 * 1024
-"""What the parameters of a node take: a control frame holds them, and 64 KiB of what comes along."""
+"""For all of a node's: a control frame holds them and has 64 KiB for what comes along."""
 PROCESS_OPTIONS = (
     "python_executable",
     "environment",
