@@ -73,8 +73,9 @@ def run_node(node_type: NodeTarget | str, inputs: Inputs = (), /, **parameters: 
 
     The node gets what it would get in a session: messages that were encoded and decoded, so that
     their arrays are read-only, numbered 1, 2, ... by `correlation_id`. What it sends is checked
-    against the types and sizes that its ports declare. An asynchronous node runs on an event loop of its own, also
-    where the caller runs on one, which is held up meanwhile. A source is run to its end.
+    against the types and sizes that its ports declare. An asynchronous node runs on an event loop
+    of its own, also where the caller runs on one, which is held up meanwhile. A source is run to
+    its end.
 
     Args:
         node_type: a subclass of `Node`, a function, or a registered name.
