@@ -12,6 +12,7 @@ from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.bell import Bell
 from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
+from remotemedia.core.multiprocess.runner.ports import handler_of
 from remotemedia.core.multiprocess.runner.tracebacks import format_error, summary
 from remotemedia.core.multiprocess.transport.ledger import (
     ENDPOINT_WORDS,
@@ -230,10 +231,10 @@ class Work:
                 self.endpoint.add_bell(port.writer, bell)
                 subscriber = self.endpoint.subscribe(port, connection)
                 self.only = None if self.handlers else subscriber
-                self.handlers[subscriber] = getattr(self.node, command.handler)
-                if command.is_counted:
+                self.handlers[subscriber] = handler_of(self.node, command.handler, command.input)
+                if command.input.is_counted:
                     self._counted.append(subscriber)
-                self._inbox.add(subscriber, is_optional=command.is_feedback)
+                self._inbox.add(subscriber, is_optional=command.input.is_feedback)
             self.reporter.say(control.Connected(connection.name))
 
     def recount(self) -> None:
