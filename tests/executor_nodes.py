@@ -54,6 +54,18 @@ class AsyncEcho(Node):
         return text
 
 
+class Kind(Node):
+    """Two inputs: says what each got."""
+
+    @input
+    def on_text(self, text: Text) -> Text:
+        return Text(type(text).__name__)
+
+    @input
+    async def on_data(self, data: Json | Binary) -> Text:
+        return Text(type(data).__name__)
+
+
 class Suffix(Node):
     """Says whom it works for: tells sessions and nodes apart."""
 
@@ -503,6 +515,15 @@ class Fragile(Node):
 
     def cleanup(self) -> None:
         self._at("cleanup")
+
+
+class Fussy(Node):
+    """Breaks at all that is no text."""
+
+    def process(self, message: Text | File | Control) -> Text:
+        if not isinstance(message, Text):
+            raise TypeError("no text")
+        return message
 
 
 class AsyncFragile(Fragile):

@@ -390,7 +390,7 @@ def test_a_repr_tells_what_it_is_in_one_short_line() -> None:
     assert repr(Binary(b"abc")) == "<Binary 3 bytes>"
     assert repr(File("/a", "audio/wav")) == "<File '/a' audio/wav>"
     assert repr(Control("flush", 1)) == "<Control 'flush' 1>"
-    for long in (Text("x" * 10**6), Json(["x" * 10**6])):
+    for long in (Text("x" * 10**6), Json(["x" * 10**6]), Control("flush", "x" * 10**6)):
         assert len(repr(long)) < 80
 
 

@@ -29,7 +29,7 @@ from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.launch import ProcessLauncher
 from remotemedia.nodes.text import Suffix, Upper
 from tests.executor_helpers import is_dead, wait_until
-from tests.executor_nodes import Quiet, QuietSync
+from tests.executor_nodes import Echo, Quiet, QuietSync
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -295,6 +295,21 @@ async def streamed(session: Session, text: str, to: str) -> AsyncIterator[str]:
     async for out in session.stream(Text(text), to):
         assert isinstance(out, Text)
         yield out.text
+
+
+async def test_a_connection_that_comes_later_refuses_what_its_input_does_not_take(
+    executor: SessionExecutor,
+) -> None:
+    await executor.execute_node(Echo, "echo", FIRST)
+    last = await executor.execute_node(Suffix, "bang", LAST)
+    await executor.connect_nodes("echo", "out", "bang", "in")
+    assert [out async for out in last.session.stream(Text("a"))] == [Text("a!")]
+    await last.session.send(Json(1))
+    with pytest.raises(PipelineTerminated) as caught:
+        await last.session.recv()
+    assert "echo.out -> bang.in brought a Json, and input 'in' takes Text" in str(
+        caught.value.__cause__
+    )
 
 
 class Both(Node):

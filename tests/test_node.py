@@ -47,7 +47,7 @@ class Duck(Node):
     def on_music(self, audio: Audio) -> Iterator[Addressed]:
         yield self.music(audio)
 
-    @input("speech", capacity=8, max_message_bytes=1024)
+    @input("speech", capacity=8)
     async def on_voice(self, audio: Audio) -> None: ...
 
 
@@ -84,10 +84,15 @@ def test_declared_ports_and_marked_handlers_carry_their_limits() -> None:
         {"music": ("Audio",), "level": ("Json",)},
     )
     speech = described.inputs[1]
-    assert (speech.handler, speech.capacity, speech.max_message_bytes) == ("on_voice", 8, 1024)
+    assert (speech.handler, speech.capacity, speech.max_message_bytes) == ("on_voice", 8, None)
     assert [p.capacity for p in described.outputs] == [None, 1]
     assert [p.max_message_bytes for p in described.outputs] == [4096, None]
     assert described.is_async
+
+
+def test_an_input_takes_no_limit_of_size_which_only_an_output_keeps() -> None:
+    with pytest.raises(TypeError, match="max_message_bytes"):
+        input("speech", max_message_bytes=10)  # type: ignore[call-overload]
 
 
 def returning(annotation: object) -> type[Node]:

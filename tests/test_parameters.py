@@ -13,8 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remotemedia.core.describe import describe
+from remotemedia.core.multiprocess.control import MAX_FRAME_BYTES
 from remotemedia.core.node import Node
-from remotemedia.core.parameters import bind_parameters, create_node, plain_parameters
+from remotemedia.core.parameters import (
+    MAX_PARAMETER_BYTES,
+    bind_parameters,
+    create_node,
+    plain_parameters,
+)
 from remotemedia.data import Text
 
 
@@ -178,8 +184,15 @@ def test_endless_and_huge_values_are_refused() -> None:
     endless.append(endless)
     with pytest.raises(TypeError, match="must be plain data"):
         plain_parameters({"x": endless})
-    with pytest.raises(TypeError, match="more than 1,048,576; give the path of a file"):
-        plain_parameters({"x": "y" * (1 << 20)})
+    for huge in ({"x": "y" * 150_000}, {"x": "y" * 90_000, "z": b"z" * 90_000}, {"x" * 150_000: 1}):
+        with pytest.raises(TypeError, match="more than 131,072: write what is large to a file"):
+            plain_parameters(huge)
+
+
+def test_parameters_that_pass_leave_a_third_of_a_control_frame_to_what_comes_along() -> None:
+    assert MAX_PARAMETER_BYTES * 3 <= MAX_FRAME_BYTES * 2
+    most = {"x": "y" * (MAX_PARAMETER_BYTES - 100)}
+    assert plain_parameters(most) == most
 
 
 PLAIN = st.recursive(

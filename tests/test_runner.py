@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from remotemedia.core.multiprocess.control import InputBinding
+from remotemedia.core.multiprocess.runner.ports import handler_of
+from tests.executor_nodes import Upper
+
 RUNNER = (sys.executable, "-m", "remotemedia.core.multiprocess.runner")
 
 
@@ -45,3 +49,9 @@ def test_help_exits_with_0() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert "--node-type" in done.stdout
+
+
+def test_a_connection_by_which_nothing_else_can_come_leads_straight_to_the_handler() -> None:
+    node = Upper()
+    fitting = InputBinding("a.out -> b.in", "in", is_counted=True)
+    assert handler_of(node, "process", fitting) == node.process

@@ -396,6 +396,58 @@ async def test_a_node_that_skips_errors_lives_on_and_the_caller_is_told(executor
     assert [error.correlation_id for error in errors] == [1, 3, 5, 7]
 
 
+@pytest.mark.parametrize("reader", [nodes.Upper, nodes.AsyncEcho])
+async def test_a_message_of_a_type_that_an_input_does_not_take_never_reaches_its_handler(
+    executor: str, reader: type[rm.Node]
+) -> None:
+    refused = "connection n1.out -> n2.in brought a Json, and input 'in' takes Text"
+    skipping = rm.NodeConfig(reader, "n2", on_error="skip")
+    async with running(nodes.Echo, skipping, executor=executor) as session:
+        with pytest.raises(rm.NodeFailed, match=f"DataError: {refused}"):
+            await anext(session.stream(rm.Json(1)))
+        assert [text.upper() for text in await texts(session, "a")] == ["A"]
+    async with running(nodes.Echo, reader, executor=executor) as session:
+        await session.send(rm.Json(1))
+        cause = await cause_of(session.recv())
+        assert isinstance(cause, rm.ProcessCrashed)
+        assert f"DataError: {refused}" in str(cause)
+        assert cause.working_on == "<Json 1> of input 1"
+
+
+async def test_each_input_refuses_for_itself_what_it_does_not_take(executor: str) -> None:
+    pipeline = rm.Pipeline().add_node("n1", nodes.Echo)
+    pipeline.add_node(rm.NodeConfig(nodes.Kind, "n2", on_error="skip"))
+    pipeline.connect("n1", "n2.text").connect("n1", "n2.data")
+    async with running(pipeline, executor=executor) as session:
+        for message in (rm.Text(""), rm.Json(1), rm.Binary(b"")):
+            kind, got = type(message).__name__, []
+            with pytest.raises(rm.NodeFailed, match=f"brought a {kind}"):  # noqa: PT012
+                async for output in session.stream(message):
+                    got.append(text_of(output))  # noqa: PERF401 - it ends with an error
+            assert got == [kind]
+
+
+LARGE = [rm.Control("set", "v" * 300_000), rm.File("/" + "p" * 300_000)]
+
+
+@pytest.mark.parametrize("message", LARGE, ids=["control", "file"])
+async def test_a_failure_at_a_large_message_is_told_as_any_other(
+    executor: str, message: rm.RuntimeData
+) -> None:
+    skipping = rm.NodeConfig(nodes.Fussy, "n1", on_error="skip")
+    async with running(skipping, executor=executor) as session:
+        with pytest.raises(rm.NodeFailed, match="no text"):
+            await anext(session.stream(message))
+        assert await texts(session, "good") == ["good"]
+    async with running(nodes.Fussy, executor=executor) as session:
+        await session.send(message)
+        cause = await cause_of(session.recv())
+        assert isinstance(cause, rm.ProcessCrashed)
+        assert "TypeError: no text" in str(cause)
+        assert cause.working_on.startswith(repr(message)[:8])
+        assert cause.working_on.endswith("of input 1")
+
+
 # Sources, feedback, draining.
 
 

@@ -62,8 +62,8 @@ def interrupt(registry: ChannelRegistry) -> None:
     registry.ledger.words[LedgerWord.EPOCH] += 1
 
 
-def damage_next(publisher: Publisher) -> None:
-    """Have the next message leave with a header that is none."""
+def rewrite_next(publisher: Publisher, offset: int, changed: bytes) -> None:
+    """Have the next message leave with other bytes in its header."""
     writer = publisher._writer
 
     class Damaging:
@@ -74,30 +74,21 @@ def damage_next(publisher: Publisher) -> None:
             return self.chunk, token
 
         def send(self, token: object) -> None:
-            self.chunk.header[0] ^= 0xFF
+            self.chunk.header[offset : offset + len(changed)] = changed
             publisher._writer = writer
             writer.send(token)
 
     publisher._writer = Damaging()
+
+
+def damage_next(publisher: Publisher) -> None:
+    """Have the next message leave with a header that is none."""
+    rewrite_next(publisher, 0, b"\0")
 
 
 def renumber_next(publisher: Publisher, sequence: int) -> None:
     """Have the next message leave with another sequence number."""
-    writer = publisher._writer
-
-    class Damaging:
-        connect, close, on_moved = writer.connect, writer.close, writer.on_moved
-
-        def loan(self, nbytes: int) -> tuple[Chunk, object]:
-            self.chunk, token = writer.loan(nbytes)
-            return self.chunk, token
-
-        def send(self, token: object) -> None:
-            self.chunk.header[64:72] = sequence.to_bytes(8, "little")
-            publisher._writer = writer
-            writer.send(token)
-
-    publisher._writer = Damaging()
+    rewrite_next(publisher, 64, sequence.to_bytes(8, "little"))
 
 
 # Waiting
@@ -383,6 +374,23 @@ def test_a_damaged_message_is_one_error_and_the_next_call_goes_on(
     publisher.send(number(2))
     assert value_of(reader.receive()) == 0
     with pytest.raises(DecodeError):
+        reader.receive()
+    assert value_of(reader.receive()) == 2
+    stats = connection_stats_of(registry, reader)
+    assert (stats.received, stats.dropped["unreadable"]) == (2, 1)
+
+
+@pytest.mark.parametrize("offset", [56, 72, 80, 87])
+def test_a_reserved_field_that_is_not_0_is_damage_and_costs_that_message_alone(
+    registry: ChannelRegistry, offset: int
+) -> None:
+    publisher, reader = pair(registry)
+    for value in range(3):
+        if value == 1:
+            rewrite_next(publisher, offset, b"\1")
+        publisher.send(number(value))
+    assert value_of(reader.receive()) == 0
+    with pytest.raises(DecodeError, match="in place of 0"):
         reader.receive()
     assert value_of(reader.receive()) == 2
     stats = connection_stats_of(registry, reader)

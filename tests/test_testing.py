@@ -14,6 +14,7 @@ import remotemedia
 from remotemedia import (
     Addressed,
     Audio,
+    Binary,
     DataError,
     Json,
     LoanError,
@@ -164,6 +165,35 @@ def test_a_loan_is_sent_when_its_block_ends() -> None:
     (audio,) = run_node(Tone, Text("a"))
     assert audio == Audio(np.full((2, 1), 0.5, np.float32), 16000)
     assert audio.correlation_id == 1
+
+
+@pytest.mark.parametrize("is_lent", [False, True], ids=["sent", "lent"])
+def test_a_message_that_is_larger_than_its_port_declares_is_refused(is_lent: bool) -> None:
+    class Bytes(Node):
+        out = Output(Binary, max_message_bytes=10)
+
+        def process(self, number: Json) -> Iterator[Binary]:
+            nbytes = number.value
+            assert isinstance(nbytes, int)
+            if not is_lent:
+                yield Binary(bytes(nbytes))
+                return
+            with self.loan(Binary, nbytes=nbytes) as lent:
+                lent.array[:] = 0
+
+    assert run_node(Bytes, Json(10)) == [Binary(bytes(10))]
+    with pytest.raises(DataError, match=r"node.out declares at most 10 bytes .* this one has 11"):
+        run_node(Bytes, Json(11))
+
+
+def test_a_loan_that_is_asked_for_wrongly_says_what_it_takes() -> None:
+    class Tone(Node):
+        def process(self, text: Text) -> Iterator[Audio]:
+            with self.loan(Audio, frames=2, channels=1):
+                yield from ()
+
+    with pytest.raises(DataError, match="takes frames, channels, sample_rate; it got"):
+        run_node(Tone, Text("a"))
 
 
 @pytest.mark.parametrize(

@@ -400,6 +400,14 @@ def test_metadata_and_reserved_words_beyond_their_bounds_are_refused() -> None:
         decode(header[:56] + struct.pack("<I", 1 << 31) + header[60:], body)
 
 
+@pytest.mark.parametrize(("offset", "size"), [(56, 4), (72, 4), (80, 8)])
+def test_every_reserved_field_must_be_0(offset: int, size: int) -> None:
+    header, body = encode(Text("x"))
+    for byte in range(offset, offset + size):
+        with pytest.raises(DecodeError, match=r"damaged .* in place of 0"):
+            decode(header[:byte] + b"\1" + header[byte + 1 :], body)
+
+
 def test_a_long_list_that_is_not_there_takes_no_memory() -> None:
     for claim in (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"):
         header = HEADER.pack(layout_block(Json, payload=5), 0, 0, 0, bytes(16), 0, 0, 0)

@@ -36,7 +36,7 @@ class Port:
         kinds: names of the message types that pass it.
         handler: method that takes what arrives; empty for an output.
         capacity: messages that a connection here holds unless it says so itself; None: no wish.
-        max_message_bytes: the largest message; None: any size.
+        max_message_bytes: the largest message that an output sends; None: any size.
     """
 
     name: str
@@ -166,7 +166,7 @@ def _inputs_of_class(
                 f"{name}() and {ports[port].handler}() both handle the input {port!r}",
             )
         kinds = input_kinds(taken.annotation, handler, cls)
-        ports[port] = Port(port, kinds, name, mark.capacity, mark.max_message_bytes)
+        ports[port] = Port(port, kinds, name, mark.capacity)
     if not handlers:
         for method, meant in misspelled_hooks(cls):
             if meant == "process":

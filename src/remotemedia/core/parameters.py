@@ -34,7 +34,8 @@ __all__ = [
     "typed_parameters",
 ]
 
-MAX_PARAMETER_BYTES = 1024 * 1024
+MAX_PARAMETER_BYTES = 128 * 1024
+"""For all of a node's: a control frame holds them and has 64 KiB for what comes along."""
 PROCESS_OPTIONS = (
     "python_executable",
     "environment",
@@ -139,8 +140,8 @@ def plain_parameters(config: Mapping[str, object]) -> dict[str, object]:
     """Return parameters as plain data; enums, dataclasses, sets and paths become what they hold.
 
     Raises:
-        TypeError: a value is no plain data, nests too deeply, or all are larger than 1 MiB; the
-            text says which and what to do.
+        TypeError: a value is no plain data, nests too deeply, or all are larger than 128 KiB;
+            the text says which and what to do.
     """
     if not isinstance(config, Mapping):
         raise TypeError(f"its parameters are {config!r}; they must be a dict")
@@ -151,7 +152,7 @@ def plain_parameters(config: Mapping[str, object]) -> dict[str, object]:
             raise TypeError(f"the parameter name {name!r} is no text")
         try:
             encoded = msgspec.msgpack.encode(value, enc_hook=_plain_path)
-            size += len(encoded)
+            size += len(encoded) + len(name.encode())
             plain[name] = msgspec.msgpack.decode(encoded)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise TypeError(
@@ -161,8 +162,8 @@ def plain_parameters(config: Mapping[str, object]) -> dict[str, object]:
             ) from error
     if size > MAX_PARAMETER_BYTES:
         raise TypeError(
-            f"the parameters take {size:,} bytes, more than {MAX_PARAMETER_BYTES:,}; give the path "
-            f"of a file instead"
+            f"the parameters take {size:,} bytes, more than {MAX_PARAMETER_BYTES:,}: write what is "
+            f"large to a file, and give its path"
         )
     return plain
 

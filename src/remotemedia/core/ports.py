@@ -66,7 +66,6 @@ class Input:
 
     name: str = ""
     capacity: int | None = None
-    max_message_bytes: int | None = None
 
 
 class Output(Generic[T]):
@@ -126,7 +125,7 @@ def input(handler: Handler, /) -> Handler: ...  # noqa: A001 - reads as `rm.inpu
 
 @overload
 def input(  # noqa: A001
-    name: str = ..., /, *, capacity: int | None = ..., max_message_bytes: int | None = ...
+    name: str = ..., /, *, capacity: int | None = ...
 ) -> Callable[[Handler], Handler]: ...
 
 
@@ -135,21 +134,20 @@ def input(  # noqa: A001
     /,
     *,
     capacity: int | None = None,
-    max_message_bytes: int | None = None,
 ) -> Handler | Callable[[Handler], Handler]:
     """Mark a method as the handler of an input port: `@input`, or `@input("voice", capacity=8)`.
 
-    Without a name, `on_voice` handles the input "voice" and `process` the input "in".
+    Without a name, `on_voice` handles the input "voice" and `process` the input "in". The size of
+    messages is declared where they are sent, by `Output`.
 
     Args:
         name: the port's name.
         capacity: messages that a connection to here holds, where it does not say so itself.
-        max_message_bytes: the largest message that it takes.
     """
     if not isinstance(name, str):
         setattr(name, INPUT_MARK, Input())
         return name
-    mark = Input(name, capacity, max_message_bytes)
+    mark = Input(name, capacity)
 
     def decorate(handler: Handler) -> Handler:
         setattr(handler, INPUT_MARK, mark)

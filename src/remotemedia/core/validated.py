@@ -58,7 +58,7 @@ class ValidatedConnection:
     """A connection between ports that exist and fit, with its policy and capacity settled.
 
     A message of a type that the input does not take can still arrive where the output sends
-    several: the reader checks each.
+    several: there, and only there, the reader checks each before its handler gets it.
 
     Attributes:
         from_node, from_port: where messages come from.

@@ -108,8 +108,7 @@ class Json(Message):
         return self.value
 
     def __repr__(self) -> str:
-        shown = repr(self.value)
-        return f"<Json {shown if len(shown) <= 60 else shown[:57] + '...'}>"
+        return f"<Json {_cut_repr(self.value)}>"
 
 
 class Binary(ArrayMessage):
@@ -249,7 +248,8 @@ class Control(Message):
         return self.name, self.value
 
     def __repr__(self) -> str:
-        return f"<Control {self.name!r}{'' if self.value is None else f' {self.value!r}'}>"
+        value = "" if self.value is None else f" {_cut_repr(self.value)}"
+        return f"<Control {self.name!r}{value}>"
 
     def check(self) -> None:
         """Raise `DataError` unless name and value are what the constructor takes, but for size."""
@@ -264,6 +264,11 @@ class Control(Message):
         """
         self.check()
         return encode_json([self.name, self.value], "Control")
+
+
+def _cut_repr(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _check_name(name: str) -> None:

@@ -102,8 +102,12 @@ class Header(NamedTuple):
 
     @property
     def context(self) -> Context:
-        """The epoch, and what is reserved beside it."""
-        return Context._make(CONTEXT.unpack(self.context_bytes))
+        """The epoch, and what is reserved beside it.
+
+        Raises:
+            DecodeError: what is reserved is not 0.
+        """
+        return parse_context(self.context_bytes)
 
 
 RawHeader: TypeAlias = tuple[bytes, int, int, int, bytes, int, int, int]
@@ -206,6 +210,20 @@ def check_header(raw: RawHeader, layout: Layout, room: int) -> None:
         raise DecodeError(
             f"the header is damaged ({metadata_bytes:,} bytes of metadata, {zero:#x} in place of 0)"
         )
+
+
+def parse_context(context_bytes: bytes) -> Context:
+    """Read the fields that hardly ever change.
+
+    Raises:
+        DecodeError: what is reserved is not 0.
+    """
+    context = Context._make(CONTEXT.unpack(context_bytes))
+    if context.zero or context.zeros:
+        raise DecodeError(
+            f"the header is damaged ({context.zero or context.zeros:#x} in place of 0)"
+        )
+    return context
 
 
 def body_at(address: int, nbytes: int) -> bytes:
@@ -335,6 +353,7 @@ def decode(header: Buffer, body: Buffer) -> RuntimeData:
     fields = Header._make(HEADER.unpack(head))
     layout = parse_layout(fields.layout)
     check_header(fields, layout, view.nbytes)
+    parse_context(fields.context_bytes)
     split = layout.payload_bytes
     if split + fields.metadata_bytes < view.nbytes:
         raise DecodeError(f"{view.nbytes - split - fields.metadata_bytes:,} bytes too many")

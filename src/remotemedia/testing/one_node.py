@@ -15,6 +15,7 @@ import numpy as np
 from remotemedia.core.describe import NodeTarget, describe
 from remotemedia.core.findings import suggested
 from remotemedia.core.hooks import warn_of_misspelled_hooks
+from remotemedia.core.multiprocess.channel.lending import lay_out, too_large
 from remotemedia.core.multiprocess.runner.context import (
     RunnerContext,
     is_async_stream,
@@ -24,21 +25,18 @@ from remotemedia.core.parameters import bind_parameters, create_node, plain_para
 from remotemedia.core.ports import DATA_TYPES
 from remotemedia.core.registry import default_registry
 from remotemedia.data import Message, RuntimeData
-from remotemedia.data.layout import audio_layout, binary_layout, tensor_layout, video_layout
-from remotemedia.data.media import Audio, Video
 from remotemedia.data.message import NO_METADATA, ArrayMessage
-from remotemedia.data.plain import Binary
-from remotemedia.data.tensor import Tensor
-from remotemedia.data.wire import array_message, decode, encode
+from remotemedia.data.wire import array_message, decode, dissect, encode
 from remotemedia.errors import DataError, PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from remotemedia.core.describe import NodeType
+    from remotemedia.core.describe import NodeType, Port
     from remotemedia.core.multiprocess import control
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.runner.commands import Reporter
+    from remotemedia.data.layout import Layout
 
 __all__ = ["Inputs", "Outputs", "run_node"]
 
@@ -75,8 +73,9 @@ def run_node(node_type: NodeTarget | str, inputs: Inputs = (), /, **parameters: 
 
     The node gets what it would get in a session: messages that were encoded and decoded, so that
     their arrays are read-only, numbered 1, 2, ... by `correlation_id`. What it sends is checked
-    against the types of its ports. An asynchronous node runs on an event loop of its own, also
-    where the caller runs on one, which is held up meanwhile. A source is run to its end.
+    against the types and sizes that its ports declare. An asynchronous node runs on an event loop
+    of its own, also where the caller runs on one, which is held up meanwhile. A source is run to
+    its end.
 
     Args:
         node_type: a subclass of `Node`, a function, or a registered name.
@@ -86,7 +85,8 @@ def run_node(node_type: NodeTarget | str, inputs: Inputs = (), /, **parameters: 
     Raises:
         NodeDefinitionError: it is no node.
         PipelineError: its parameters do not fit, with all that is wrong.
-        DataError: it has no such input, or the input does not take such a message.
+        DataError: it has no such input, the input does not take such a message, or it sent one
+            that is larger than its port declares.
         TypeError: it sent what its ports do not send.
         Exception: what the node raised; it was cleaned up before.
     """
@@ -122,7 +122,7 @@ class _Run:
         self.node: Any = create_node(target, plain, where)
         silent = cast("Reporter", _SilentReporter())
         self.context = RunnerContext(NODE_ID, "run_node", self.kind, silent)
-        ports = {port.name: _Collector(port.name, self.outputs) for port in self.kind.outputs}
+        ports = {port.name: _Collector(port, self.outputs) for port in self.kind.outputs}
         self.context.open((), cast("Mapping[str, Publisher]", ports))  # nothing waits here
         self.node.bind(self.context)
 
@@ -213,24 +213,25 @@ class _SilentReporter:
 class _Collector:
     """Stands where a session has the publisher of a port."""
 
-    def __init__(self, port: str, outputs: Outputs) -> None:
+    def __init__(self, port: Port, outputs: Outputs) -> None:
         self._port = port
         self._outputs = outputs
 
     def send(self, message: RuntimeData) -> None:
         """Keep a message as a reader would get it; DataError if it could not be sent."""
+        self._require_fits(dissect(message)[0])
         self._outputs.append(decode(*encode(message)))
-        self._outputs.ports.append(self._port)
+        self._outputs.ports.append(self._port.name)
 
-    def loan(self, kind: type[Message], /, **shape: Any) -> _Loan:
-        """Lend a message in ordinary memory."""
-        try:
-            layout = _LAYOUTS[kind](**shape)
-        except KeyError:
-            lent = ", ".join(one.__name__ for one in _LAYOUTS)
-            raise DataError(f"a {kind.__name__} cannot be lent; {lent} can") from None
-        except TypeError as error:
-            raise DataError(f"loan of {kind.__name__}: {error}") from error
+    def _require_fits(self, layout: Layout) -> None:
+        limit = self._port.max_message_bytes
+        if limit is not None and layout.payload_bytes > limit:
+            raise too_large(f"{NODE_ID}.{self._port.name}", layout.payload_bytes, limit)
+
+    def loan(self, kind: type[ArrayMessage], /, **shape: Any) -> _Loan:
+        """Lend a message in ordinary memory; DataError as in a session."""
+        layout = lay_out(kind, shape)
+        self._require_fits(layout)
         message = array_message(layout, np.empty(layout.shape, layout.dtype))
         message.timestamp_ns = time.monotonic_ns()
         message.correlation_id = 0
@@ -253,14 +254,6 @@ class _Loan:
             self._collector.send(cast("RuntimeData", self.message))
         self.message._array = None
         self.message._gone = "sent" if kind is None else "discarded"
-
-
-_LAYOUTS: dict[type[Message], Callable[..., Any]] = {
-    Audio: audio_layout,
-    Video: video_layout,
-    Tensor: tensor_layout,
-    Binary: binary_layout,
-}
 
 
 async def _finished(result: object) -> None:

@@ -71,7 +71,7 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAX_FRAME_BYTES = 192 * 1024
 """The largest packet: what a socket takes with the kernel's default limits."""
 MAX_TEXT_BYTES = 48 * 1024
@@ -87,12 +87,15 @@ class InputBinding(msgspec.Struct, frozen=True):
         is_counted: the session's inputs come by it, so the end of an input waits for it; not where
             it closes a cycle, nor where all that comes is made by sources.
         is_feedback: it closes a cycle: the end of the stream does not wait for it.
+        checked: the kinds that the port takes, where others may come and each message is checked;
+            empty where all that can come is taken.
     """
 
     connection: str
     port: str
     is_counted: bool
     is_feedback: bool = False
+    checked: tuple[str, ...] = ()
 
 
 class OutputBinding(msgspec.Struct, frozen=True):
@@ -157,16 +160,15 @@ class Join(msgspec.Struct, frozen=True, tag=True):
     Attributes:
         channel: plan of the channel.
         connection: its plan.
+        input: the port that it feeds.
         handler: method of the node that takes what arrives.
-        is_counted, is_feedback: see `InputBinding`.
         asleep: ledger word that says whether the writer sleeps.
     """
 
     channel: msgspec.Raw
     connection: msgspec.Raw
+    input: InputBinding
     handler: str
-    is_counted: bool
-    is_feedback: bool
     asleep: int
 
 

@@ -105,8 +105,7 @@ class Wiring(Flow):
         for one in self.pipeline.connections:
             channel = self._channels[one.from_node, one.from_port.name]
             connection = self._join(channel, one.to_node, one.to_port, one.policy, one.capacity)
-            is_counted = _is_counted(one, reached)
-            self._bind(one.to_node, one.to_port, connection, is_counted, one.is_feedback)
+            self._bind(one, connection, is_counted=_is_counted(one, reached))
         for one_end in self.pipeline.inputs:
             self._add_host_input(one_end)
         for one_end in self.pipeline.outputs:
@@ -166,8 +165,7 @@ class Wiring(Flow):
             if _is_counted(other, reached) and not _is_counted(other, reached_before)
         )
         # For the next process of a node that is restarted.
-        is_counted = _is_counted(one, reached)
-        self._bind(one.to_node, one.to_port, plan.name, is_counted, one.is_feedback)
+        binding = self._bind(one, plan.name, is_counted=_is_counted(one, reached))
         for reader, count in counts:
             self._inputs[reader] = [
                 msgspec.structs.replace(binding, is_counted=True)
@@ -180,9 +178,8 @@ class Wiring(Flow):
         join = control.Join(
             msgspec.Raw(encode(channel.plan)),
             raw,
+            binding,
             one.to_port.handler,
-            is_counted,
-            one.is_feedback,
             self.bell(one.from_node).asleep,
         )
         attach = control.Attach(channel.name, raw, self.bell(one.to_node).asleep)
@@ -213,7 +210,8 @@ class Wiring(Flow):
         self._host_channels[one.node_id, one.port.name] = channel
         self.host_inputs[one.node_id, one.port.name] = name
         connection = self._join(channel, one.node_id, one.port, None, one.port.capacity)
-        self._bind(one.node_id, one.port, connection, is_counted=True, is_feedback=False)
+        binding = control.InputBinding(connection, one.port.name, is_counted=True)
+        self._inputs[one.node_id].append(binding)
 
     def _add_host_output(self, one: SessionPort) -> None:
         connection = self.registry.connect(
@@ -255,10 +253,13 @@ class Wiring(Flow):
         return connection.name
 
     def _bind(
-        self, node_id: str, port: Port, connection: str, is_counted: bool, is_feedback: bool
-    ) -> None:
-        binding = control.InputBinding(connection, port.name, is_counted, is_feedback)
-        self._inputs[node_id].append(binding)
+        self, one: ValidatedConnection, name: str, *, is_counted: bool
+    ) -> control.InputBinding:
+        taken = one.to_port.kinds
+        checked = () if set(one.from_port.kinds) <= set(taken) else taken
+        binding = control.InputBinding(name, one.to_port.name, is_counted, one.is_feedback, checked)
+        self._inputs[one.to_node].append(binding)
+        return binding
 
     def _policy(self, policy: str | None) -> Policy:
         if policy is not None:

@@ -11,14 +11,13 @@ from remotemedia.data.layout import Layout, parse_layout
 from remotemedia.data.memory import array_at
 from remotemedia.data.message import NO_METADATA, ArrayMessage, Message
 from remotemedia.data.wire import (
-    CONTEXT,
     HEADER,
-    Context,
     Header,
     RawHeader,
     array_message,
     body_at,
     check_header,
+    parse_context,
     plain_message,
     unpack_metadata,
 )
@@ -151,7 +150,11 @@ class Intake(Account):
         An earlier one ended with an interrupt, which drops what was under way.
         """
         epoch = self._words[_EPOCH_AT]
-        is_old = Context._make(CONTEXT.unpack(context)).epoch < epoch
+        try:
+            is_old = parse_context(context).epoch < epoch
+        except DecodeError:
+            self._count_drop(ConnectionWord.DROPPED_UNREADABLE, 1)
+            raise
         # Remembered only where it is current: then the next one of its kind needs no look.
         self._context, self._epoch = b"" if is_old else context, epoch
         if is_old:

@@ -1,4 +1,4 @@
-"""What can be lent to be filled in place, and how each is asked for."""
+"""What can be lent to be filled in place, how each is asked for, and what is too large."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ _LENDABLE: dict[
     Tensor: (tensor_layout, ("shape", "dtype"), ()),
     Binary: (binary_layout, ("nbytes",), ()),
 }
+
+
+def too_large(port: str, nbytes: int, limit: int) -> DataError:
+    """Say that a payload of `nbytes` is more than a port declares."""
+    return DataError(
+        f"port {port} declares at most {limit:,} bytes a message and this one has {nbytes:,}; "
+        f"raise its max_message_bytes"
+    )
 
 
 def lay_out(type_: type[ArrayMessage], arguments: dict[str, Any]) -> Layout:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from remotemedia.core.multiprocess.channel.bell import ring_sleepers
 from remotemedia.core.multiprocess.channel.checked import check_timeout
-from remotemedia.core.multiprocess.channel.lending import lay_out
+from remotemedia.core.multiprocess.channel.lending import lay_out, too_large
 from remotemedia.core.multiprocess.channel.loan import Loan
 from remotemedia.core.multiprocess.channel.sender import SENDING, Sender
 from remotemedia.core.multiprocess.channel.turns import Turns
@@ -17,7 +17,6 @@ from remotemedia.core.multiprocess.transport.ledger import PortState, PortWord
 from remotemedia.data.message import ArrayMessage
 from remotemedia.data.plain import MAX_MESSAGE_BYTES
 from remotemedia.data.wire import Payload, dissect, pack_metadata
-from remotemedia.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from remotemedia.data.plain import Binary
     from remotemedia.data.tensor import Tensor
     from remotemedia.data.wire import RuntimeData
+    from remotemedia.errors import DataError
 
 M = TypeVar("M", bound=ArrayMessage)
 _now_ns = time.monotonic_ns
@@ -331,7 +331,4 @@ class Publisher(Sender):
         return parts
 
     def _too_large(self, nbytes: int) -> DataError:
-        return DataError(
-            f"port {self.port.name} declares at most {self._max_bytes:,} bytes a message and this "
-            f"one has {nbytes:,}; raise its max_message_bytes"
-        )
+        return too_large(self.port.name, nbytes, self._max_bytes)

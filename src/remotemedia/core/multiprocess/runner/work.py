@@ -12,6 +12,7 @@ from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.bell import Bell
 from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
+from remotemedia.core.multiprocess.runner.ports import handler_of
 from remotemedia.core.multiprocess.runner.tracebacks import format_error, summary
 from remotemedia.core.multiprocess.transport.ledger import (
     ENDPOINT_WORDS,
@@ -178,10 +179,10 @@ class Work:
         self._words[self._slot + EndpointWord.ERRORS] = self._errors
 
     def describe_work(self) -> str:
-        """Say what is being worked on; empty if nothing is."""
+        """Say what is being worked on, in a text that can be sent; empty if nothing is."""
         if self.working_on is None:
             return ""
-        return f"{self.working_on!r} of input {self.context.correlation_id}"
+        return control.shorten(f"{self.working_on!r} of input {self.context.correlation_id}")
 
     def attach(self) -> bool:
         """Change connections as was asked; return whether there was an interrupt.
@@ -230,10 +231,10 @@ class Work:
                 self.endpoint.add_bell(port.writer, bell)
                 subscriber = self.endpoint.subscribe(port, connection)
                 self.only = None if self.handlers else subscriber
-                self.handlers[subscriber] = getattr(self.node, command.handler)
-                if command.is_counted:
+                self.handlers[subscriber] = handler_of(self.node, command.handler, command.input)
+                if command.input.is_counted:
                     self._counted.append(subscriber)
-                self._inbox.add(subscriber, is_optional=command.is_feedback)
+                self._inbox.add(subscriber, is_optional=command.input.is_feedback)
             self.reporter.say(control.Connected(connection.name))
 
     def recount(self) -> None:
