@@ -57,7 +57,7 @@ class Supervisor:
         self.state: SessionState = SESSION.first
         self.restarting = Restarting(parts, self, self.fail)
         self._parts = parts
-        self._nodes, self._starts = parts.nodes, parts.starts
+        self._nodes = parts.nodes
         self._wiring, self._config, self._bus = parts.wiring, parts.config, parts.bus
         self._session_id = parts.wiring.session_id
         self._created_at = created_at
@@ -197,19 +197,15 @@ class Supervisor:
         self._bus.emit(events.SessionReady(self._session_id, time.monotonic() - self._created_at))
 
     async def _start_nodes(self) -> None:
-        """Start all nodes at once and return when every one is ready."""
+        """Start all nodes at once and return when every one is ready; raise the first failure."""
         seconds = self._config.init_timeout_secs
         late: ExecutorError | None = None
+        for process in self._nodes.values():
+            self._parts.begin(process)
         try:
             async with asyncio.timeout(seconds):
-                self._starts += [asyncio.create_task(one.start()) for one in self._nodes.values()]
-                if self._starts:
-                    await asyncio.wait(self._starts)  # cancelled here, `_tear_down` waits for them
-                    for start in self._starts:
-                        if not start.cancelled():  # as an end of the session does
-                            start.result()
-                    self._starts.clear()
-                    await self._start_over.wait()
+                if self._nodes:
+                    await self._start_over.wait()  # cancelled here, `_tear_down` ends the starts
         except TimeoutError:
             waiting = [n for n in self._nodes.values() if n.state is ProcessState.INITIALIZING]
             # One that is connecting waits for the readers it has: for those behind it.
@@ -231,11 +227,7 @@ class Supervisor:
         """
         process = self._parts.put(node, self, ends)
         self._arrivals[node.node_id] = asyncio.get_running_loop().create_future()
-        # Begun here and not when it is awaited: an end that comes between the two must know of it.
-        start = asyncio.create_task(process.start())
-        self._starts.append(start)
-        start.add_done_callback(self._starts.remove)
-        start.add_done_callback(process.note_start)
+        self._parts.begin(process)
         return self._arrival_of(process)
 
     async def _arrival_of(self, process: NodeProcess) -> bool:
