@@ -70,6 +70,7 @@ class Supervisor:
         self._arrivals: dict[str, asyncio.Future[bool]] = {}
         self._ending = Ending(parts)
         self._end_task: asyncio.Task[None] | None = None  # from when it begins to end
+        self._ended = asyncio.Event()  # nothing of it is left
         self._is_closing = False  # ends with what was sent worked off, so a failure matters still
         self._final_stats: dict[str, PortStats] | None = None
         self._has_dead = False
@@ -168,8 +169,7 @@ class Supervisor:
 
     async def wait_ended(self) -> None:
         """See `Session.wait_ended`."""
-        async for _ in self._bus.subscribe():
-            continue
+        await self._ended.wait()
         if self._failure is not None:
             raise self._terminated()
 
@@ -362,6 +362,7 @@ class Supervisor:
             await self._ending.stop(grace_seconds)
         finally:
             with ExitStack() as steps:  # which are taken from the last to the first
+                steps.callback(self._ended.set)
                 steps.callback(self._on_end)
                 steps.callback(self._bus.close)
                 steps.callback(self._advance, SessionEvent.ALL_GONE)
