@@ -174,6 +174,11 @@ async def test_a_spawner_that_could_not_be_replaced_is_so_by_the_next_session(
     assert await texts(again, "a") == ["A"]
 
 
+async def test_an_executor_that_is_not_initialised_says_that_it_has_no_spawner() -> None:
+    with pytest.raises(rm.ExecutorError, match="before it is initialised"):
+        _ = rm.MultiprocessExecutor().spawner_pid
+
+
 async def test_more_nodes_than_allowed_are_refused() -> None:
     async with rm.Runtime(rm.MultiprocessConfig(max_processes_per_session=1)) as runtime:
         with pytest.raises(rm.PipelineError, match="the limit is 1"):
