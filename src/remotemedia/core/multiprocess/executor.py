@@ -144,9 +144,8 @@ class SessionExecutor(ABC):
         if session is None:
             session = await self._start_empty(context.session_id)
         require_room(session, self.config)
-        await session.add_node(planned.node, planned.inputs, planned.outputs)
-        channels = session.channels_of(node_id)
-        return MultiprocessHandle(session.pids[node_id], node_id, channels, self, session)
+        pid = await session.add_node(planned.node, planned.inputs, planned.outputs)
+        return MultiprocessHandle(pid, node_id, session.channels_of(node_id), self, session)
 
     async def _start_empty(self, session_id: str) -> Session:
         """Start a session without nodes, or wait until it is started for another node.

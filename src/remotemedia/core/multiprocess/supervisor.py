@@ -66,8 +66,8 @@ class Supervisor:
         self._failure: ExecutorError | None = None
         self._is_told = False  # somebody has got the failure raised
         self._start_over = asyncio.Event()  # all are ready, one has failed, or it is to end
-        # Nodes that were added: whether they became ready before the session began to end.
-        self._arrivals: dict[str, asyncio.Future[bool]] = {}
+        # Nodes that were added: their first process that became ready, unless the session ends.
+        self._arrivals: dict[str, asyncio.Future[int | None]] = {}
         self._ending = Ending(parts)
         self._end_task: asyncio.Task[None] | None = None  # from when it begins to end
         self._ended = asyncio.Event()  # nothing of it is left
@@ -219,18 +219,19 @@ class Supervisor:
 
     def add(
         self, node: ValidatedNode, ends: tuple[socket.socket, socket.socket]
-    ) -> Coroutine[object, object, bool]:
+    ) -> Coroutine[object, object, int | None]:
         """Take in one more node, with the ends of its control connection, and begin to start it.
 
         Returns:
-            What waits until it is ready; False if the session has failed or ends before.
+            What waits until it is ready and returns the process that is; None if the session has
+            failed or ends before.
         """
         process = self._parts.put(node, self, ends)
         self._arrivals[node.node_id] = asyncio.get_running_loop().create_future()
         self._parts.begin(process)
         return self._arrival_of(process)
 
-    async def _arrival_of(self, process: NodeProcess) -> bool:
+    async def _arrival_of(self, process: NodeProcess) -> int | None:
         arrival, seconds = self._arrivals[process.node_id], self._config.init_timeout_secs
         try:
             await asyncio.wait([arrival], timeout=seconds)
@@ -247,7 +248,7 @@ class Supervisor:
         self._start_over.set()
         for arrival in self._arrivals.values():
             if not arrival.done():
-                arrival.set_result(False)
+                arrival.set_result(None)
 
     async def _roll_back(self) -> None:
         if self._end_task is None:
@@ -277,7 +278,8 @@ class Supervisor:
         self.restarting.note_ready(node)
         arrival = self._arrivals.get(node.node_id)
         if arrival is not None and not arrival.done():
-            arrival.set_result(True)
+            assert node.launched is not None
+            arrival.set_result(node.launched.pid)
             if self._is_closing and not self._wiring.is_fed(node.node_id):
                 node.drain()  # as the other sources were asked to
         if not any(one.is_starting for one in self._nodes.values()):
