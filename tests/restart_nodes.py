@@ -111,6 +111,24 @@ class Spills(Node):
             breakdown(self.how)
 
 
+class EndsBadly(Node):
+    """A source that goes on until it is asked to end, and breaks then, the first time."""
+
+    def __init__(self, path: str, how: str) -> None:
+        self.path = path
+        self.how = how
+
+    def process(self) -> Iterator[Json]:
+        while True:
+            yield Json("made")
+            time.sleep(0.001)
+
+    def finish(self) -> Json:
+        if is_first(self.path):
+            breakdown(self.how)
+        return Json("finished")
+
+
 class FinishesBadly(Node):
     """Breaks in `finish`, the first time."""
 

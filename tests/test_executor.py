@@ -12,14 +12,32 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import remotemedia as rm
+from remotemedia.core.multiprocess.launch import ProcessLauncher
 from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.core.multiprocess.transport import folder
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from tests import executor_nodes as nodes
-from tests.executor_helpers import IS_LONG, cause_of, chain, long_form, running, texts, value_of
+from tests.channel_helpers import open_fds
+from tests.executor_helpers import (
+    IS_LONG,
+    cause_of,
+    chain,
+    long_form,
+    running,
+    texts,
+    value_of,
+    wait_until,
+)
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator
+
+    from remotemedia.core.multiprocess.launch import Launcher
+    from remotemedia.core.multiprocess.process import ProcessHandle
+    from remotemedia.core.multiprocess.transport.base import Transport
+    from remotemedia.core.multiprocess.wiring import Wiring
+    from remotemedia.core.validation import ValidatedNode
 
 pytestmark = pytest.mark.anyio
 
@@ -156,6 +174,11 @@ async def test_a_spawner_that_could_not_be_replaced_is_so_by_the_next_session(
     assert await texts(again, "a") == ["A"]
 
 
+async def test_an_executor_that_is_not_initialised_says_that_it_has_no_spawner() -> None:
+    with pytest.raises(rm.ExecutorError, match="before it is initialised"):
+        _ = rm.MultiprocessExecutor().spawner_pid
+
+
 async def test_more_nodes_than_allowed_are_refused() -> None:
     async with rm.Runtime(rm.MultiprocessConfig(max_processes_per_session=1)) as runtime:
         with pytest.raises(rm.PipelineError, match="the limit is 1"):
@@ -212,6 +235,59 @@ async def test_a_memory_limit_is_an_error_of_the_node_that_passes_it() -> None:
         assert "MemoryError" in str(cause)
 
 
+class OneByOne(ProcessLauncher):
+    """Starts `n2` after `n1`: never, or by a spawner that is stopped just then."""
+
+    def __init__(self, manager: ProcessManager, config: rm.MultiprocessConfig, how: str) -> None:
+        super().__init__(manager, config)
+        self.spawner_pid = manager.spawner_pid
+        self.how = how
+        self.is_first_there = asyncio.Event()
+
+    async def launch(
+        self, node: ValidatedNode, wiring: Wiring, end: socket.socket
+    ) -> ProcessHandle:
+        if node.node_id == "n1":
+            handle = await super().launch(node, wiring, end)
+            self.is_first_there.set()
+            return handle
+        await self.is_first_there.wait()
+        if self.how == "never":
+            await asyncio.Event().wait()
+        os.kill(self.spawner_pid, signal.SIGSTOP)
+        return await super().launch(node, wiring, end)
+
+
+class OneByOneExecutor(rm.MultiprocessExecutor):
+    how = "never"
+
+    def _parts(self) -> tuple[Transport, Launcher]:
+        transport, launcher = super()._parts()
+        assert isinstance(launcher, ProcessLauncher)
+        return transport, OneByOne(launcher._manager, self.config, self.how)
+
+
+@pytest.mark.parametrize("how", ["never", "stopped"])
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [(nodes.BadStart, "no such model"), (nodes.BadImport, "no_such_library_at_all")],
+)
+async def test_a_node_that_does_not_start_is_told_though_another_is_still_being_started(
+    broken: type[rm.Node], said: str, how: str
+) -> None:
+    executor = OneByOneExecutor(rm.MultiprocessConfig(init_timeout_secs=600.0))
+    executor.how = how
+    async with executor:
+        before, children = open_fds(), _children(executor)
+        async with asyncio.timeout(60.0):
+            with pytest.raises(rm.ProcessCrashed, match=said):
+                await executor.create_session("s", chain(broken, nodes.Echo))
+        assert not executor.sessions
+        # The spawner was stopped: only now it starts what was cut off, and kills it.
+        await wait_until(lambda: _children(executor) == children)
+        await wait_until(lambda: open_fds() == before)
+
+
 async def test_an_interpreter_that_is_not_there_is_a_spawn_error(
     executor: rm.MultiprocessExecutor,
 ) -> None:
@@ -222,14 +298,18 @@ async def test_an_interpreter_that_is_not_there_is_a_spawn_error(
     assert not executor.sessions
 
 
+def _children(executor: rm.MultiprocessExecutor) -> list[str]:
+    """The processes of an executor's nodes."""
+    spawner = executor.spawner_pid
+    return Path(f"/proc/{spawner}/task/{spawner}/children").read_text().split()
+
+
 def _footprint(executor: rm.MultiprocessExecutor) -> dict[str, int]:
     """What a session may leave behind: counts, and resident memory in MiB."""
-    spawner = executor.spawner_pid
-    children = Path(f"/proc/{spawner}/task/{spawner}/children").read_text().split()
     files = [name for name in os.listdir(SHM_FOLDER) if name.startswith(folder.PREFIX)]
     resident = int(Path("/proc/self/statm").read_text().split()[1])
     return {
-        "processes": len(children),
+        "processes": len(_children(executor)),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "files": len(files),
         "threads": len(os.listdir("/proc/self/task")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Iterator  # noqa: TC003 (annotations of nodes are read)
 from typing import TYPE_CHECKING
 
@@ -24,18 +25,27 @@ from remotemedia import (
     Text,
     input,  # noqa: A004
 )
+from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.config import MultiprocessConfig
+from remotemedia.core.multiprocess.exits import ProcessExit
 from remotemedia.core.multiprocess.launch import ProcessLauncher
+from remotemedia.core.multiprocess.transport.memory import MemoryTransport
 from remotemedia.nodes.text import Suffix, Upper
 from tests.executor_helpers import is_dead, wait_until
 from tests.executor_nodes import Echo, Quiet, QuietSync
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
     from pathlib import Path
 
     from remotemedia.core.multiprocess.executor import SessionExecutor
+    from remotemedia.core.multiprocess.launch import Launcher
     from remotemedia.core.multiprocess.session import Session
+    from remotemedia.core.multiprocess.transport.base import Transport
+    from remotemedia.core.multiprocess.wiring import Wiring
+    from remotemedia.core.validation import ValidatedNode
 
 pytestmark = pytest.mark.anyio
 FIRST = NodeContext(session_id="one", inputs=("in",))
@@ -352,6 +362,55 @@ async def test_a_process_of_an_added_node_that_cannot_be_started_ends_the_sessio
             await executor.execute_node(Suffix, "bang", LAST)
         await wait_until(lambda: not executor.sessions)
         assert is_dead(pid)
+
+
+class Stub:
+    """A node that runs nowhere."""
+
+    stderr_tail = ""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.pid = os.getpid()
+        self._end = end
+        self._exited = asyncio.get_running_loop().create_future()
+
+    def signal(self, number: int) -> None:
+        return
+
+    async def wait(self) -> ProcessExit:
+        return await asyncio.shield(self._exited)
+
+    def exit(self) -> None:
+        self._end.close()
+        if not self._exited.done():
+            self._exited.set_result(ProcessExit(0, time.monotonic()))
+
+
+class HastyLauncher:
+    """Its nodes are ready before it says that they run."""
+
+    async def launch(self, node: ValidatedNode, wiring: Wiring, end: socket.socket) -> Stub:
+        control.send(end, control.Ready())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return Stub(end)
+
+    async def end(self, launched: Iterable[Stub], grace_seconds: float) -> None:
+        for one in launched:
+            one.exit()
+
+
+class HastyExecutor(InlineExecutor):
+    def _parts(self) -> tuple[Transport, Launcher]:
+        return MemoryTransport(), HastyLauncher()  # type: ignore[return-value]
+
+
+async def test_a_node_that_is_ready_before_its_process_is_known_has_it_when_it_is_handed_over() -> (
+    None
+):
+    async with HastyExecutor(MultiprocessConfig(grace_period_seconds=0.0)) as executor:
+        handle = await executor.execute_node(Upper, "upper", FIRST)
+        assert handle.process_id == handle.session.pids["upper"] == os.getpid()
 
 
 async def test_an_async_source_takes_a_connection_while_it_waits(

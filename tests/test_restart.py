@@ -608,6 +608,25 @@ async def test_a_source_that_is_away_ends_with_the_others() -> None:
             await session.close()
 
 
+@pytest.mark.parametrize("how", ["SIGKILL", "raise", "exit0"])
+async def test_a_source_that_crashes_when_it_is_to_end_comes_back_and_ends(
+    tmp_path: Path, how: str
+) -> None:
+    source = restarted(broken.EndsBadly, "n1", LATE, path=str(tmp_path / "mark"), how=how)
+    async with running(source, nodes.Echo, drain_timeout_seconds=60.0) as session:
+        await session.recv()
+        collecting = asyncio.create_task(_values_of(session))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await session.close()
+            assert (await collecting)[-1] == "finished"
+        assert session.restarts == {"n1": 1, "n2": 0}
+        assert {state.value for state in session.nodes.values()} == {"stopped"}
+
+
+async def _values_of(session: rm.Session) -> list[object]:
+    return [value_of(output) async for output in session.outputs()]
+
+
 async def test_a_node_that_crashes_while_it_closes_comes_back_to_work_off_what_was_sent() -> None:
     async with running(restarted(nodes.Fragile, "n1", LATE)) as session:
         collecting = asyncio.create_task(_texts_of(session))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,9 @@ from remotemedia.core.multiprocess.states import (
     SessionEvent,
     SessionState,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_every_pair_of_state_and_event_is_written_down() -> None:
@@ -61,6 +65,53 @@ def test_stopping_and_terminating_can_be_asked_for_at_any_time_and_again() -> No
     for session_state in SESSION.table:
         ended = SESSION.next(session_state, SessionEvent.TERMINATE)
         assert SESSION.next(ended, SessionEvent.TERMINATE) is ended
+
+
+class Life(NamedTuple):
+    """What is known of a process, as far as it decides which events can come next."""
+
+    state: ProcessState = PROCESS.first
+    is_ready: bool = False
+    has_failed: bool = False
+    is_told: bool = False
+    has_exited: bool = False
+
+    def events(self) -> Iterator[tuple[ProcessEvent, Life]]:
+        """What can come now, and what is known after it; the state is that before it."""
+        yield ProcessEvent.STOP, self._replace(is_told=True)
+        if self.state in (ProcessState.READY, ProcessState.DRAINING):
+            yield ProcessEvent.DRAIN, self
+        if not self.is_ready and not self.has_exited:
+            yield ProcessEvent.READY, self._replace(is_ready=True)
+        if not self.has_failed and self.state is not ProcessState.STOPPED:
+            yield ProcessEvent.FAILED, self._replace(has_failed=True)
+            if not self.is_told:  # an end lets go of restarts before it stops anything
+                yield ProcessEvent.REPLACED, self._replace(has_failed=True)
+        is_replaced = self.has_exited and self.state is ProcessState.STOPPING
+        if is_replaced or (not self.has_exited and (self.has_failed or self.is_told)):
+            yield ProcessEvent.EXITED, self._replace(has_exited=True)
+
+
+def test_every_event_that_can_come_to_a_process_has_a_place_in_the_table() -> None:
+    seen, new = set[Life](), {Life()}
+    while new:
+        seen |= new
+        pairs = [(life.state, *then) for life in new for then in life.events()]
+        new = {after._replace(state=PROCESS.next(state, event)) for state, event, after in pairs}
+        new -= seen
+    assert {life.state for life in seen} == set(PROCESS.table)
+
+
+@pytest.mark.parametrize("state", PROCESS.table)
+def test_a_node_can_be_restarted_wherever_its_failure_would_be_an_error(
+    state: ProcessState,
+) -> None:
+    is_first_failure = (
+        state is not ProcessState.ERROR
+        and PROCESS.table[state][ProcessEvent.FAILED] is ProcessState.ERROR
+    )
+    expected = ProcessState.RESTARTING if is_first_failure else None
+    assert PROCESS.table[state][ProcessEvent.REPLACED] is expected
 
 
 def test_an_event_that_cannot_come_raises_and_names_it() -> None:

@@ -47,7 +47,7 @@ class Additions:
         node: ValidatedNode,
         inputs: tuple[SessionPort, ...],
         outputs: tuple[SessionPort, ...],
-    ) -> None:
+    ) -> int:
         """See `Session.add_node`."""
         exchange = self._supervisor.require_running()
         what = f"node {node.node_id!r} of session {self._wiring.session_id!r}"
@@ -75,9 +75,11 @@ class Additions:
             raise
         arrival = self._supervisor.add(node, ends)
         exchange.extend()
-        if not await self._whole(arrival):
+        pid = await self._whole(arrival)
+        if pid is None:
             self._supervisor.open_exchange()  # raises where it failed
             raise ExecutorError(f"{what} was not started: the session was ended meanwhile")
+        return pid
 
     async def connect(self, connection: Connection) -> None:
         """See `Session.connect`."""

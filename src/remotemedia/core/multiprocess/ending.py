@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Ending"]
 
-START_SECONDS = 1.0
-"""How long an end waits for processes that are just being started: it takes milliseconds."""
+START_SECONDS = 0.5
+"""How long an end waits for processes that are just being started: it takes milliseconds.
+
+A failure of another node is told only after it, and that within a second of happening."""
 SLOW_SECONDS = 1.0
 """An end that takes longer says what it waits for, lest somebody thinks that Ctrl-C did nothing."""
 SLOW_DRAIN_SECONDS = 5.0
@@ -92,6 +94,7 @@ class Ending:
             await self._unless_killing(asyncio.wait(starts, timeout=START_SECONDS))
             for start in starts:
                 start.cancel()  # its process is killed as soon as there is one
+            await asyncio.wait(starts)  # what they held is closed
         for node in nodes:
             node.stop()
             if node.launched is not None:

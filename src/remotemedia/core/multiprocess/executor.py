@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.events import Event
     from remotemedia.core.multiprocess.plan import PolicyName
     from remotemedia.core.multiprocess.transport.base import Transport
+    from remotemedia.core.multiprocess.transport.domain import Domain
     from remotemedia.core.pipeline import Pipeline
     from remotemedia.core.reference import NodeReference
     from remotemedia.core.registry import Registry
@@ -143,9 +144,8 @@ class SessionExecutor(ABC):
         if session is None:
             session = await self._start_empty(context.session_id)
         require_room(session, self.config)
-        await session.add_node(planned.node, planned.inputs, planned.outputs)
-        channels = session.channels_of(node_id)
-        return MultiprocessHandle(session.pids[node_id], node_id, channels, self, session)
+        pid = await session.add_node(planned.node, planned.inputs, planned.outputs)
+        return MultiprocessHandle(pid, node_id, session.channels_of(node_id), self, session)
 
     async def _start_empty(self, session_id: str) -> Session:
         """Start a session without nodes, or wait until it is started for another node.
@@ -289,32 +289,48 @@ class MultiprocessExecutor(SessionExecutor):
         registry: where names of node types are found; None is the default registry.
     """
 
+    def __init__(
+        self, config: MultiprocessConfig | None = None, *, registry: Registry | None = None
+    ) -> None:
+        super().__init__(config, registry=registry)
+        self._manager: ProcessManager | None = None  # from when it is initialised, as the domain
+        self._domain: Domain | None = None
+        self._files: list[str] = []  # of the domain: to be swept whoever dies
+        self._lost: list[ProcessManager] = []  # whose spawners were killed
+
     @property
     def spawner_pid(self) -> int:
-        """Process that starts those of the nodes, once the executor is initialised."""
+        """Process that starts those of the nodes.
+
+        Raises:
+            ExecutorError: the executor was not initialised: there is none yet.
+        """
+        if self._manager is None:
+            raise ExecutorError("the executor has no spawner before it is initialised")
         return self._manager.spawner_pid
 
     async def _initialize(self) -> None:
         # Imported here: the process that only checks pipelines needs no iceoryx2.
-        from remotemedia.core.multiprocess.transport.domain import Domain, new_domain
+        from remotemedia.core.multiprocess.transport.domain import new_domain
         from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 
         _raise_descriptor_limit()
-        self._lost: list[ProcessManager] = []
-        self._manager = ProcessManager()
+        manager = ProcessManager()
         # Before there are files: if this process dies, the spawner sweeps them in its stead.
-        await self._manager.start()
+        await manager.start()
         try:
-            self._domain: Domain = new_domain()
+            domain = new_domain()
         except BaseException:
-            await self._manager.close()
+            await manager.close()
             raise
-        root, prefix = self._domain.address
+        root, prefix = domain.address
         self._files = [f"{SHM_FOLDER}/{prefix}*", root]
-        self._manager.set_sweep(self._files)
+        manager.set_sweep(self._files)
+        self._manager, self._domain = manager, domain
 
     async def _renew(self) -> None:
         """Have a spawner again if the last one was killed: its sessions end, and others begin."""
+        assert self._manager is not None
         if self._manager.is_lost:
             self._manager.set_sweep([])
             manager = ProcessManager()
@@ -324,9 +340,13 @@ class MultiprocessExecutor(SessionExecutor):
             manager.set_sweep(self._files)
 
     def _parts(self) -> tuple[Transport, Launcher]:
+        assert self._domain is not None
+        assert self._manager is not None
         return self._domain, ProcessLauncher(self._manager, self.config)
 
     async def _shut_down(self) -> None:
+        assert self._domain is not None
+        assert self._manager is not None
         try:
             self._domain.close_and_sweep()
         finally:

@@ -35,7 +35,8 @@ class MultiprocessHandle:
     """A node that was started by hand; see `NodeHandle`.
 
     Attributes:
-        process_id: of its process; that of this one, where it runs in a thread.
+        process_id: of its process as it became ready, which `session.pids` knows if another takes
+            its place; that of this one, where it runs in a thread.
         node_id: its id.
         channels: names of the channels that it writes, by output port.
         executor: what runs it.

@@ -127,7 +127,6 @@ class NodeProcess:
             SpawnError: it could not be started.
             ExecutorError: its parameters are too large.
         """
-        self._loop.add_reader(self._end, self._listen)
         self._is_listening = True
         if self._stall_seconds is not None:
             self._watchdog = Watchdog(self._stall_seconds, self._look, self._note_stall)
@@ -136,6 +135,8 @@ class NodeProcess:
         control.send(self._end, configuration, fds)  # waits in the socket until it is read
         self._end.setblocking(False)
         self.launched = await self._launcher.launch(self.node, self._wiring, self._runner_end)
+        # Only now: whoever hears that it is ready finds its process.
+        self._loop.add_reader(self._end, self._listen)
         self._watch = self._loop.create_task(self._watch_exit(self.launched))
         self._owner.node_started(self)
 

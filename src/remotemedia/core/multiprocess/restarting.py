@@ -231,9 +231,7 @@ class Restarting:
             ends = control.new_pair()
         node = self._parts.put(last.node, self._owner, ends, last.incarnation + 1)
         ready = self._ready[node_id] = asyncio.get_running_loop().create_future()
-        start = asyncio.create_task(node.start())
-        start.add_done_callback(node.note_start)
-        self._parts.starts.append(start)
+        start = self._parts.begin(node)
         try:
             # Cancelled here, the process is the session's to end, and so is its start.
             await asyncio.wait([ready], timeout=seconds)
@@ -246,8 +244,6 @@ class Restarting:
         finally:
             if self._ready[node_id] is ready:
                 del self._ready[node_id]
-            if start.done():
-                self._parts.starts.remove(start)
         failure = ready.exception()
         assert failure is None or isinstance(failure, ExecutorError)
         return node, failure

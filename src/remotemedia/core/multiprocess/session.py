@@ -181,7 +181,7 @@ class Session:
         node: ValidatedNode,
         inputs: tuple[SessionPort, ...] = (),
         outputs: tuple[SessionPort, ...] = (),
-    ) -> None:
+    ) -> int:
         """Start one more node and return when it is ready; see `NodeExecutor.execute_node`.
 
         Args:
@@ -189,12 +189,15 @@ class Session:
             inputs: those of its input ports that are the session's.
             outputs: those of its output ports that are the session's.
 
+        Returns:
+            The process that became ready; it may have crashed by now, and another taken its place.
+
         Raises:
             ExecutorError: the session does not run, or its id is taken.
             PipelineTerminated: it did not start, which ends the session.
         """
         self._require_own()
-        await self._additions.add_node(node, inputs, outputs)
+        return await self._additions.add_node(node, inputs, outputs)
 
     async def connect(self, connection: Connection) -> None:
         """Connect two nodes while messages flow; what is sent after this arrives.

@@ -134,7 +134,7 @@ PROCESS: Machine[ProcessState, ProcessEvent] = Machine(
             _PE.STOP: _P.STOPPING,
             _PE.EXITED: _P.ERROR,
             _PE.FAILED: _P.ERROR,
-            _PE.REPLACED: None,
+            _PE.REPLACED: _P.RESTARTING,
         },
         _P.STOPPING: {
             _PE.READY: _P.STOPPING,

@@ -57,7 +57,7 @@ class Supervisor:
         self.state: SessionState = SESSION.first
         self.restarting = Restarting(parts, self, self.fail)
         self._parts = parts
-        self._nodes, self._starts = parts.nodes, parts.starts
+        self._nodes = parts.nodes
         self._wiring, self._config, self._bus = parts.wiring, parts.config, parts.bus
         self._session_id = parts.wiring.session_id
         self._created_at = created_at
@@ -66,10 +66,11 @@ class Supervisor:
         self._failure: ExecutorError | None = None
         self._is_told = False  # somebody has got the failure raised
         self._start_over = asyncio.Event()  # all are ready, one has failed, or it is to end
-        # Nodes that were added: whether they became ready before the session began to end.
-        self._arrivals: dict[str, asyncio.Future[bool]] = {}
+        # Nodes that were added: their first process that became ready, unless the session ends.
+        self._arrivals: dict[str, asyncio.Future[int | None]] = {}
         self._ending = Ending(parts)
         self._end_task: asyncio.Task[None] | None = None  # from when it begins to end
+        self._ended = asyncio.Event()  # nothing of it is left
         self._is_closing = False  # ends with what was sent worked off, so a failure matters still
         self._final_stats: dict[str, PortStats] | None = None
         self._has_dead = False
@@ -168,8 +169,7 @@ class Supervisor:
 
     async def wait_ended(self) -> None:
         """See `Session.wait_ended`."""
-        async for _ in self._bus.subscribe():
-            continue
+        await self._ended.wait()
         if self._failure is not None:
             raise self._terminated()
 
@@ -197,19 +197,15 @@ class Supervisor:
         self._bus.emit(events.SessionReady(self._session_id, time.monotonic() - self._created_at))
 
     async def _start_nodes(self) -> None:
-        """Start all nodes at once and return when every one is ready."""
+        """Start all nodes at once and return when every one is ready; raise the first failure."""
         seconds = self._config.init_timeout_secs
         late: ExecutorError | None = None
+        for process in self._nodes.values():
+            self._parts.begin(process)
         try:
             async with asyncio.timeout(seconds):
-                self._starts += [asyncio.create_task(one.start()) for one in self._nodes.values()]
-                if self._starts:
-                    await asyncio.wait(self._starts)  # cancelled here, `_tear_down` waits for them
-                    for start in self._starts:
-                        if not start.cancelled():  # as an end of the session does
-                            start.result()
-                    self._starts.clear()
-                    await self._start_over.wait()
+                if self._nodes:
+                    await self._start_over.wait()  # cancelled here, `_tear_down` ends the starts
         except TimeoutError:
             waiting = [n for n in self._nodes.values() if n.state is ProcessState.INITIALIZING]
             # One that is connecting waits for the readers it has: for those behind it.
@@ -223,22 +219,19 @@ class Supervisor:
 
     def add(
         self, node: ValidatedNode, ends: tuple[socket.socket, socket.socket]
-    ) -> Coroutine[object, object, bool]:
+    ) -> Coroutine[object, object, int | None]:
         """Take in one more node, with the ends of its control connection, and begin to start it.
 
         Returns:
-            What waits until it is ready; False if the session has failed or ends before.
+            What waits until it is ready and returns the process that is; None if the session has
+            failed or ends before.
         """
         process = self._parts.put(node, self, ends)
         self._arrivals[node.node_id] = asyncio.get_running_loop().create_future()
-        # Begun here and not when it is awaited: an end that comes between the two must know of it.
-        start = asyncio.create_task(process.start())
-        self._starts.append(start)
-        start.add_done_callback(self._starts.remove)
-        start.add_done_callback(process.note_start)
+        self._parts.begin(process)
         return self._arrival_of(process)
 
-    async def _arrival_of(self, process: NodeProcess) -> bool:
+    async def _arrival_of(self, process: NodeProcess) -> int | None:
         arrival, seconds = self._arrivals[process.node_id], self._config.init_timeout_secs
         try:
             await asyncio.wait([arrival], timeout=seconds)
@@ -255,7 +248,7 @@ class Supervisor:
         self._start_over.set()
         for arrival in self._arrivals.values():
             if not arrival.done():
-                arrival.set_result(False)
+                arrival.set_result(None)
 
     async def _roll_back(self) -> None:
         if self._end_task is None:
@@ -285,7 +278,8 @@ class Supervisor:
         self.restarting.note_ready(node)
         arrival = self._arrivals.get(node.node_id)
         if arrival is not None and not arrival.done():
-            arrival.set_result(True)
+            assert node.launched is not None
+            arrival.set_result(node.launched.pid)
             if self._is_closing and not self._wiring.is_fed(node.node_id):
                 node.drain()  # as the other sources were asked to
         if not any(one.is_starting for one in self._nodes.values()):
@@ -370,6 +364,7 @@ class Supervisor:
             await self._ending.stop(grace_seconds)
         finally:
             with ExitStack() as steps:  # which are taken from the last to the first
+                steps.callback(self._ended.set)
                 steps.callback(self._on_end)
                 steps.callback(self._bus.close)
                 steps.callback(self._advance, SessionEvent.ALL_GONE)
