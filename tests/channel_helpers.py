@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import glob
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.core.multiprocess.transport.memory import MemoryTransport
+from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from remotemedia.data import Binary
 
 if TYPE_CHECKING:
@@ -152,6 +154,11 @@ def open_fds() -> list[str]:
         except OSError:
             continue
     return sorted(links)
+
+
+def leftovers(root: Path, prefix: str) -> list[str]:
+    """List what an executor has in shared memory and in its runtime folder."""
+    return [*glob.glob(f"{SHM_FOLDER}/{glob.escape(prefix)}*"), *([str(root)] * root.exists())]
 
 
 def shared_mappings() -> int:

@@ -13,9 +13,15 @@ from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.registry import Channel, ChannelRegistry
 from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.plan import MAX_CAPACITY, Policy, SpareTaps
-from remotemedia.core.multiprocess.transport.folder import leftovers, private_folder
+from remotemedia.core.multiprocess.transport.doorbell import Doorbell
+from remotemedia.core.multiprocess.transport.folder import private_folder
 from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
-from remotemedia.core.multiprocess.transport.ledger import LedgerWord
+from remotemedia.core.multiprocess.transport.ledger import (
+    ENDPOINT_WORDS,
+    PORT_WORDS,
+    WORDS,
+    LedgerWord,
+)
 from remotemedia.core.multiprocess.transport.memory import MemoryReader, MemoryTransport
 from remotemedia.data import Binary
 from remotemedia.errors import (
@@ -24,6 +30,7 @@ from remotemedia.errors import (
     ChannelError,
     EndOfStream,
     PeerLost,
+    ResourceLimit,
     SharedMemoryExhausted,
 )
 from tests.channel_helpers import (
@@ -32,6 +39,7 @@ from tests.channel_helpers import (
     Peer,
     connection_stats_of,
     eventually,
+    leftovers,
     new_registry,
     number,
     open_fds,
@@ -161,6 +169,34 @@ def test_a_refused_plan_leaves_nothing_behind(local: ChannelRegistry) -> None:
     assert local.ledger.words[LedgerWord.ALLOCATED] - used <= 64
     publisher = local.create_publisher(channel)
     assert publisher.wait_connected(0)
+
+
+def test_a_channel_that_finds_the_ledger_full_can_be_planned_again(local: ChannelRegistry) -> None:
+    party = local.ledger.allocate(ENDPOINT_WORDS)
+    left = (WORDS - local.ledger.words[LedgerWord.ALLOCATED]) // PORT_WORDS
+    taken = [local.ledger.allocate(PORT_WORDS) for _ in range(left)]
+    local.ledger.free(party, ENDPOINT_WORDS)
+    fds = open_fds()
+    with pytest.raises(ResourceLimit, match="ledger of the session is full"):
+        local.create_channel("port")
+    assert open_fds() == fds
+    local.ledger.free(taken[0], PORT_WORDS)
+    assert local.create_channel("port").plan.slot == taken[0]
+
+
+def test_an_endpoint_that_gets_no_doorbell_gives_its_words_back(
+    local: ChannelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise ResourceLimit("too many files are open")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Doorbell, "new_fd", refuse)
+        with pytest.raises(ResourceLimit):
+            local.add_endpoint("viewer")
+    used = local.ledger.words[LedgerWord.ALLOCATED]
+    local.add_endpoint("viewer")
+    assert local.ledger.words[LedgerWord.ALLOCATED] == used
 
 
 class NoReaders(MemoryTransport):

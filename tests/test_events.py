@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import weakref
 from dataclasses import FrozenInstanceError
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
+from remotemedia import events
 from remotemedia.core.multiprocess.events import (
     MAX_WAITING_EVENTS,
     Event,
@@ -20,6 +22,13 @@ from remotemedia.core.multiprocess.events import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+def test_every_event_can_be_imported_by_users_and_is_in_the_documentation() -> None:
+    names = {kind.__name__ for kind in get_args(Event)}
+    assert {"Event", *names} == set(events.__all__) <= set(vars(events))
+    page = (Path(__file__).parents[1] / "docs/howto/errors.md").read_text()
+    assert not [name for name in names if f"`{name}`" not in page]
 
 
 def started(pid: int) -> ProcessStarted:

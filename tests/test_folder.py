@@ -15,15 +15,12 @@ import pytest
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.transport import library
 from remotemedia.core.multiprocess.transport.domain import new_domain
-from remotemedia.core.multiprocess.transport.folder import (
-    leftovers,
-    new_prefix,
-    private_folder,
-    sweep,
-)
+from remotemedia.core.multiprocess.transport.folder import new_prefix, private_folder, sweep
+from remotemedia.core.multiprocess.transport.ledger import Ledger
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from remotemedia.data import Text
-from remotemedia.errors import ExecutorError, SharedMemoryExhausted
+from remotemedia.errors import ExecutorError, ResourceLimit, SharedMemoryExhausted
+from tests.channel_helpers import leftovers, open_fds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,6 +100,26 @@ def test_a_folder_open_to_others_is_refused(base: Path) -> None:
             ChannelRegistry()
     folder.chmod(0o700)
     assert private_folder() == folder
+
+
+def test_a_registry_that_gets_no_domain_keeps_no_descriptor(base: Path) -> None:
+    (base / "remotemedia").mkdir(mode=0o755)
+    before = open_fds()
+    with pytest.raises(ExecutorError, match="mode 0700") as caught:
+        ChannelRegistry()
+    assert open_fds() == before, caught
+
+
+def test_a_registry_that_gets_no_ledger_leaves_no_domain(
+    monkeypatch: pytest.MonkeyPatch, base: Path
+) -> None:
+    def refuse() -> Ledger:
+        raise ResourceLimit("too many files are open")
+
+    monkeypatch.setattr(Ledger, "create", refuse)
+    with pytest.raises(ResourceLimit):
+        ChannelRegistry()
+    assert list(base.glob("remotemedia/*/*")) == []
 
 
 def test_a_link_and_a_file_are_refused(base: Path, tmp_path: Path) -> None:

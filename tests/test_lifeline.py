@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -159,6 +161,23 @@ async def test_a_spawner_that_cannot_start_is_an_error_and_leaves_nothing(
         await manager.start()
     await manager.close()
     assert open_fds() == before
+
+
+@pytest.mark.parametrize("call", ["socketpair", "pipe", "pidfd_open"])
+async def test_a_start_that_runs_out_of_descriptors_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    before = open_fds()
+    manager = ProcessManager()
+    with monkeypatch.context() as patched:
+        patched.setattr(socket if call == "socketpair" else os, call, refuse)
+        with pytest.raises(SpawnError, match="Too many open files") as caught:
+            await manager.start()
+    assert open_fds() == before, caught
+    assert call != "pidfd_open" or not exists(manager.spawner_pid)
 
 
 async def test_a_start_that_is_cancelled_leaves_no_spawner() -> None:

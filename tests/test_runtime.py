@@ -12,6 +12,7 @@ from remotemedia.core.validation import validate
 from tests import executor_nodes as nodes
 from tests.cli_nodes import Count, Swallow
 from tests.executor_helpers import chain, texts
+from tests.process_helpers import exists
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +67,62 @@ async def test_an_executor_of_ones_own_runs_sessions_and_ends_with_the_runtime()
             runtime.register_executor("mine", rm.InlineExecutor())
     with pytest.raises(rm.ExecutorError, match="shut down"):
         await mine.create_session("s", chain(nodes.Upper))
+
+
+async def test_an_executor_that_was_replaced_ends_with_the_runtime() -> None:
+    mine = rm.MultiprocessExecutor()
+    async with rm.Runtime() as runtime:
+        runtime.register_executor("mine", mine)
+        await mine.initialize()
+        runtime.register_executor("mine", rm.InlineExecutor())
+    assert not exists(mine.spawner_pid)
+
+
+async def test_an_executor_that_starts_a_session_is_not_replaced() -> None:
+    async with rm.Runtime() as runtime:
+        start = asyncio.create_task(runtime.create_session("s", chain(nodes.Echo)))
+        await asyncio.sleep(0)  # it has begun, and its executor has no session yet
+        with pytest.raises(rm.ExecutorError, match="runs s"):
+            runtime.register_executor("python", rm.InlineExecutor())
+        await start
+
+
+async def test_a_session_has_its_name_alone_whichever_executor_runs_it() -> None:
+    async with rm.Runtime() as runtime:
+        first = await runtime.create_session("s", chain(nodes.Echo), executor="inline")
+        with pytest.raises(rm.ExecutorError, match="there is a session 's' already"):
+            await runtime.create_session("s", chain(nodes.Echo))
+        assert runtime.sessions == {"s": first}
+        await runtime.terminate_session("s")
+        await runtime.create_session("s", chain(nodes.Echo))
+
+
+async def test_a_session_has_its_name_alone_while_it_starts() -> None:
+    async with rm.Runtime() as runtime:
+        start = asyncio.create_task(runtime.create_session("s", chain(nodes.Echo)))
+        await asyncio.sleep(0)  # it has begun, and its executor has no session yet
+        with pytest.raises(rm.ExecutorError, match="there is a session 's' already"):
+            await runtime.create_session("s", chain(nodes.Echo), executor="inline")
+        session = await start
+        assert runtime.sessions == {"s": session}
+
+
+async def test_a_name_is_free_again_when_its_session_was_terminated_while_it_started() -> None:
+    is_starting = asyncio.Event()
+    async with rm.Runtime() as runtime:
+        start = asyncio.create_task(
+            runtime.create_session(
+                "s", chain(nodes.SlowStart), on_event=lambda _: is_starting.set()
+            )
+        )
+        await is_starting.wait()
+        await runtime.terminate_session("s")
+        await runtime.create_session("s", chain(nodes.Echo), executor="inline")
+        assert list(runtime.sessions) == ["s"]
+        await asyncio.wait([start])
+        with pytest.raises(rm.ExecutorError, match="there is a session 's' already"):
+            await runtime.create_session("s", chain(nodes.Echo))
+        assert start.exception() is not None
 
 
 async def test_a_session_is_terminated_by_name() -> None:

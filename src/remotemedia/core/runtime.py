@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remotemedia.core.arguments import check_config, check_pipeline, require_asyncio
@@ -33,6 +34,14 @@ __all__ = ["Runtime"]
 DEFAULT_EXECUTOR = "python"
 
 
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """A session that is being started, and that its executor may not know of yet."""
+
+    session_id: str
+    executor: SessionExecutor
+
+
 class Runtime:
     """Runs pipelines.
 
@@ -58,20 +67,26 @@ class Runtime:
             DEFAULT_EXECUTOR: MultiprocessExecutor(config, registry=registry),
             "inline": InlineExecutor(config, registry=registry),
         }
+        self._replaced: list[SessionExecutor] = []
+        self._starting: set[_Start] = set()
 
     def register_executor(self, name: str, executor: SessionExecutor) -> None:
         """Give an executor a name that pipelines and `create_session` can say.
 
         It is shut down with the runtime. One that had the name before is replaced, if it runs no
-        session.
+        session, and is shut down with the runtime all the same.
 
         Raises:
-            ExecutorError: the executor of that name runs sessions.
+            ExecutorError: the executor of that name runs or starts sessions.
         """
         before = self._executors.get(name)
-        if before is not None and before.sessions:
-            running = ", ".join(before.sessions)
-            raise ExecutorError(f"executor {name!r} runs {running}; end them before it is replaced")
+        if before is not None and before is not executor:
+            starting = [one.session_id for one in self._starting if one.executor is before]
+            if running := ", ".join(dict.fromkeys([*before.sessions, *starting])):
+                raise ExecutorError(
+                    f"executor {name!r} runs {running}; end them before it is replaced"
+                )
+            self._replaced.append(before)
         self._executors[name] = executor
 
     async def create_session(
@@ -85,7 +100,8 @@ class Runtime:
         """Start a session and return when every node is ready.
 
         Args:
-            session_id: its name, 1 to 64 of A-Z a-z 0-9 _ . -, free again once it has ended.
+            session_id: its name, 1 to 64 of A-Z a-z 0-9 _ . -, free again once it has ended. No two
+                sessions of a runtime have one name, whatever runs them.
             pipeline: what to run; it is validated before anything is started.
             executor: what runs it; None is what its nodes say, else "python".
             on_event: called by the event loop with all that happens, from the start of the first
@@ -108,7 +124,13 @@ class Runtime:
                 executors=self._executors.keys(),
                 refer=chosen.refer,
             )
-        return await chosen.create_session(session_id, pipeline, on_event=on_event)
+        self._require_free(session_id)
+        start = _Start(session_id, chosen)
+        self._starting.add(start)
+        try:
+            return await chosen.create_session(session_id, pipeline, on_event=on_event)
+        finally:
+            self._starting.discard(start)
 
     @asynccontextmanager
     async def session(
@@ -141,6 +163,8 @@ class Runtime:
         """
         for executor in self._executors.values():
             if session_id in executor.sessions:
+                # Its executor knows it, and from now on says when the name is free again.
+                self._starting = {one for one in self._starting if one.session_id != session_id}
                 await executor.terminate_session(session_id)
                 return
         raise SessionNotFound(session_id, tuple(self.sessions))
@@ -156,7 +180,8 @@ class Runtime:
 
     async def shutdown(self) -> None:
         """End every session and leave nothing behind. Twice is harmless."""
-        ends = [one.shutdown() for one in self._executors.values()]
+        executors = dict.fromkeys([*self._executors.values(), *self._replaced])
+        ends = [one.shutdown() for one in executors]
         # All of them come to their end, also when this is cancelled or one of them fails.
         for result in await to_its_end(asyncio.gather(*ends, return_exceptions=True)):
             if isinstance(result, BaseException):
@@ -173,6 +198,13 @@ class Runtime:
         trace: TracebackType | None,
     ) -> None:
         await self.shutdown()
+
+    def _require_free(self, session_id: str) -> None:
+        """Raise `ExecutorError` if a session of that name runs or is being started."""
+        if session_id in [*self.sessions, *(one.session_id for one in self._starting)]:
+            raise ExecutorError(
+                f"there is a session {session_id!r} already; end it first, or choose another name"
+            )
 
     def _executor_for(
         self, pipeline: Pipeline | ValidatedPipeline, executor: str | None

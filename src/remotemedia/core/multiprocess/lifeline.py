@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, BinaryIO, TypedDict
 
 from remotemedia.core.multiprocess import spawner
 from remotemedia.core.multiprocess.output import PipeReader
@@ -130,24 +130,16 @@ class Lifeline:
         await self._ended.wait()
 
     def _launch(self) -> None:
-        python = [sys.executable, "-I", "-S", "-X", "utf8"]
         with contextlib.ExitStack() as on_error:
             try:
                 self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 on_error.callback(self._socket.close)
-                stderr, stderr_writer = os.pipe()
-                on_error.callback(os.close, stderr)
-                with theirs, open(stderr_writer, "wb") as errors:
-                    # Popen forks safely beside other threads, and closes what is not passed.
-                    self._process = subprocess.Popen(  # noqa: S603 - our own file
-                        [*python, spawner.__file__, str(theirs.fileno()), str(os.getpid())],
-                        cwd="/",
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        stderr=errors,
-                        pass_fds=[theirs.fileno()],
-                        start_new_session=True,
-                    )
+                with theirs:
+                    stderr, stderr_writer = os.pipe()
+                    on_error.callback(os.close, stderr)
+                    with open(stderr_writer, "wb") as errors:
+                        self._process = _run_spawner(theirs, errors)
+                on_error.callback(_kill_and_reap, self._process)
                 self._pidfd = os.pidfd_open(self._process.pid)
             except OSError as error:
                 hint = "it takes Linux 5.3 or later, and an interpreter in sys.executable"
@@ -223,6 +215,25 @@ class Lifeline:
             why = self._stderr.tail or f"it ended with code {self._process.returncode}"
             self._ready.set_exception(SpawnError("the spawner", why))
         self._on_end()
+
+
+def _run_spawner(end: socket.socket, errors: BinaryIO) -> subprocess.Popen[bytes]:
+    python = [sys.executable, "-I", "-S", "-X", "utf8"]
+    # Popen forks safely beside other threads, and closes what is not passed.
+    return subprocess.Popen(  # noqa: S603 - our own file
+        [*python, spawner.__file__, str(end.fileno()), str(os.getpid())],
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        pass_fds=[end.fileno()],
+        start_new_session=True,
+    )
+
+
+def _kill_and_reap(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()  # some milliseconds: it ignores no SIGKILL
 
 
 def _duplicates(fds: Sequence[int]) -> list[int]:

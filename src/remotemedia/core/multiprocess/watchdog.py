@@ -77,11 +77,6 @@ class Watchdog:
             self._timer.cancel()
             self._timer = None
 
-    @property
-    def is_armed(self) -> bool:
-        """Whether a timer runs."""
-        return self._timer is not None
-
     def _arm(self, due_ns: int) -> None:
         if self._timeout_ns:
             self._due_ns = due_ns

@@ -88,11 +88,18 @@ class Parties:
 
         Raises:
             ChannelError: the name is taken.
+            ResourceLimit: the ledger is full, or too many files are open; nothing is planned.
         """
         if any(party.plan.name == name for party in self):
             raise ChannelError(f"there is an endpoint {name!r} already")
-        plan = EndpointPlan(name, self._ledger.allocate(ENDPOINT_WORDS))
-        party = Party(next(self._indices), plan, Doorbell.new_fd(), is_private)
+        slot = self._ledger.allocate(ENDPOINT_WORDS)
+        try:
+            doorbell_fd = Doorbell.new_fd()
+        except BaseException:
+            self._ledger.free(slot, ENDPOINT_WORDS)
+            raise
+        plan = EndpointPlan(name, slot)
+        party = Party(next(self._indices), plan, doorbell_fd, is_private)
         self._parties[party.index] = party
         self.bells[party.index] = Bell(party.doorbell_fd, plan.slot + EndpointWord.ASLEEP)
         return party

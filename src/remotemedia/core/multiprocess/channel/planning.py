@@ -92,10 +92,16 @@ class Planner:
             if writer is None
             else self._known(writer)
         )
+        try:
+            slot = self.ledger.allocate(PORT_WORDS)
+        except BaseException:
+            if party.is_private:
+                self._parties.remove(party)
+            raise
         plan = PortPlan(
             name=name,
             service=service_name(self._scope, name),
-            slot=self.ledger.allocate(PORT_WORDS),
+            slot=slot,
             writer=party.index,
             max_message_bytes=max_message_bytes,
             taps=taps or SpareTaps(8, capacity, DEFAULT_MAX_HELD),

@@ -80,14 +80,11 @@ class ChannelRegistry(Planner):
         scope: str = "",
         spin_ns: int = DEFAULT_SPIN_NS,
     ) -> None:
+        super().__init__(scope)
         self._own: Domain | None = None
         if transport is None:
-            # Imported here: who only uses the transport in memory needs no iceoryx2.
-            from remotemedia.core.multiprocess.transport.domain import new_domain
-
-            transport = self._own = new_domain()
+            transport = self._own = self._new_domain()
             atexit.register(self.cleanup)  # its files would stay until the next one starts
-        super().__init__(scope)
         self._transport = transport
         self._spin_ns = spin_ns
         self._readers = itertools.count(1)
@@ -383,6 +380,16 @@ class ChannelRegistry(Planner):
         trace: TracebackType | None,
     ) -> None:
         self.cleanup()
+
+    def _new_domain(self) -> Domain:
+        # Imported here: who only uses the transport in memory needs no iceoryx2.
+        from remotemedia.core.multiprocess.transport.domain import new_domain
+
+        try:
+            return new_domain()
+        except BaseException:
+            self.ledger.close()
+            raise
 
     def _create(self, channel: Channel) -> None:
         """Make the service of a channel, unless it exists."""

@@ -176,11 +176,6 @@ class Subscriber(Intake):
             or self._is_closed
         )
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether the writer has finished or died. What it sent may still wait to be taken."""
-        return self._words[self._state_at] >= PortState.FINISHED
-
     def close(self) -> None:
         """Read no more: what is queued is dropped and counted, and no writer waits for this reader.
 

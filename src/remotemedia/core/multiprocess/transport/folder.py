@@ -80,29 +80,20 @@ def domains(folder: Path) -> Iterator[tuple[Path, bool]]:
                 lock.close()
 
 
-def sweep_dead(folder: Path) -> list[str]:
-    """Remove what domains left whose process is dead; return their prefixes.
+def sweep_dead(folder: Path) -> None:
+    """Remove what domains left whose process is dead.
 
     A process that was killed together with everybody who would have cleaned up after it leaves its
     files to the next one that starts.
     """
-    swept = []
     for root, is_alive in domains(folder):
         if not is_alive:
-            prefix = f"{root.name}_"
-            sweep(root, prefix)
-            swept.append(prefix)
-    return swept
+            sweep(root, f"{root.name}_")
 
 
 def new_prefix() -> str:
     """Make a name of its own for one executor: all it leaves in shared memory begins with it."""
     return f"{PREFIX}{secrets.token_hex(5)}_"
-
-
-def leftovers(root: Path, prefix: str) -> list[str]:
-    """List what an executor has in shared memory and in its runtime folder."""
-    return [*glob.glob(f"{SHM_FOLDER}/{glob.escape(prefix)}*"), *([str(root)] * root.exists())]
 
 
 def restrict(prefix: str) -> None:
