@@ -61,4 +61,6 @@ def _microseconds(value: float) -> str:
 
 
 def _rate(value: float) -> str:
+    if value < 10_000:
+        return f"{value:,.0f}"
     return f"{value / 1000:,.0f},000"

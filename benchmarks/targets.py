@@ -90,9 +90,6 @@ def targets(records: Sequence[Record]) -> list[Target]:
             1.3,
             lambda: of.hop(COPIED, LARGE) / (of.copy() + of.hop(OURS)),
         ),
-        # Missed: the code of a process that has slept for milliseconds has left the caches when it
-        # is woken. Early rings, lingering, fewer calls and huge pages were tried: 1.5 to 1.9; and
-        # compiling: 2.3.
         ("paced hop, block / raw", 1.3, lambda: of.paced(OURS) / of.paced(RAW)),
         ("idle reader, % of a core", 0.2, of.idle),
         *(

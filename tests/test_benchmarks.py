@@ -131,11 +131,13 @@ def test_the_table_of_the_readme_is_replaced_and_nothing_else(tmp_path: Path) ->
         Record("hop", "remotemedia", 1280, "adaptive", "us", 5.25, 9, 10),
         Record("hop", "pyzmq", 24_883_200, "block", "us", 6500.0, 9, 10),
         Record("throughput", "raw-iceoryx2", 1024, "adaptive", "msg/s", 828_000.0, 1, 10),
+        Record("throughput", "pyzmq", 24_883_200, "block", "msg/s", 400.0, 1, 10),
     ]
     text = readme.render(records, {"cores": 2, "machine": "x86_64", "python": "3.11.7"})
     assert "| 1,280 B, one way | 5.2 µs |  |  |  |" in text
     assert "| 24.9 MB, one way |  |  | 6.5 ms |  |" in text
     assert "| 1,024 B, a second |  | 828,000 |  |  |" in text
+    assert "| 24.9 MB, a second |  |  | 400 |  |" in text
     page = tmp_path / "README.md"
     page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
     readme.update(page, text)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import remotemedia
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/howto/*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -32,6 +34,12 @@ def test_every_python_listing_is_python(page: Path) -> None:
         if language == "python":
             # A fragment may await, yield to nobody, or use what was shown before.
             compile(text, str(page), "exec", flags=0x2000)  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    pages = "\n".join(page.read_text() for page in ROOT.glob("docs/reference/*.md"))
+    shown = set(re.findall(r"^\.\. auto\w+:: remotemedia\.(\w+)$", pages, re.MULTILINE))
+    assert {*remotemedia.__all__, "input"} <= shown
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,7 @@ _CLOSE = 0.85  # finsh, initialise, clean_up and proces are; process_text and is
 _OTHER_WORDS = ("ed", "er", "or", "ing")  # processed, initializer: words of their own
 
 # What other frameworks call the same (Beam, Lightning, Pipecat, unittest), in lower case and
-# without underscores. `init`, `close` and `cancel` are
-# left out: too many helpers are called so.
+# without underscores. `init`, `close` and `cancel` are left out: too many helpers are called so.
 _ELSEWHERE = {
     **dict.fromkeys(("setup", "startup", "onstart", "onstartup", "start"), "initialize"),
     **dict.fromkeys(("teardown", "shutdown", "onstop", "onshutdown", "stop"), "cleanup"),

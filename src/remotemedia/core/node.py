@@ -136,10 +136,17 @@ class Node:
             kind: the message type.
             port: the output port that it leaves by.
             **shape: what the type needs to know its size: frames, channels and sample_rate for
-                `Audio`, height, width and format for `Video`, shape and dtype for `Tensor`.
+                `Audio`, height, width and format for `Video`, shape and dtype for `Tensor`, nbytes
+                for `Binary`.
 
         Raises:
             RuntimeError: the node does not run in a session.
+            TypeError: there is no such port, or it sends no such messages; no port is open before
+                `initialize` has returned.
+            DataError: the type cannot be lent, or not in this size.
+            LoanError: too many loans are out.
+            SharedMemoryExhausted: there is no memory for it.
+            ChannelClosed: the session is ending.
         """
         return self._bound_runtime("loan()").loan(kind, port, shape)
 

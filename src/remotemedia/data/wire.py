@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RuntimeData: TypeAlias = Audio | Video | Tensor | Text | Json | Binary | File | Control
+"""Any message that a pipeline carries."""
 Payload: TypeAlias = "NDArray[np.generic] | bytes"
 
 

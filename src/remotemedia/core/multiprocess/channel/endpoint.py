@@ -37,6 +37,10 @@ class Endpoint:
         doorbell_fd: its doorbell; owned.
         bells: the doorbells it rings, by endpoint index.
         spin_ns: how long to look for news before blocking; 0 blocks at once.
+
+    Attributes:
+        publishers: what it writes, by the name of the channel.
+        subscribers: what it reads, by the name of the connection.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from remotemedia.core.multiprocess.channel.bell import ring_sleepers
 from remotemedia.core.multiprocess.channel.checked import check_timeout
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from remotemedia.errors import DataError
 
 M = TypeVar("M", bound=ArrayMessage)
+_Parcel: TypeAlias = "tuple[RuntimeData, Layout, Payload, bytes, int | None]"
 _now_ns = time.monotonic_ns
 
 
@@ -99,7 +100,7 @@ class Publisher(Sender):
         """
         if timeout_seconds:
             check_timeout(timeout_seconds)
-        parcel = (message, *self._dissect(message), pack_metadata(message), epoch)
+        parcel = self._parcel(message, epoch)
         if self._try_send(*parcel) is None:
             self._wait(partial(self._try_send, *parcel), timeout_seconds)
 
@@ -109,8 +110,7 @@ class Publisher(Sender):
 
     def try_send(self, message: RuntimeData) -> bool | None:
         """Send a message if there is credit; None, and nothing sent, if there is none."""
-        parcel = (message, *self._dissect(message), pack_metadata(message), None)
-        return self._try_send(*parcel)
+        return self._try_send(*self._parcel(message, None))
 
     async def send_async(
         self,
@@ -122,7 +122,7 @@ class Publisher(Sender):
         """Send a message, awaiting credit; otherwise as `send`. Cancelled, it has sent nothing."""
         if timeout_seconds:
             check_timeout(timeout_seconds)
-        parcel = (message, *self._dissect(message), pack_metadata(message), epoch)
+        parcel = self._parcel(message, epoch)
         if self._try_send(*parcel) is None:
             await self._wait_async(partial(self._try_send, *parcel), timeout_seconds)
 
@@ -324,11 +324,11 @@ class Publisher(Sender):
             if not self._is_closed:
                 self._words[self.port.slot + PortWord.BLOCKED_NS] += _now_ns() - began_ns
 
-    def _dissect(self, message: RuntimeData) -> tuple[Layout, Payload]:
-        parts = dissect(message)
-        if parts[0].payload_bytes > self._max_bytes:
-            raise self._too_large(parts[0].payload_bytes)
-        return parts
+    def _parcel(self, message: RuntimeData, epoch: int | None) -> _Parcel:
+        layout, payload = dissect(message)
+        if layout.payload_bytes > self._max_bytes:
+            raise self._too_large(layout.payload_bytes)
+        return message, layout, payload, pack_metadata(message), epoch
 
     def _too_large(self, nbytes: int) -> DataError:
         return too_large(self.port.name, nbytes, self._max_bytes)

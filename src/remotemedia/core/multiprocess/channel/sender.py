@@ -286,9 +286,8 @@ class Sender:
         if self._sent < self._limit:
             return True
         if self._words[self._skipped_at] == self._sent:
-            ring_sleepers(
-                self._bells, self._words
-            )  # readers may wait for a message that was interrupted
+            # Readers may wait for a message that was interrupted.
+            ring_sleepers(self._bells, self._words)
         return False
 
     def _catch_up(self) -> None:

@@ -58,7 +58,8 @@ class NodeRun:
     def run(self) -> int:
         """Live it; return the exit code.
 
-        0: it was told to stop. 1: it failed, and the executor was told how.
+        0: it was told to stop; a `cleanup` that fails then is told, and changes nothing here.
+        1: it failed, and the executor was told how.
         """
         self._commands.start()
         self._reporter.say(control.Hello(control.PROTOCOL_VERSION))
