@@ -12,7 +12,15 @@ from remotemedia.core.validated import ValidatedPipeline
 from remotemedia.data import Message
 from remotemedia.errors import ExecutorError
 
-__all__ = ["check_config", "check_input", "check_pipeline", "check_seconds", "require_asyncio"]
+__all__ = [
+    "check_config",
+    "check_input",
+    "check_pipeline",
+    "check_seconds",
+    "name_taken",
+    "require_asyncio",
+    "require_loop",
+]
 
 
 def check_pipeline(pipeline: object, session_id: object = None) -> None:
@@ -54,6 +62,13 @@ def check_seconds(name: str, value: object) -> None:
         raise TypeError(f"{name} is {shortened(value)}; it must be a number of seconds, or None")
     if math.isnan(value) or value < 0:
         raise ValueError(f"{name} is {value!r}; it must be 0 or more seconds, or None for ever")
+
+
+def name_taken(session_id: str) -> ExecutorError:
+    """Say that another session has this name."""
+    return ExecutorError(
+        f"there is a session {session_id!r} already; end it first, or choose another name"
+    )
 
 
 def require_loop(loop: asyncio.AbstractEventLoop | None, what: str) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from remotemedia.core.arguments import check_config, check_pipeline, require_asyncio
+from remotemedia.core.arguments import check_config, check_pipeline, name_taken, require_asyncio
 from remotemedia.core.findings import suggested
 from remotemedia.core.multiprocess.executor import (
     InlineExecutor,
@@ -202,9 +202,7 @@ class Runtime:
     def _require_free(self, session_id: str) -> None:
         """Raise `ExecutorError` if a session of that name runs or is being started."""
         if session_id in [*self.sessions, *(one.session_id for one in self._starting)]:
-            raise ExecutorError(
-                f"there is a session {session_id!r} already; end it first, or choose another name"
-            )
+            raise name_taken(session_id)
 
     def _executor_for(
         self, pipeline: Pipeline | ValidatedPipeline, executor: str | None

@@ -272,13 +272,13 @@ def encode_plain(value: object, what: str, limit: int, advice: str = "") -> byte
     return encoded
 
 
-def shown(value: object) -> str:
+def shown(value: object, max_chars: int = 80) -> str:
     """Show a value in an error, at a length that a person reads."""
     try:
         text = repr(value)
     except Exception as error:
         text = f"a {type(value).__name__} that cannot be shown ({error})"
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= max_chars else text[: max_chars - 3] + "..."
 
 
 def checked_int(value: object, what: str, low: int, high: int) -> int:

@@ -108,7 +108,7 @@ class Json(Message):
         return self.value
 
     def __repr__(self) -> str:
-        return f"<Json {_cut_repr(self.value)}>"
+        return f"<Json {shown(self.value, 60)}>"
 
 
 class Binary(ArrayMessage):
@@ -248,7 +248,7 @@ class Control(Message):
         return self.name, self.value
 
     def __repr__(self) -> str:
-        value = "" if self.value is None else f" {_cut_repr(self.value)}"
+        value = "" if self.value is None else f" {shown(self.value, 60)}"
         return f"<Control {self.name!r}{value}>"
 
     def check(self) -> None:
@@ -264,11 +264,6 @@ class Control(Message):
         """
         self.check()
         return encode_json([self.name, self.value], "Control")
-
-
-def _cut_repr(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _check_name(name: str) -> None:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING
 
-from remotemedia.core.arguments import check_config, check_pipeline, require_loop
+from remotemedia.core.arguments import check_config, check_pipeline, name_taken, require_loop
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.growing import (
     MultiprocessHandle,
@@ -114,9 +114,7 @@ class SessionExecutor(ABC):
         _refuse_while_loading()
         await self.initialize()
         if session_id in self._sessions:
-            raise ExecutorError(
-                f"there is a session {session_id!r} already; end it first, or choose another name"
-            )
+            raise name_taken(session_id)
         transport, launcher = self._parts()
         if transport.address is None:  # its nodes are threads
             _warn_of_ignored(session_id, pipeline)

@@ -182,7 +182,7 @@ class Restarting:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(delay_seconds):
                         await self._is_closing.wait()
-                await self._wait_until_read(node.node_id)
+                await self._wait_until_mapped(node.node_id)
                 node, failure = await self._start_next(node)
                 planned = None if failure is None else self._plan(node)
         except ExecutorError as problem:
@@ -210,18 +210,18 @@ class Restarting:
         for writer in self._wiring.writers_of(node_id):
             self._nodes[writer].tell(control.Recount())
 
-    async def _wait_until_read(self, node_id: str) -> None:
+    async def _wait_until_mapped(self, node_id: str) -> None:
         """Let nodes take what processes that are gone had sent them: the next one's start frees it.
 
         A node that works on one message for longer than a process may take to start loses the rest.
         """
         seconds = self._config.init_timeout_secs
-        unread = await self._wiring.registry.wait_until_read(seconds)
-        if unread:
+        lost = await self._wiring.registry.wait_until_mapped(seconds)
+        if lost:
             _log.warning(
                 "session %r: node %r is restarted though other nodes have not taken %d messages "
                 "within %g s, which are lost; raise init_timeout_secs if they only need longer",
-                *(self._wiring.session_id, node_id, unread, seconds),
+                *(self._wiring.session_id, node_id, lost, seconds),
             )
 
     async def _start_next(self, last: NodeProcess) -> tuple[NodeProcess, ExecutorError | None]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.parties import Party
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
-    from remotemedia.core.multiprocess.plan import ConnectionPlan
+    from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
     from remotemedia.core.multiprocess.transport.base import Transport
     from remotemedia.core.multiprocess.transport.domain import Domain
 
@@ -286,7 +286,7 @@ class ChannelRegistry(Planner):
         self._spread_death(party)
         return lost
 
-    async def wait_until_read(self, timeout_seconds: float) -> int:
+    async def wait_until_mapped(self, timeout_seconds: float) -> int:
         """Wait until readers that may lose nothing can do without what dead processes have left.
 
         For before the next `ticket` of one of those, which frees memory: a message in memory that
@@ -297,27 +297,36 @@ class ChannelRegistry(Planner):
         """
         deadline = time.monotonic() + timeout_seconds
         for party in [one for one in self._parties if one.is_dead]:
-            if self._is_read(party):
+            unmapped = self._unmapped_of(party)
+            if not unmapped:
                 continue
+            for _, connection in unmapped:
+                self.ledger.words[connection.slot + ConnectionWord.CREDIT_WANTED] = 1
             bell = party.stand_in(self.ledger.words).in_loop()
             left_seconds = max(0.0, deadline - time.monotonic())
             with suppress(ChannelClosed):  # it has got its ticket: nothing of it is left to read
-                await bell.wait_for(partial(self._is_read, party), left_seconds)
-        return sum(self._unmapped_of(party) for party in self._parties if party.is_dead)
+                await bell.wait_for(partial(self._is_mapped, party), left_seconds)
+        words = self.ledger.words
+        return sum(
+            words[port.slot + PortWord.SENT] - taken(words, connection.slot)
+            for party in self._parties
+            if party.is_dead
+            for port, connection in self._unmapped_of(party)
+        )
 
-    def _is_read(self, party: Party) -> bool | None:
-        return True if self._unmapped_of(party) == 0 else None
+    def _is_mapped(self, party: Party) -> bool | None:
+        return None if self._unmapped_of(party) else True
 
-    def _unmapped_of(self, party: Party) -> int:
-        """Count what a dead process sent in memory that its readers lack; they ring from now on."""
-        words, count = self.ledger.words, 0
-        for channel in self._channels_of(party):
-            plan = channel.plan
-            for connection in owed(words, plan) if plan.writer == party.index else ():
-                if connection.policy.is_lossless and not is_mapped(words, plan, connection):
-                    words[connection.slot + ConnectionWord.CREDIT_WANTED] = 1
-                    count += words[plan.slot + PortWord.SENT] - taken(words, connection.slot)
-        return count
+    def _unmapped_of(self, party: Party) -> list[tuple[PortPlan, ConnectionPlan]]:
+        """Find the lossless connections with messages of a dead process in unmapped memory."""
+        words = self.ledger.words
+        plans = [one.plan for one in self._channels_of(party) if one.plan.writer == party.index]
+        return [
+            (plan, connection)
+            for plan in plans
+            for connection in owed(words, plan)
+            if connection.policy.is_lossless and not is_mapped(words, plan, connection)
+        ]
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger."""
