@@ -27,6 +27,7 @@ why it cannot matter.
 | takes about 13 descriptors for each open service      | below                                    |
 | takes a stopped process for a living one              | and we do not clean up after it: below   |
 | cleans up dead processes in whoever opens something   | one place does it: below                 |
+| misses those that were killed as they came or left    | their files are removed: below           |
 | reads configuration from the working directory        | below                                    |
 | makes socket paths of at most 108 bytes               | no sockets; paths are short: test_folder |
 | lets all processes of a user write to its queues      | others cannot: below                     |
@@ -63,6 +64,7 @@ from remotemedia.data import Binary, Tensor, Text
 from remotemedia.data.layout import tensor_layout
 from remotemedia.data.wire import HEADER
 from remotemedia.errors import BackpressureError, DecodeError, PeerLost
+from tests.executor_helpers import repeated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -437,6 +439,58 @@ def test_the_dead_are_cleaned_up_in_one_place_only(registry: ChannelRegistry) ->
     assert len(nodes(transport)) == 2
     registry.endpoint_died("one")
     assert len(nodes(transport)) == 1
+
+
+def test_the_dead_of_another_registry_are_left_to_it(registry: ChannelRegistry) -> None:
+    transport: Any = registry._transport
+    with (
+        ChannelRegistry(transport, scope="a") as mine,
+        ChannelRegistry(transport, scope="b") as theirs,
+    ):
+        dead = []
+        for one in (mine, theirs):
+            one.add_endpoint("writer")
+            one.create_subscriber(one.create_channel("out", 8, writer="writer", taps=FEW_TAPS))
+            other = Other(one, "writer")
+            other.do("publishers[0].send(Binary(b'unread'))")
+            other.end(signal.SIGKILL)
+            dead.append(other.process.pid)
+        mine.endpoint_died("writer", pids=dead[:1])
+        mine.cleanup()
+        assert len(nodes(transport)) == 2
+        theirs.endpoint_died("writer", pids=dead[1:])
+        theirs.cleanup()
+        assert len(nodes(transport)) == 1
+
+
+JOINS_AND_LEAVES = """
+import sys
+from pathlib import Path
+from remotemedia.core.multiprocess.transport.library import new_node
+
+while True:
+    new_node(Path(sys.argv[1]), sys.argv[2])
+    print(flush=True)
+"""
+
+
+@repeated(200, short=6)
+def test_a_process_killed_while_it_joins_or_leaves_leaves_nothing(
+    registry: ChannelRegistry, round_: int
+) -> None:
+    transport: Any = registry._transport
+    root, _ = transport.address
+    before = set(Path(root).rglob("*"))
+    command = [sys.executable, "-c", JOINS_AND_LEAVES, *transport.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        # It joins and leaves in turn as fast as it can: somewhere in the one or in the other.
+        for _ in range(1 + round_ % 12):
+            process.stdout.readline()
+        process.kill()
+        process.wait()
+    transport.clean_up_dead([process.pid])
+    assert set(Path(root).rglob("*")) == before
 
 
 def test_no_configuration_is_picked_up(tmp_path: Path) -> None:

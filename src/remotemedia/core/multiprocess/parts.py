@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.events import EventBus
     from remotemedia.core.multiprocess.launch import Launcher
     from remotemedia.core.multiprocess.node_process import Owner
-    from remotemedia.core.multiprocess.transport.base import Transport
     from remotemedia.core.multiprocess.wiring import Wiring
     from remotemedia.core.validation import ValidatedNode
 
@@ -28,7 +27,6 @@ class SessionParts:
 
     Attributes:
         wiring: its channels.
-        transport: carries their samples; not owned.
         launcher: starts and ends its processes; not owned.
         config: of the executor.
         bus: is told all that happens.
@@ -37,7 +35,6 @@ class SessionParts:
     """
 
     wiring: Wiring
-    transport: Transport
     launcher: Launcher
     config: MultiprocessConfig
     bus: EventBus

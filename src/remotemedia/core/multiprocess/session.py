@@ -61,7 +61,7 @@ class Session:
         if on_event is not None:
             bus.listen(on_event)
         wiring = Wiring(pipeline, session_id, transport, config)
-        self._parts = SessionParts(wiring, transport, launcher, config, bus)
+        self._parts = SessionParts(wiring, launcher, config, bus)
         self._supervisor = Supervisor(self._parts, self.created_at, lambda: forget(self))
         self._additions = Additions(self._parts, self._supervisor)
         self._is_inherited = False  # this is a forked child, and all of it is the parent's

@@ -73,7 +73,6 @@ class Supervisor:
         self._ended = asyncio.Event()  # nothing of it is left
         self._is_closing = False  # ends with what was sent worked off, so a failure matters still
         self._final_stats: dict[str, PortStats] | None = None
-        self._has_dead = False
         try:
             for node in parts.wiring.pipeline.nodes:
                 parts.put(node, self, control.new_pair())
@@ -334,7 +333,8 @@ class Supervisor:
     def node_exited(self, node: NodeProcess, end: ProcessExit, *, is_expected: bool) -> None:
         """See `Owner.node_exited`."""
         assert node.launched is not None
-        self._has_dead = self._has_dead or end.code != 0 or not is_expected
+        if end.code != 0 or not is_expected:
+            self._wiring.note_dead(node.launched.pid)
         self._bus.emit(
             events.ProcessExited(
                 self._session_id, node.node_id, node.launched.pid, end, is_expected
@@ -368,9 +368,7 @@ class Supervisor:
                 steps.callback(self._on_end)
                 steps.callback(self._bus.close)
                 steps.callback(self._advance, SessionEvent.ALL_GONE)
-                if self._has_dead:
-                    steps.callback(self._parts.transport.clean_up_dead)
-                steps.callback(self._wiring.registry.cleanup)
+                steps.callback(self._wiring.close)
                 steps.callback(self._keep_stats)
                 if self._exchange is not None:
                     steps.callback(self._exchange.close)

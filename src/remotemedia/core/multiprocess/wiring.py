@@ -88,6 +88,8 @@ class Wiring(Flow):
         )
         super().__init__(pipeline, registry)
         self.session_id = session_id
+        self._transport = transport
+        self._dead_pids: set[int] = set()
         self._config = config
         self._inputs: dict[str, list[control.InputBinding]] = {}
         self._outputs: dict[str, list[control.OutputBinding]] = {}
@@ -318,10 +320,22 @@ class Wiring(Flow):
         )
         return configuration, () if ticket is None else ticket.fds
 
+    def note_dead(self, pid: int) -> None:
+        """A process of the session ended, and did not give back all that it held."""
+        self._dead_pids.add(pid)
+
+    def close(self) -> None:
+        """Close the channels, and free what dead processes held: of this session, of no other."""
+        self.registry.cleanup()
+        if self._dead_pids:
+            self._transport.clean_up_dead(self._dead_pids)
+
     def vacate(self, node_id: str) -> int:
         """Have all wait for the next process of a node; see `ChannelRegistry.endpoint_restarts`."""
         processed = self.registry.ledger.words[self.slot(node_id) + EndpointWord.PROCESSED]
-        return self.registry.endpoint_restarts(endpoint_of(node_id), processed=processed)
+        return self.registry.endpoint_restarts(
+            endpoint_of(node_id), processed=processed, pids=self._dead_pids
+        )
 
 
 def _is_counted(one: ValidatedConnection, reached: set[str]) -> bool:

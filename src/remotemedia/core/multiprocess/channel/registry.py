@@ -35,6 +35,7 @@ from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.errors import ChannelClosed, ChannelError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from types import TracebackType
 
     from remotemedia.core.multiprocess.channel.parties import Party
@@ -89,6 +90,7 @@ class ChannelRegistry(Planner):
         self._spin_ns = spin_ns
         self._readers = itertools.count(1)
         self._has_dead = False
+        self._dead_pids: set[int] | None = set()  # whose memory is still to be freed; None: all
         self._pid = os.getpid()
 
     def create_publisher(self, channel: Channel) -> Publisher:
@@ -243,7 +245,7 @@ class ChannelRegistry(Planner):
             doorbell_fd=party.doorbell_fd,
         )
 
-    def endpoint_died(self, name: str) -> None:
+    def endpoint_died(self, name: str, *, pids: Collection[int] | None = None) -> None:
         """Tell everybody that a process is dead. Call it once the process has been reaped.
 
         Readers of its ports get what is left and then `PeerLost`; writers that wait for it get
@@ -251,15 +253,22 @@ class ChannelRegistry(Planner):
         at whenever the registry is used; at the latest by `cleanup`, or when the endpoint gets a
         new ticket.
 
+        Args:
+            name: the endpoint.
+            pids: its processes, if others of the same transport may be dead that another registry
+                looks after; None frees what any dead process held.
+
         Raises:
             ChannelError: the endpoint is unknown.
         """
         party = self._known(name)
         for channel in self._channels_of(party):
             note_death(self.ledger.words, channel.plan, party.index)
-        self._spread_death(party)
+        self._spread_death(party, pids)
 
-    def endpoint_restarts(self, name: str, *, processed: int | None = None) -> int:
+    def endpoint_restarts(
+        self, name: str, *, processed: int | None = None, pids: Collection[int] | None = None
+    ) -> int:
         """Say that a process is dead and another is to take its place: nobody gets `PeerLost`.
 
         Call it once the process has been reaped; the next `ticket` of the endpoint is the next
@@ -269,6 +278,7 @@ class ChannelRegistry(Planner):
         Args:
             name: the endpoint.
             processed: how many messages it has worked off; None: those that it has released.
+            pids: as for `endpoint_died`.
 
         Returns:
             How many messages it had taken, by connections that lose none, and not worked off.
@@ -283,7 +293,7 @@ class ChannelRegistry(Planner):
         for channel in mine:
             if channel.publisher is not None:
                 channel.publisher.recount()
-        self._spread_death(party)
+        self._spread_death(party, pids)
         return lost
 
     async def wait_until_mapped(self, timeout_seconds: float) -> int:
@@ -426,9 +436,11 @@ class ChannelRegistry(Planner):
         if channel.publisher is not None and connection not in channel.publisher.port.connections:
             channel.publisher.add_connection(connection, self._parties.bells[connection.reader])
 
-    def _spread_death(self, party: Party) -> None:
+    def _spread_death(self, party: Party, pids: Collection[int] | None) -> None:
         """Have everybody look at what the ledger says by now of the ends of a dead process."""
         self._parties.ring()
+        others = self._dead_pids
+        self._dead_pids = None if pids is None or others is None else others.union(pids)
         party.is_dead = self._has_dead = True
         self._clean_up_dead()
 
@@ -439,4 +451,5 @@ class ChannelRegistry(Planner):
         words, channels = self.ledger.words, self._channels.values()
         if even_unread or not any(owed(words, one.plan) for one in channels):
             self._has_dead = False
-            self._transport.clean_up_dead()
+            pids, self._dead_pids = self._dead_pids, set()
+            self._transport.clean_up_dead(pids)

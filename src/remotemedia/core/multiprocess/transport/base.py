@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import numpy as np
     from numpy.typing import NDArray
@@ -144,8 +144,12 @@ class Transport(Protocol):
             ChannelError: the port does not exist, or all its slots are taken.
         """
 
-    def clean_up_dead(self) -> None:
-        """Free what killed processes left behind. They must have been reaped."""
+    def clean_up_dead(self, pids: Collection[int] | None = None) -> None:
+        """Free what killed processes left behind.
+
+        Args:
+            pids: whose; they have been reaped. None is every dead process there is.
+        """
 
     def close(self) -> None:
         """Give everything back. Twice is harmless."""

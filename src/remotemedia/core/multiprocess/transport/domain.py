@@ -47,8 +47,6 @@ class Domain(IceoryxTransport):
         """
         if self._pid != os.getpid():
             return
-        if self._node is not None:
-            self.clean_up_dead()
         self.close()
         sweep(self._root, self._prefix)
         self._mark.close()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from remotemedia.core.multiprocess.plan import MAX_LOANS
 from remotemedia.core.multiprocess.transport import segments
+from remotemedia.core.multiprocess.transport.dead import remove_dead
 from remotemedia.core.multiprocess.transport.forks import tell_children
 from remotemedia.core.multiprocess.transport.iceoryx_ends import IceoryxReader, IceoryxWriter
 from remotemedia.core.multiprocess.transport.library import (
@@ -22,6 +23,7 @@ from remotemedia.core.multiprocess.transport.pages import Maps, require_free
 from remotemedia.errors import ChannelError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
@@ -140,10 +142,10 @@ class IceoryxTransport:
         )
         return IceoryxReader(subscriber, connection, self._maps)
 
-    def clean_up_dead(self) -> None:
-        """Free what killed processes of this domain left behind. They must have been reaped."""
+    def clean_up_dead(self, pids: Collection[int] | None = None) -> None:
+        """See `Transport.clean_up_dead`. A forked child leaves it alone."""
         if self._pid == os.getpid():
-            self._node.try_cleanup_dead_nodes()
+            remove_dead(self._root, self._prefix, pids)
 
     def close(self) -> None:
         """See `Transport.close`."""

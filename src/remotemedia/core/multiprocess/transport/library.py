@@ -36,6 +36,7 @@ __all__ = [
     "assume_init",
     "attempt",
     "builder",
+    "configuration",
     "iox",
     "never_drop",
     "new_node",
@@ -67,7 +68,7 @@ def new_node(root: Path, prefix: str) -> Any:
     try:
         return (
             iox.NodeBuilder.new()
-            .config(_configuration(root, prefix))
+            .config(configuration(root, prefix))
             .signal_handling_mode(iox.SignalHandlingMode.Disabled)
             .create(iox.ServiceType.Ipc)
         )
@@ -108,7 +109,8 @@ def never_drop(_: int) -> None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
 
 
-def _configuration(root: Path, prefix: str) -> Any:
+def configuration(root: Path, prefix: str) -> Any:
+    """Return how a domain is to be used: nothing is cleaned up unless it is asked for."""
     configuration = iox.config.default()
     domain = configuration.global_cfg
     domain.root_path = iox.Path.new(str(root))

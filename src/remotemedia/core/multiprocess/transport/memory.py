@@ -18,7 +18,7 @@ from remotemedia.data.wire import HEADER_BYTES
 from remotemedia.errors import ChannelError, LoanError, SharedMemoryExhausted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 
@@ -173,7 +173,7 @@ class MemoryTransport:
         """See `Transport.address`."""
         return
 
-    def clean_up_dead(self) -> None:
+    def clean_up_dead(self, pids: Collection[int] | None = None) -> None:
         """See `Transport.clean_up_dead`: there is one process, and it lives."""
 
     def create(self, port: PortPlan) -> MemoryHold:
