@@ -55,6 +55,7 @@ LAYERS = {
             "node_process",
             "parts",
             "losses",
+            "inputs",
             "exchange",
             "ending",
             "restarting",
@@ -169,7 +170,9 @@ def test_one_module_imports_iceoryx2() -> None:
 
 def test_the_transport_over_iceoryx2_is_loaded_only_where_it_is_used() -> None:
     doors = {f"{MULTIPROCESS}.transport.{name}" for name in ("iceoryx", "domain")}
-    names = doors | {f"{MULTIPROCESS}.transport.{name}" for name in ("iceoryx_ends", "library")}
+    names = doors | {
+        f"{MULTIPROCESS}.transport.{name}" for name in ("dead", "iceoryx_ends", "library")
+    }
     for name in MODULES.keys() - names:
         used = own_imports(name) & names
         assert used <= doors, name

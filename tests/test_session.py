@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import remotemedia as rm
-from remotemedia.core.multiprocess import ending, events, exchange
+from remotemedia.core.multiprocess import ending, events, inputs
 from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.node_process import NodeProcess
 from remotemedia.core.multiprocess.states import SessionState
@@ -526,7 +526,7 @@ async def test_what_is_dropped_by_a_close_that_takes_too_long_is_told(
 async def test_one_who_sends_and_never_receives_is_told_what_is_wrong(
     executor: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "SLOW_SECONDS", 0.1)
+    monkeypatch.setattr(inputs, "SLOW_SECONDS", 0.1)
     async with running(nodes.Echo, executor=executor, channel_capacity=4) as session:
         with suppress(rm.BackpressureError):
             for _ in range(100):

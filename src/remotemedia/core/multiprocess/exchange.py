@@ -1,9 +1,4 @@
-"""The session's own end of its channels: what goes in, what comes out, and of which input it came.
-
-Every input has a number. The nodes pass on, beside their messages, up to which input they have
-finished (`PortWord.ENDED`); so the session knows that an input is done without a message for it,
-and whatever a lossy connection dropped.
-"""
+"""What comes out of a session: of which input it came, who gets it, and when it is the last."""
 
 from __future__ import annotations
 
@@ -13,16 +8,14 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from remotemedia.core.arguments import check_input
 from remotemedia.core.multiprocess.channel.inbox import Inbox
+from remotemedia.core.multiprocess.inputs import Inputs
 from remotemedia.core.multiprocess.losses import Losses
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
-from remotemedia.core.ports import DATA_TYPES
 from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,
-    DataError,
     EndOfStream,
     ExecutorError,
     NodeFailed,
@@ -34,7 +27,6 @@ if TYPE_CHECKING:
 
     from remotemedia.core.multiprocess import control
     from remotemedia.core.multiprocess.channel.endpoint import Endpoint
-    from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
     from remotemedia.core.multiprocess.node_process import NodeProcess
     from remotemedia.core.multiprocess.wiring import Wiring
@@ -46,8 +38,6 @@ __all__ = ["Exchange"]
 MAX_UNCLAIMED = 1024
 """Outputs that are set aside: of other inputs while one is streamed, and in a drain for who does
 not receive just then."""
-SLOW_SECONDS = 5.0
-"""How long one waits for room to send before it is told that nobody receives."""
 _log = logging.getLogger("remotemedia.session")
 TURNS = 32
 """Sends and receives in a row before other tasks get a turn."""
@@ -55,18 +45,8 @@ T = TypeVar("T")
 Output: TypeAlias = "RuntimeData"
 
 
-class _Input:
-    """One input port of the session, and the numbers of inputs that are not yet in it."""
-
-    def __init__(self, key: tuple[str, str], publisher: Publisher, kinds: tuple[type, ...]) -> None:
-        self.key = key
-        self.publisher = publisher
-        self.kinds = kinds
-        self.pending: set[int] = set()
-
-
 class Exchange:
-    """Sends inputs and receives outputs, for any number of tasks of one event loop.
+    """Receives what comes of the inputs that it sends, for any number of tasks of one event loop.
 
     Args:
         host: the session's endpoint; owned.
@@ -95,12 +75,9 @@ class Exchange:
         self._doorbell = LoopDoorbell.of(host.doorbell)
         self._words = host.ledger.words
         self._wiring = wiring
-        self._inputs: dict[tuple[str, str], _Input] = {}
         self._subscribers: list[Subscriber] = []
         self._inbox = Inbox(host.doorbell)
-        self._last = 0
         self._is_closed = False
-        self.extend()
         self._streams: dict[int, deque[Output]] = {}
         self._abandoned: set[int] = set()
         self._cut_off: set[int] = set()  # inputs whose streams the end of the session came before
@@ -111,21 +88,20 @@ class Exchange:
         self._is_read = False  # somebody receives message by message, now or in a moment
         self._iterations = 0  # over outputs, that have begun and not ended
         self._turns = 0
+        self._inputs = Inputs(host, wiring, self)
+        self._take_in()
 
     def extend(self) -> None:
         """Take in what the session has got: ports of its own, nodes, connections.
 
         What had finished may go on by them.
         """
+        self._inputs.extend()
+        self._take_in()
+
+    def _take_in(self) -> None:
         wiring, host = self._wiring, self._host
         self._has_finished = self._is_closed
-        pipeline = wiring.pipeline
-        for one in pipeline.inputs:
-            key = one.node_id, one.port.name
-            if key not in self._inputs:
-                kinds = tuple(DATA_TYPES[kind] for kind in one.port.kinds)
-                publisher = host.publishers[wiring.host_inputs[key]]
-                self._inputs[key] = _Input(key, publisher, kinds)
         for subscriber in host.subscribers.values():
             if subscriber not in self._subscribers:
                 self._subscribers.append(subscriber)
@@ -136,7 +112,7 @@ class Exchange:
         self._makers, reached = wiring.makers(), wiring.reached()
         self._ends = [
             wiring.slot(node.node_id) + EndpointWord.ENDED
-            for node in pipeline.nodes
+            for node in wiring.pipeline.nodes
             if not node.type.outputs and node.node_id in reached
         ]
         self._watched = [
@@ -145,75 +121,39 @@ class Exchange:
         self._origins = {
             name: f"{node_id}.{port}" for name, (node_id, port) in wiring.host_outputs.items()
         }
-        self._announce()
 
     async def send(
         self, message: RuntimeData, to: str | None, timeout_seconds: float | None
     ) -> int:
         """See `Session.send`."""
-        port = self._input(to)
-        if not isinstance(message, port.kinds):
-            takes = " or ".join(kind.__name__ for kind in port.kinds)
-            hint = "; await it first" if asyncio.iscoroutine(message) else ""
-            raise DataError(
-                f"{port.publisher.port.name} takes {takes}, not {type(message).__name__}{hint}"
-            )
-        self._require_open()
-        self._last += 1
-        number = self._last
-        port.pending.add(number)
-        try:
-            # Cancelled here, the message was not sent, and its number is never used again.
-            await self._let_others_run()
-            await self._send(port, message, number, timeout_seconds)
-        finally:
-            port.pending.discard(number)
-            self._announce()
+        number = await self._inputs.send(message, to, timeout_seconds)
         self._on_first()
         return number
 
-    async def _send(
-        self,
-        port: _Input,
-        message: RuntimeData,
-        number: int,
-        timeout_seconds: float | None,
-    ) -> None:
-        publisher = port.publisher
-
-        def attempt() -> bool | None:
-            self._require_open()
-            message.correlation_id = number  # only now: others may be sending the same message
-            sent = publisher.try_send(message)
-            if sent and number in self._streams:
-                self._losses.enter(number, port.key, publisher.sent)
-            return sent
-
-        try:
-            sent = attempt() or await self._wait_for_room(port, attempt, timeout_seconds)
-        except ChannelClosed:
-            self._require_open()  # says it in the words of a session
-            raise
-        if sent is None:
-            raise publisher.refusal()
-
-    async def _wait_for_room(
-        self, port: _Input, attempt: Callable[[], bool | None], timeout_seconds: float | None
-    ) -> bool | None:
-        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._log_slow_send, port)
-        try:
-            return await self._doorbell.wait_for(attempt, timeout_seconds)
-        finally:
-            slow.cancel()
-
-    def _log_slow_send(self, port: _Input) -> None:
+    @property
+    def is_stuck(self) -> bool:
+        """See `Receiving.is_stuck`."""
         is_received = self._is_read or self._iterations or self._streams
-        if self._subscribers and not is_received and not self._is_closing:
-            _log.warning(
-                "session %r: a send to %s.%s has waited %g s for room, and nobody receives what "
-                "came out: call recv(), outputs() or stream(), in another task if need be",
-                *(self._session_id, *port.key, SLOW_SECONDS),
-            )
+        return bool(self._subscribers) and not is_received and not self._is_closing
+
+    def require_open(self) -> None:
+        """See `Receiving.require_open`."""
+        failure = self._why_not()
+        if failure is not None:
+            raise failure
+        if self._is_closing:
+            raise ChannelClosed(f"session {self._session_id!r} is closing: it takes no more input")
+
+    def note_sent(self, number: int, key: tuple[str, str], sequence: int) -> None:
+        """See `Receiving.note_sent`."""
+        if number in self._streams:
+            self._losses.enter(number, key, sequence)
+
+    async def let_others_run(self) -> None:
+        """Give way now and then: who always finds room, or a message, would never wait."""
+        self._turns += 1
+        if self._turns % TURNS == 0:
+            await asyncio.sleep(0)
 
     async def recv(self, timeout_seconds: float | None) -> Output:
         """See `Session.recv`."""
@@ -260,7 +200,7 @@ class Exchange:
         self, message: RuntimeData, to: str | None, queue: deque[Output]
     ) -> int:
         # Outputs can come before `send` has returned to us: they are claimed by number in advance.
-        number = self._last + 1
+        number = self._inputs.last + 1
         self._streams[number] = queue
         try:
             return await self.send(message, to, None)
@@ -271,8 +211,7 @@ class Exchange:
     async def drain(self) -> None:
         """End the input, and wait until nothing more comes out; what nobody receives is dropped."""
         self._is_closing = True
-        for port in self._inputs.values():
-            port.publisher.finish()
+        self._inputs.finish()
         await self._doorbell.wait_for(self._drained, None)
 
     def note_failure(self, node_id: str, failure: control.NodeFailure) -> None:
@@ -348,7 +287,7 @@ class Exchange:
                 raise failure
             return found
 
-        await self._let_others_run()
+        await self.let_others_run()
         try:
             found = await self._doorbell.wait_for(checked, timeout_seconds)
         except ChannelClosed:
@@ -360,12 +299,6 @@ class Exchange:
                 f"nothing came out of session {self._session_id!r} in {timeout_seconds} s"
             )
         return found
-
-    async def _let_others_run(self) -> None:
-        """Give way now and then: who always finds room, or a message, would never wait."""
-        self._turns += 1
-        if self._turns % TURNS == 0:
-            await asyncio.sleep(0)
 
     def _next_unclaimed(self) -> Output | None:
         """The next output that no stream wants."""
@@ -443,7 +376,7 @@ class Exchange:
         """Whether the pipeline has finished with an input, and all of it has been taken."""
         ended = [subscriber.ended_input() for subscriber in self._watched]
         ended += [self._words[at] for at in self._ends]
-        if min(ended, default=self._last) < number:
+        if min(ended, default=self._inputs.last) < number:
             return False
         self._abandoned = {one for one in self._abandoned if one > number}
         reported = {node_id: node.failures for node_id, node in self._nodes.items()}
@@ -480,34 +413,6 @@ class Exchange:
 
     def _is_worked_off(self) -> bool:
         return all(one.is_drained for one in self._nodes.values())
-
-    def _announce(self) -> None:
-        """Tell every input port up to which number nothing will be sent to it any more."""
-        for port in self._inputs.values():
-            port.publisher.end_input(min(port.pending) - 1 if port.pending else self._last)
-
-    def _input(self, to: str | None) -> _Input:
-        check_input(to)
-        if to is None and len(self._inputs) == 1:
-            return next(iter(self._inputs.values()))
-        names = {f"{node}.{port}": one for (node, port), one in self._inputs.items()}
-        if to is not None:
-            found = names.get(to)
-            of_node = [one for (node, _), one in self._inputs.items() if node == to]
-            if found is None and len(of_node) == 1:
-                found = of_node[0]
-            if found is not None:
-                return found
-        known = ", ".join(names) or "none: all its nodes are sources or connected"
-        problem = "say which input" if to is None else f"there is no input {to!r}"
-        raise DataError(f"{problem}; the inputs of session {self._session_id!r} are: {known}")
-
-    def _require_open(self) -> None:
-        failure = self._why_not()
-        if failure is not None:
-            raise failure
-        if self._is_closing:
-            raise ChannelClosed(f"session {self._session_id!r} is closing: it takes no more input")
 
 
 class _Done:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from remotemedia.core.multiprocess.plan import MAX_LOANS
 from remotemedia.core.multiprocess.transport import segments
-from remotemedia.core.multiprocess.transport.dead import remove_dead
 from remotemedia.core.multiprocess.transport.forks import tell_children
 from remotemedia.core.multiprocess.transport.iceoryx_ends import IceoryxReader, IceoryxWriter
 from remotemedia.core.multiprocess.transport.library import (
@@ -144,6 +143,9 @@ class IceoryxTransport:
 
     def clean_up_dead(self, pids: Collection[int] | None = None) -> None:
         """See `Transport.clean_up_dead`. A forked child leaves it alone."""
+        # Imported here: a node's process cleans up nobody.
+        from remotemedia.core.multiprocess.transport.dead import remove_dead
+
         if self._pid == os.getpid():
             remove_dead(self._root, self._prefix, pids)
 
