@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["remove_dead"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("remotemedia.session")
 _NODES = "nodes"  # the library's folder for its marks, in that of the domain
 _PID_SHIFT, _PID_MASK = 64, 0xFFFF_FFFF  # where a mark's number has the process
 
@@ -40,14 +40,20 @@ def remove_dead(root: Path, prefix: str, pids: Collection[int] | None) -> None:
         # What they held stays until the domain ends, which removes everything.
         _log.warning("what processes left that were killed cannot be looked for: %s", error)
         return
+    kept = set()  # for the next time
     for state in nodes:
         if isinstance(state, iox.NodeState.Dead):
             dead = state[0]
-            if pids is None or _pid_of(dead.id.value) in pids:
-                with suppress(iox.NodeCleanupFailure):  # the files go all the same
+            pid = _pid_of(dead.id.value)
+            if pids is None or pid in pids:
+                try:
                     dead.try_remove_stale_resources()
+                except iox.NodeCleanupFailure as error:
+                    kept.add(pid)
+                    _log.warning("what process %d left cannot be freed now: %s", pid, error)
     for path, pid in _marks(root / _NODES, prefix):
-        if (pids is None or pid in pids) and not _is_running(pid):
+        is_asked_for = pids is None or pid in pids
+        if is_asked_for and pid not in kept and not _is_running(pid):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
