@@ -216,7 +216,7 @@ def test_nodes_given_in_python_are_checked_like_those_of_files() -> None:
     )
     found = problems(pipeline)
     expected = [
-        "node 'a/b': the id must be 1 to 64 of A-Z, a-z, 0-9, dot, hyphen and underscore",
+        "node 'a/b': the id must be 1 to 64 letters (A-Z, a-z), digits, _ . -",
         "node 'local': .*Local cannot be a node: it is made inside of a function",
         "node 'unfinished': .*Unfinished cannot be a node: it handles nothing",
         "node 'number': its type is 3, which is no node",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import time
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remotemedia.cli.watch import Watch
+from remotemedia.core.ids import id_of
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.runtime import Runtime
 from remotemedia.data import Audio
@@ -134,7 +134,7 @@ class Job:
 
     async def _start(self, runtime: Runtime) -> Session | None:
         """Start the session; None if it was to end before it had started."""
-        name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._pipeline.name)[:64] or "run"
+        name = id_of(self._pipeline.name) or "run"
         start = asyncio.create_task(
             runtime.create_session(name, self._pipeline, on_event=self._hear)
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from remotemedia.cli.failure import INVALID, UNREADABLE, Failure
+from remotemedia.core.ids import ID_RULE, is_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["new"]
-
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 NODES = '''\
 """The nodes of {name}; pipeline.yaml names this file among its modules."""
@@ -96,8 +94,8 @@ def new(folder: str) -> None:
     path = Path(folder)
     name = path.resolve().name
     module = "".join(char if char.isalnum() else "_" for char in name.lower())
-    if not NAME.fullmatch(name):
-        problem = "use 1 to 64 letters (A-Z, a-z), digits, _ . -, and begin with a letter"
+    if not is_id(name) or not name[0].isalpha():
+        problem = f"use {ID_RULE}, and begin with a letter"
         raise Failure(f"{name!r} is no name for a project: {problem}", INVALID)
     texts = {
         "nodes.py": NODES,

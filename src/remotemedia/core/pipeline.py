@@ -47,7 +47,7 @@ class NodeConfig:
 
     Attributes:
         node_type: registered name, `module:Class`, or the class or function itself.
-        node_id: its name in the pipeline: 1 to 64 of A-Z, a-z, 0-9, dot, hyphen and underscore.
+        node_id: its name in the pipeline: 1 to 64 letters (A-Z, a-z), digits, _ . -
         executor: name of the executor that runs it; None: the runtime's default.
         config: its parameters, plain data.
         python_executable: interpreter to run it with; None: the executor's.

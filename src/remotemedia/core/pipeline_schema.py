@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 
 from remotemedia.core.environment import text_problem, variable_problem
 from remotemedia.core.findings import wrong_choice
+from remotemedia.core.ids import ID_PATTERN, ID_RULE
 from remotemedia.core.multiprocess.plan import PolicyName
 from remotemedia.core.pipeline import OnError
 
@@ -32,8 +33,6 @@ __all__ = [
     "value_problem",
 ]
 
-ID_PATTERN = "^[A-Za-z0-9_.-]{1,64}$"
-_ID_RULE = "of 1 to 64 letters (A-Z, a-z), digits, _ . -"
 NodeId = Annotated[
     str,
     Meta(pattern=ID_PATTERN, description="name of the node in this pipeline"),
@@ -151,7 +150,7 @@ def value_problem(value: object, type_: object) -> tuple[str, str] | None:
         text = str(error)
         for word, meaning in _WORDS.items():
             text = text.replace(f"`{word}`", meaning)
-        text = text.replace("`", "'").replace(f"matching regex '{ID_PATTERN}'", _ID_RULE)
+        text = text.replace("`", "'").replace(f"matching regex '{ID_PATTERN}'", f"of {ID_RULE}")
         return wrong_choice(value, type_) or (text[:1].lower() + text[1:], "")
     return None
 

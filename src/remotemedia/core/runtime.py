@@ -100,8 +100,8 @@ class Runtime:
         """Start a session and return when every node is ready.
 
         Args:
-            session_id: its name, 1 to 64 of A-Z a-z 0-9 _ . -, free again once it has ended. No two
-                sessions of a runtime have one name, whatever runs them.
+            session_id: its name, 1 to 64 letters (A-Z, a-z), digits, _ . -; free again once it has
+                ended. No two sessions of a runtime have one name, whatever runs them.
             pipeline: what to run; it is validated before anything is started.
             executor: what runs it; None is what its nodes say, else "python".
             on_event: called by the event loop with all that happens, from the start of the first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
@@ -10,6 +9,7 @@ from remotemedia.core.describe import NodeTarget, Port, describe, is_target
 from remotemedia.core.findings import listed, suggested
 from remotemedia.core.graph import feedback, find_cycles
 from remotemedia.core.hooks import warn_of_misspelled_hooks
+from remotemedia.core.ids import ID_RULE, is_id
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.plan import MAX_CAPACITY, PolicyName
 from remotemedia.core.parameters import bind_parameters, plain_parameters
@@ -46,8 +46,6 @@ __all__ = [
     "validate",
     "validate_connection",
 ]
-
-_NODE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def validate(
@@ -180,14 +178,8 @@ class _Checker:
     def check_node(self, index: int, config: NodeConfig, *, is_duplicate: bool) -> None:
         where = f"node {config.node_id!r}"
         place = ("nodes", index)
-        if not isinstance(config.node_id, str) or not _NODE_ID.fullmatch(config.node_id):
-            self.find(
-                where,
-                "the id must be 1 to 64 of A-Z, a-z, 0-9, dot, hyphen and underscore",
-                "",
-                *place,
-                "id",
-            )
+        if not is_id(config.node_id):
+            self.find(where, f"the id must be {ID_RULE}", "", *place, "id")
         if is_duplicate:
             self.find(where, "there are two nodes of this id", "rename one", *place, "id")
         for option, problem, hint in option_problems(config):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import resource
 import secrets
 from abc import ABC, abstractmethod
@@ -12,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from remotemedia.core.arguments import check_config, check_pipeline, name_taken, require_loop
+from remotemedia.core.ids import ID_RULE, is_id
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.growing import (
     MultiprocessHandle,
@@ -87,7 +87,8 @@ class SessionExecutor(ABC):
         """Start a session and return when every node is ready.
 
         Args:
-            session_id: its name, 1 to 64 of A-Z a-z 0-9 _ . -, free again once it has ended.
+            session_id: its name, 1 to 64 letters (A-Z, a-z), digits, _ . -; free again once it has
+                ended.
             pipeline: what to run; it is validated before anything is started.
             on_event: called by the event loop with all that happens, from the start of the first
                 process on: a progress bar, a log. It must return soon. What it raises is logged by
@@ -390,11 +391,8 @@ def _warn_of_ignored(session_id: str, pipeline: ValidatedPipeline) -> None:
 
 def _check_session_id(session_id: str) -> None:
     """Raise `ExecutorError` unless it is a name that a session may have."""
-    if not isinstance(session_id, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", session_id):
-        raise ExecutorError(
-            f"{session_id!r} is no name for a session: use 1 to 64 letters (A-Z, a-z), digits, "
-            f"_ . -"
-        )
+    if not is_id(session_id):
+        raise ExecutorError(f"{session_id!r} is no name for a session: use {ID_RULE}")
 
 
 def _refuse_while_loading() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from remotemedia.core.environment import text_problem, variable_problem
+from remotemedia.core.ids import ID_RULE, is_id
 from remotemedia.errors import SpawnError
 
 if TYPE_CHECKING:
@@ -18,15 +18,13 @@ __all__ = ["SpawnSpec"]
 
 RUNNER_MODULE = "remotemedia.core.multiprocess.runner"
 
-_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpawnSpec:
     """One process to start.
 
     Attributes:
-        node_id, session_id: the node; both `[A-Za-z0-9_.-]{1,64}`.
+        node_id, session_id: the node; both as `is_id` has it.
         node_type: name of its type.
         python_executable: interpreter that runs the node.
         argv: the whole command line, instead of the runner's; no shell. A name without a slash is
@@ -55,9 +53,8 @@ class SpawnSpec:
 
     def __post_init__(self) -> None:
         for name in (self.node_id, self.session_id):
-            if not _ID.fullmatch(name):
-                rule = "use 1 to 64 letters (A-Z, a-z), digits, _ . -"
-                raise self.error(f"{name!r} is not an id", rule)
+            if not is_id(name):
+                raise self.error(f"{name!r} is not an id", f"use {ID_RULE}")
         folder = [] if self.cwd is None else [self.cwd]
         for text in (*self.command, *folder):
             if problem := text_problem(text):

@@ -45,10 +45,11 @@ class Planner:
 
     Args:
         scope: what tells the channels of this registry from others of the same transport.
+        ledger: where plans get their words; owned.
     """
 
-    def __init__(self, scope: str) -> None:
-        self.ledger = Ledger.create()
+    def __init__(self, scope: str, ledger: Ledger) -> None:
+        self.ledger = ledger
         self._scope = scope
         self._parties = Parties(self.ledger)
         self._channels: dict[str, Channel] = {}

@@ -5,50 +5,33 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
-import time
-from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess.channel.channel import Channel, require_channel
-from remotemedia.core.multiprocess.channel.deaths import (
-    await_again,
-    is_mapped,
-    note_death,
-    note_restart,
-    owed,
-)
 from remotemedia.core.multiprocess.channel.endpoint import Endpoint
-from remotemedia.core.multiprocess.channel.planning import Planner
 from remotemedia.core.multiprocess.channel.stats import PortStats, port_stats
+from remotemedia.core.multiprocess.channel.succession import Succession
 from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.plan import Policy
 from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS
-from remotemedia.core.multiprocess.transport.ledger import (
-    CONNECTION_WORDS,
-    PORT_WORDS,
-    ConnectionWord,
-    PortWord,
-    taken,
-)
+from remotemedia.core.multiprocess.transport.ledger import CONNECTION_WORDS, PORT_WORDS, Ledger
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.errors import ChannelClosed, ChannelError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from types import TracebackType
 
     from remotemedia.core.multiprocess.channel.parties import Party
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
-    from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
+    from remotemedia.core.multiprocess.plan import ConnectionPlan
     from remotemedia.core.multiprocess.transport.base import Transport
     from remotemedia.core.multiprocess.transport.domain import Domain
 
 __all__ = ["Channel", "ChannelRegistry"]
 
 
-class ChannelRegistry(Planner):
+class ChannelRegistry(Succession):
     """Creates channels, opens their ends here or writes tickets for other processes.
 
     In one process:
@@ -81,16 +64,14 @@ class ChannelRegistry(Planner):
         scope: str = "",
         spin_ns: int = DEFAULT_SPIN_NS,
     ) -> None:
-        super().__init__(scope)
+        ledger = Ledger.create()
         self._own: Domain | None = None
         if transport is None:
-            transport = self._own = self._new_domain()
+            transport = self._own = _new_domain(ledger)
             atexit.register(self.cleanup)  # its files would stay until the next one starts
-        self._transport = transport
+        super().__init__(scope, ledger, transport)
         self._spin_ns = spin_ns
         self._readers = itertools.count(1)
-        self._has_dead = False
-        self._dead_pids: set[int] | None = set()  # whose memory is still to be freed; None: all
         self._pid = os.getpid()
 
     def create_publisher(self, channel: Channel) -> Publisher:
@@ -210,11 +191,7 @@ class ChannelRegistry(Planner):
         """
         party = self._known(name)
         if party.is_dead:
-            self._clean_up_dead(even_unread=True)
-            party.is_dead = False
-            party.close_stand_in()
-            for channel in self._channels_of(party):
-                await_again(self.ledger.words, channel.plan, party.index)
+            self._make_way(party)
         self._clean_up_dead()
         if party.endpoint is not None:
             raise ChannelError(f"endpoint {name!r} is open in this process; one process has it")
@@ -244,99 +221,6 @@ class ChannelRegistry(Planner):
             ledger_fd=self.ledger.fd,
             doorbell_fd=party.doorbell_fd,
         )
-
-    def endpoint_died(self, name: str, *, pids: Collection[int] | None = None) -> None:
-        """Tell everybody that a process is dead. Call it once the process has been reaped.
-
-        Readers of its ports get what is left and then `PeerLost`; writers that wait for it get
-        `PeerLost`. What it held is freed once its readers have taken what it sent, which is looked
-        at whenever the registry is used; at the latest by `cleanup`, or when the endpoint gets a
-        new ticket.
-
-        Args:
-            name: the endpoint.
-            pids: its processes, if others of the same transport may be dead that another registry
-                looks after; None frees what any dead process held.
-
-        Raises:
-            ChannelError: the endpoint is unknown.
-        """
-        party = self._known(name)
-        for channel in self._channels_of(party):
-            note_death(self.ledger.words, channel.plan, party.index)
-        self._spread_death(party, pids)
-
-    def endpoint_restarts(
-        self, name: str, *, processed: int | None = None, pids: Collection[int] | None = None
-    ) -> int:
-        """Say that a process is dead and another is to take its place: nobody gets `PeerLost`.
-
-        Call it once the process has been reaped; the next `ticket` of the endpoint is the next
-        process's. Writers wait for it, in other processes once they `recount`. What it had not read
-        or was working on is counted as lost; its readers get what is left of what it sent.
-
-        Args:
-            name: the endpoint.
-            processed: how many messages it has worked off; None: those that it has released.
-            pids: as for `endpoint_died`.
-
-        Returns:
-            How many messages it had taken, by connections that lose none, and not worked off.
-
-        Raises:
-            ChannelError: the endpoint is unknown.
-        """
-        party = self._known(name)
-        mine = self._channels_of(party)
-        plans = [one.plan for one in mine]
-        lost = note_restart(self.ledger.words, plans, party.plan, party.index, processed)
-        for channel in mine:
-            if channel.publisher is not None:
-                channel.publisher.recount()
-        self._spread_death(party, pids)
-        return lost
-
-    async def wait_until_mapped(self, timeout_seconds: float) -> int:
-        """Wait until readers that may lose nothing can do without what dead processes have left.
-
-        For before the next `ticket` of one of those, which frees memory: a message in memory that
-        its reader has not mapped is lost then.
-
-        Returns:
-            How many messages are to be lost so, when the time is over.
-        """
-        deadline = time.monotonic() + timeout_seconds
-        for party in [one for one in self._parties if one.is_dead]:
-            unmapped = self._unmapped_of(party)
-            if not unmapped:
-                continue
-            for _, connection in unmapped:
-                self.ledger.words[connection.slot + ConnectionWord.CREDIT_WANTED] = 1
-            bell = party.stand_in(self.ledger.words).in_loop()
-            left_seconds = max(0.0, deadline - time.monotonic())
-            with suppress(ChannelClosed):  # it has got its ticket: nothing of it is left to read
-                await bell.wait_for(partial(self._is_mapped, party), left_seconds)
-        words = self.ledger.words
-        return sum(
-            words[port.slot + PortWord.SENT] - taken(words, connection.slot)
-            for party in self._parties
-            if party.is_dead
-            for port, connection in self._unmapped_of(party)
-        )
-
-    def _is_mapped(self, party: Party) -> bool | None:
-        return None if self._unmapped_of(party) else True
-
-    def _unmapped_of(self, party: Party) -> list[tuple[PortPlan, ConnectionPlan]]:
-        """Find the lossless connections with messages of a dead process in unmapped memory."""
-        words = self.ledger.words
-        plans = [one.plan for one in self._channels_of(party) if one.plan.writer == party.index]
-        return [
-            (plan, connection)
-            for plan in plans
-            for connection in owed(words, plan)
-            if connection.policy.is_lossless and not is_mapped(words, plan, connection)
-        ]
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger."""
@@ -400,16 +284,6 @@ class ChannelRegistry(Planner):
     ) -> None:
         self.cleanup()
 
-    def _new_domain(self) -> Domain:
-        # Imported here: who only uses the transport in memory needs no iceoryx2.
-        from remotemedia.core.multiprocess.transport.domain import new_domain
-
-        try:
-            return new_domain()
-        except BaseException:
-            self.ledger.close()
-            raise
-
     def _create(self, channel: Channel) -> None:
         """Make the service of a channel, unless it exists."""
         self._clean_up_dead()
@@ -436,20 +310,14 @@ class ChannelRegistry(Planner):
         if channel.publisher is not None and connection not in channel.publisher.port.connections:
             channel.publisher.add_connection(connection, self._parties.bells[connection.reader])
 
-    def _spread_death(self, party: Party, pids: Collection[int] | None) -> None:
-        """Have everybody look at what the ledger says by now of the ends of a dead process."""
-        self._parties.ring()
-        others = self._dead_pids
-        self._dead_pids = None if pids is None or others is None else others.union(pids)
-        party.is_dead = self._has_dead = True
-        self._clean_up_dead()
 
-    def _clean_up_dead(self, *, even_unread: bool = False) -> None:
-        """Free what dead processes left, unless there is something in it that is still to come."""
-        if not self._has_dead:
-            return
-        words, channels = self.ledger.words, self._channels.values()
-        if even_unread or not any(owed(words, one.plan) for one in channels):
-            self._has_dead = False
-            pids, self._dead_pids = self._dead_pids, set()
-            self._transport.clean_up_dead(pids)
+def _new_domain(ledger: Ledger) -> Domain:
+    """Make the transport of a registry that is given none; if it cannot be, close its ledger."""
+    # Imported here: who only uses the transport in memory needs no iceoryx2.
+    from remotemedia.core.multiprocess.transport.domain import new_domain
+
+    try:
+        return new_domain()
+    except BaseException:
+        ledger.close()
+        raise
