@@ -7,12 +7,16 @@ import contextlib
 import copy
 import gc
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
+from remotemedia.core.multiprocess.transport.memory import MemoryTransport
 from remotemedia.data import Audio, Binary, Json, Tensor, Text, Video
 from remotemedia.data import memory as memory_module
 from remotemedia.errors import (
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from remotemedia.core.multiprocess.channel.publisher import Publisher
-    from remotemedia.core.multiprocess.channel.registry import Channel, ChannelRegistry
+    from remotemedia.core.multiprocess.channel.registry import Channel
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
 
 
@@ -325,6 +329,65 @@ def test_loans_that_are_out_have_a_limit_and_come_back_when_dropped(ends: Ends) 
     ends.writer.loan(Binary, nbytes=10)
     for _ in range(3 * MAX_LOANS):
         ends.writer.loan(Binary, nbytes=10)  # dropped at once
+
+
+def send_alike(ends: Ends, count: int = 3) -> None:
+    """Send loans that are all alike, so that one more lies ready."""
+    for number in range(count):
+        with ends.writer.loan(Binary, nbytes=10) as binary:
+            binary.array[:] = number
+        ends.received()
+
+
+def test_a_loan_that_lies_ready_is_asked_for_when_it_is_asked_for(ends: Ends) -> None:
+    send_alike(ends)
+    before = time.monotonic_ns()
+    with ends.writer.loan(Binary, nbytes=10) as binary:
+        assert binary.timestamp_ns >= before
+        assert (binary.correlation_id, dict(binary.metadata)) == (0, {})
+        binary.array[:] = 9
+    assert bytes(ends.received()) == b"\x09" * 10
+
+
+def test_a_loan_that_lies_ready_takes_no_room_from_what_is_asked_for(ends: Ends) -> None:
+    send_alike(ends)
+    loans = [ends.writer.loan(Binary, nbytes=10) for _ in range(MAX_LOANS)]
+    assert len({loan.message.array.__array_interface__["data"][0] for loan in loans}) == MAX_LOANS
+    del loans
+    send_alike(ends)
+    others = [ends.writer.loan(Tensor, shape=(9,), dtype="int8") for _ in range(MAX_LOANS - 1)]
+    send_alike(ends)
+    send_alike(ends)
+    ends.writer.send(Text("copied, with all other loans out"))
+    assert ends.received() == Text("copied, with all other loans out")
+    del others
+
+
+def test_the_next_loan_may_be_of_another_kind_or_size(ends: Ends) -> None:
+    for number, nbytes in enumerate([10, 10, 10, 11, 11, 4, 100_000, 100_000, 10, 10]):
+        with ends.writer.loan(Binary, nbytes=nbytes) as binary:
+            binary.array[:] = number
+        assert bytes(ends.received()) == bytes([number]) * nbytes
+        if number % 3 == 0:
+            with ends.writer.loan(Tensor, shape=(10,), dtype="uint8") as tensor:
+                tensor.array[:] = number
+            assert ends.received() == Tensor(np.full(10, number, np.uint8))
+
+
+def test_threads_that_ask_for_different_loans_get_what_they_asked_for() -> None:
+    with ChannelRegistry(MemoryTransport()) as registry:
+        channel = registry.create_channel("out", 8)
+        reader = registry.create_subscriber(channel, policy="latest")
+        writer = registry.create_publisher(channel)
+
+        def lend(nbytes: int) -> None:
+            for _ in range(2000):
+                with writer.loan(Binary, nbytes=nbytes) as binary:
+                    assert binary.array.shape == (nbytes,)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lend, [10, 20]))
+        assert reader.receive(0) is not None
 
 
 def test_a_loan_in_a_cycle_comes_back_with_the_cycle(ends: Ends) -> None:

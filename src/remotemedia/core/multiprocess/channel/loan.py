@@ -37,6 +37,7 @@ class Loan(Generic[M]):
     """A message under construction in shared memory. Sent when its `with` block ends.
 
     Attributes:
+        publisher: sends it; set when it is lent, and not while it lies ready in there.
         message: the message to fill; its array holds whatever was there before. Set its
             `timestamp_ns`, `correlation_id` and `metadata` as you like.
 
@@ -48,19 +49,18 @@ class Loan(Generic[M]):
     array class, is beyond our sight: drop it before the block ends, or make it of a slice.)
     """
 
-    __slots__ = ("_array", "_publisher", "chunk", "layout", "message", "token")
+    __slots__ = ("chunk", "layout", "message", "publisher", "token")
 
+    publisher: Publisher
     message: M
 
     def __init__(
         self,
-        publisher: Publisher,
         message_type: type[M],
         layout: Layout,
         chunk: Chunk,
         token: object,
     ) -> None:
-        self._publisher = publisher
         self.layout = layout
         self.chunk = chunk
         self.token: object | None = token
@@ -83,7 +83,7 @@ class Loan(Generic[M]):
         Raises:
             LoanError: it was sent or given back before.
         """
-        self._publisher.send_loan(self, timeout_seconds)
+        self.publisher.send_loan(self, timeout_seconds)
 
     def discard(self) -> None:
         """Give the memory back unsent. Twice is harmless."""
@@ -143,8 +143,8 @@ class Loan(Generic[M]):
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None and self.token is not None and self._publisher.try_loan(self) is None:
-                self._publisher.send_loan(self)
+            if kind is None and self.token is not None and self.publisher.try_loan(self) is None:
+                self.publisher.send_loan(self)
         finally:
             if self.token is not None:  # not sent: it goes back, however long the error is kept
                 self.discard()
@@ -160,6 +160,6 @@ class Loan(Generic[M]):
     ) -> None:
         try:
             if kind is None and self.token is not None:
-                await self._publisher.send_loan_async(self)
+                await self.publisher.send_loan_async(self)
         finally:
             self.discard()

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from remotemedia.core.multiprocess.channel.bell import ring_sleepers
 from remotemedia.core.multiprocess.channel.checked import check_timeout
-from remotemedia.core.multiprocess.channel.lending import lay_out, too_large
-from remotemedia.core.multiprocess.channel.loan import Loan
+from remotemedia.core.multiprocess.channel.lending import Lender, too_large
 from remotemedia.core.multiprocess.channel.sender import SENDING, Sender
 from remotemedia.core.multiprocess.channel.turns import Turns
-from remotemedia.core.multiprocess.plan import METADATA_ROOM_BYTES
 from remotemedia.core.multiprocess.transport.ledger import PortState, PortWord
 from remotemedia.data.message import ArrayMessage
 from remotemedia.data.plain import MAX_MESSAGE_BYTES
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from remotemedia.core.multiprocess.channel.bell import Bell
+    from remotemedia.core.multiprocess.channel.loan import Loan
     from remotemedia.core.multiprocess.plan import PortPlan
     from remotemedia.core.multiprocess.transport.base import Writer
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
@@ -67,10 +66,9 @@ class Publisher(Sender):
         self._turns = Turns(doorbell)
         declared = port.max_message_bytes
         self._max_bytes = MAX_MESSAGE_BYTES if declared is None else declared
-        self._lent_type: type[ArrayMessage] | None = None
-        self._lent_arguments: dict[str, Any] = {}
-        self._lent_layout: Layout
-        super().__init__(writer, port, words, doorbell, bells)
+        super().__init__(
+            writer, port, words, doorbell, bells, Lender(writer, port, self._max_bytes)
+        )
 
     def disown(self) -> None:
         """Leave it to the parent process: each send looks for credit, and is told."""
@@ -165,25 +163,11 @@ class Publisher(Sender):
             SharedMemoryExhausted: there is no memory for it.
             ChannelClosed: the publisher is closed.
         """
-        # One stream has one format: what was asked for last is most often asked for again.
-        if type_ is self._lent_type and arguments == self._lent_arguments:
-            layout = self._lent_layout
-        else:
-            layout = self._lay_out(type_, arguments)
         if self._is_closed:
             self._require_open()
-        chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
-        return Loan(self, type_, layout, chunk, token)
-
-    def _lay_out(self, type_: type[ArrayMessage], arguments: dict[str, Any]) -> Layout:
-        shape = arguments.get("shape")
-        if isinstance(shape, list):  # which may change before it is asked for again
-            arguments = {**arguments, "shape": tuple(shape)}
-        layout = lay_out(type_, arguments)
-        if layout.payload_bytes > self._max_bytes:
-            raise self._too_large(layout.payload_bytes)
-        self._lent_type, self._lent_arguments, self._lent_layout = type_, arguments, layout
-        return layout
+        loan = self._lender.lend(type_, arguments)
+        loan.publisher = self
+        return loan
 
     def send_loan(self, loan: Loan[Any], timeout_seconds: float | None = None) -> None:
         """Send what a loan holds. Called by `Loan`."""
@@ -282,6 +266,7 @@ class Publisher(Sender):
                 return
             self._is_closed = True
             self._limit = 0
+            self._lender.close()
             self._writer.close()
 
     def __enter__(self) -> Publisher:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from remotemedia.core.multiprocess.channel.bell import Bell
+    from remotemedia.core.multiprocess.channel.lending import Lender
     from remotemedia.core.multiprocess.channel.loan import Loan
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
     from remotemedia.core.multiprocess.transport.base import Chunk, Writer
@@ -58,6 +59,7 @@ class Sender:
         words: the ledger.
         doorbell: rung when there may be credit.
         bells: of the processes that read the port, by endpoint index.
+        lender: lends what is filled in place.
 
     Attributes:
         epoch: the epoch of what is sent where nobody says otherwise; None is the present one.
@@ -70,8 +72,10 @@ class Sender:
         words: memoryview,
         doorbell: Doorbell,
         bells: Mapping[int, Bell],
+        lender: Lender,
     ) -> None:
         self.port = port
+        self._lender = lender
         self._writer = writer
         self._words = words
         self._doorbell = doorbell
@@ -106,6 +110,7 @@ class Sender:
     def disown(self) -> None:
         """Leave it to the parent process: each send looks for credit, and is told."""
         self._lock, self._limit = threading.RLock(), 0
+        self._lender.disown()
 
     def add_connection(self, connection: ConnectionPlan, bell: Bell) -> None:
         """Send to one more reader from now on; it is owed only what is sent after this.
@@ -163,6 +168,7 @@ class Sender:
             limit, self._limit = self._limit, SENDING
             try:
                 nbytes = layout.payload_bytes
+                self._lender.forget()
                 chunk, token = self._writer.loan(nbytes + len(metadata))
                 if isinstance(payload, bytes):
                     chunk.body[:nbytes] = payload
@@ -197,6 +203,7 @@ class Sender:
                 self._limit = limit
                 if self._postponed:
                     self._catch_up()
+            self._lender.lend_ahead()  # now that nobody waits for this any more
         return True
 
     def _copy_out(
@@ -204,6 +211,7 @@ class Sender:
     ) -> tuple[Chunk, object]:
         """Copy a loan into memory that nobody else can still write to."""
         layout = loan.layout
+        self._lender.forget()
         try:
             chunk, token = self._writer.loan(layout.payload_bytes + metadata_bytes)
         except ExecutorError:
