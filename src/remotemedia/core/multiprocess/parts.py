@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.config import MultiprocessConfig
     from remotemedia.core.multiprocess.events import EventBus
     from remotemedia.core.multiprocess.launch import Launcher
-    from remotemedia.core.multiprocess.node_process import Owner
+    from remotemedia.core.multiprocess.owner import Owner
     from remotemedia.core.multiprocess.wiring import Wiring
     from remotemedia.core.validation import ValidatedNode
 

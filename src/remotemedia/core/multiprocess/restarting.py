@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from remotemedia.core.multiprocess.exchange import Exchange
-    from remotemedia.core.multiprocess.node_process import NodeProcess, Owner
+    from remotemedia.core.multiprocess.node_process import NodeProcess
+    from remotemedia.core.multiprocess.owner import Owner
     from remotemedia.core.multiprocess.parts import SessionParts
     from remotemedia.core.pipeline import Restart
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Look", "Watchdog"]
+__all__ = ["Look", "Watchdog", "is_traced"]
 
 LATE_NS = 250_000_000
 """A timer that is later than this was not late for want of a CPU: this process was stopped."""
@@ -101,3 +102,10 @@ class Watchdog:
             self._on_stall()
         else:
             self._arm(late_at)
+
+
+def is_traced(pid: int) -> bool:
+    """Whether a debugger (gdb, strace) holds a process."""
+    with suppress(OSError), open(f"/proc/{pid}/status") as file:  # it may be gone
+        return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in file)
+    return False
