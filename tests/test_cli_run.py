@@ -26,7 +26,7 @@ from remotemedia.cli.screen import MAX_LINE_ROWS, LineScreen
 from remotemedia.cli.sinks import json_line
 from remotemedia.cli.watch import percentile
 from remotemedia.cli.wording import progress_text
-from remotemedia.errors import ProcessCrashed
+from remotemedia.errors import InitTimeout, ProcessCrashed
 from tests.cli_helpers import COMMAND, NODES, OnTerminal, inside, remotemedia, start, write_pipeline
 
 if TYPE_CHECKING:
@@ -545,9 +545,18 @@ def test_a_start_that_takes_too_long_fails_and_names_the_node(tmp_path: Path) ->
     done = inside("run", loading, "--text", "x", "--start-timeout", "1")
     assert done.returncode == 1
     assert is_clear(done)
-    late = r"node 'loading' of session 'tested' was still \w+ after 1 s"
-    assert re.search(late, done.stderr)
-    assert "raise --start-timeout if it only needs longer" in done.stderr
+    hint = "raise --start-timeout if it only needs longer"
+    assert re.search(rf"node 'loading' was still \w+ after 1 s; {hint}", done.stderr)
+
+
+@pytest.mark.parametrize("stack", ["", '  File "nodes.py", line 7, in initialize\n'])
+def test_a_start_that_takes_too_long_is_told_with_its_stack_where_that_is_asked_for(
+    stack: str,
+) -> None:
+    late = InitTimeout("asr", "init_timeout_secs", 1.0, "loading", stack)
+    told = explained(late, with_traceback=True)
+    assert told.startswith("node 'asr' was still loading after 1 s; raise --start-timeout if")
+    assert told.endswith(stack)
 
 
 def test_a_failure_is_placed_in_code_that_is_neither_ours_nor_of_the_standard_library() -> None:
