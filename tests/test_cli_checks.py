@@ -157,6 +157,20 @@ def test_validate_finds_two_nodes_of_one_id_also_where_one_cannot_be_read(tmp_pa
     assert done.stderr.count("there are two nodes of this id") == 2
 
 
+def test_validate_gives_a_hint_once_that_several_problems_have(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "version: v1\nname: p\nnodes:\n"
+        "  - {id: a, node_type: text.uper}\n"
+        "  - {id: b, node_type: text.splti}\n"
+        "  - {id: c, node_type: text.uper}\n"
+    )
+    done = CliRunner().invoke(app, ["validate", str(path)])
+    hints = [line for line in done.stderr.splitlines() if line.startswith(" ")]
+    assert done.stderr.count("unknown node type") == 3
+    assert hints == ["    did you mean 'text.upper'?", "    did you mean 'text.split'?"]
+
+
 @pytest.fixture
 def without_xllamacpp(monkeypatch: pytest.MonkeyPatch) -> None:
     def find(name: str) -> object:

@@ -52,11 +52,13 @@ def validate(file: str, settings: tuple[str, ...], as_json: bool) -> int:
         click.echo(json.dumps({"file": file, "ok": not findings, **found}))
     elif not findings:
         click.echo(summary)
+    told = {""}
     for finding in () if as_json else (*findings, *warnings):
         line = "" if finding.line is None else f"{finding.line}:"
         mark = "" if findings else "warning: "
         click.echo(f"{file}:{line} {finding.where}: {mark}{finding.problem}", err=True)
-        if finding.suggestion:
+        if finding.suggestion not in told:
+            told.add(finding.suggestion)
             click.echo(f"    {finding.suggestion}", err=True)
     if findings:
         click.get_current_context().exit(INVALID)
