@@ -213,7 +213,7 @@ class File(Message):
         return self.path, self.media_type, self.offset_bytes, self.size_bytes
 
     def __repr__(self) -> str:
-        return f"<File {self.path!r}{' ' + self.media_type if self.media_type else ''}>"
+        return f"<File {shown(self.path)}{' ' + self.media_type if self.media_type else ''}>"
 
 
 class Control(Message):
