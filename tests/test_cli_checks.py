@@ -127,6 +127,24 @@ def test_validate_gives_its_findings_as_json(tmp_path: Path) -> None:
     assert [one["line"] for one in answer["findings"]] == [3, 4, 4, 6]
 
 
+@pytest.mark.parametrize("name", ["p.yaml", "\udcff.yaml", "\xe9.yaml"])
+def test_all_commands_write_json_in_the_same_form(tmp_path: Path, name: str) -> None:
+    path = write_pipeline(tmp_path, ("Gain", {})).rename(tmp_path / name)
+    words = [
+        ["validate", path],
+        ["validate", f"{path}.gone"],
+        ["graph", path],
+        ["doctor"],
+        ["nodes"],
+    ]
+    words += [["nodes", "text.upper"], ["run", path]]
+    for command in words:
+        line = CliRunner().invoke(app, [*map(str, command), "--json"]).stdout.rstrip("\n")
+        is_utf8 = "\\udcff" not in line
+        compact = json.dumps(json.loads(line), ensure_ascii=not is_utf8, separators=(",", ":"))
+        assert line == compact, command
+
+
 def test_validate_passes_what_can_run_with_the_changes_asked_for(tmp_path: Path) -> None:
     path = str(write_pipeline(tmp_path, ("Gain", {}), ("Loud", {})))
     done = CliRunner().invoke(app, ["validate", path])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from remotemedia.cli.failure import FAILED, INVALID, READER_GONE, Failure, explained
 from remotemedia.cli.installed import not_installed
 from remotemedia.cli.loading import load, settings_option
+from remotemedia.cli.wording import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -156,7 +156,7 @@ def _told_as_json(as_json: bool) -> Iterator[None]:
 
 def _error_line(failure: Failure) -> str:
     about = {"type": "error", "error": failure.message, "exit_code": failure.exit_code}
-    return json.dumps(about)
+    return json_text(about)
 
 
 def _run(
@@ -225,4 +225,4 @@ def _report(
     if as_json:
         if failure is not None:
             screen.write(_error_line(failure))
-        screen.write(json.dumps(as_data(job.watch)))
+        screen.write(json_text(as_data(job.watch)))
