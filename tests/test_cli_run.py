@@ -486,6 +486,26 @@ def test_a_second_signal_kills_nodes_at_once(tmp_path: Path) -> None:
     assert process.returncode == 130
 
 
+def test_ctrl_c_while_modules_are_imported_ends_it_at_once_and_quietly(tmp_path: Path) -> None:
+    (tmp_path / "stubborn.py").write_text(
+        "import time\nfrom contextlib import suppress\nfrom pathlib import Path\n\n"
+        "Path(__file__).with_name('begun').touch()\n"
+        "with suppress(KeyboardInterrupt):\n    time.sleep(60)\n"
+    )
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "version: v1\nmodules: [stubborn.py]\nnodes: [{id: up, node_type: text.upper}]\n"
+    )
+    with start("run", path, "--text", "a") as process:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "begun").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 130
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_it_starts_ends_it(
     tmp_path: Path, number: signal.Signals, code: int

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from remotemedia.cli import ending_at_once
 from remotemedia.cli.failure import FAILED, INVALID, READER_GONE, Failure, explained
 from remotemedia.cli.installed import not_installed
 from remotemedia.cli.loading import load, settings_option
@@ -95,7 +96,7 @@ def run(
       130  it was interrupted by Ctrl-C (143: by SIGTERM)
       141  who read its standard output has gone
     """  # noqa: D301 - a mark of click's
-    with _told_as_json(as_json):
+    with ending_at_once(), _told_as_json(as_json):
         if input_ is not None and text is not None:
             raise Failure("--input and --text cannot both be given", INVALID)
         pipeline = load(file, settings)
