@@ -130,7 +130,7 @@ def test_validate_gives_its_findings_as_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["p.yaml", "\udcff.yaml", "\xe9.yaml"])
 def test_all_commands_write_json_in_the_same_form(tmp_path: Path, name: str) -> None:
     path = write_pipeline(tmp_path, ("Gain", {})).rename(tmp_path / name)
-    words = [
+    words: list[list[object]] = [
         ["validate", path],
         ["validate", f"{path}.gone"],
         ["graph", path],
