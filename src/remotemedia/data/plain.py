@@ -152,7 +152,7 @@ class Binary(ArrayMessage):
     def array(self) -> NDArray[np.uint8]:
         """The bytes as an array, uint8, shape (n,)."""
         array = self._array
-        return self._live_array() if array is None else array  # type: ignore[return-value]
+        return self._live_array() if array is None else array  # type: ignore[return-value]  # checked
 
     def __len__(self) -> int:
         return len(self._live_array())

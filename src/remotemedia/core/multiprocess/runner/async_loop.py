@@ -106,8 +106,8 @@ class AsyncLoop(Work):
         if inspect.isawaitable(result):
             result = await result
         if is_async_stream(result):
-            async with aclosing(result) as stream:  # type: ignore[type-var]
-                async for output in stream:  # type: ignore[attr-defined]
+            async with aclosing(result) as stream:
+                async for output in stream:
                     if is_source:
                         await self._heed_interrupt()
                     await self._emit(output)
@@ -125,7 +125,7 @@ class AsyncLoop(Work):
 
     async def _emit(self, output: object) -> None:
         publisher, message = self.context.route(output)
-        await publisher.send_async(message)  # type: ignore[arg-type]
+        await publisher.send_async(message)
         if self.commands.changes:  # one that awaits nothing hears of them nowhere else
             self.change_connections(self.commands.take_changes())
 
