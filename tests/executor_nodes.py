@@ -120,6 +120,23 @@ class AsyncSlowWords(Node):
         self.interrupted += 1
 
 
+class StuckInterrupt(Node):
+    """Never comes back from its hook; files say that it is there, and that it cleaned up."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    async def process(self, text: Text) -> Text:
+        return text
+
+    async def interrupt(self) -> None:
+        (self.folder / "begun").touch()
+        await asyncio.sleep(3600)
+
+    async def cleanup(self) -> None:
+        (self.folder / "cleaned up").touch()
+
+
 class CleansUp(Node):
     """Takes its time to clean up when it is cancelled, and says how that went, to one who asks."""
 

@@ -127,6 +127,24 @@ def test_validate_gives_its_findings_as_json(tmp_path: Path) -> None:
     assert [one["line"] for one in answer["findings"]] == [3, 4, 4, 6]
 
 
+@pytest.mark.parametrize("name", ["p.yaml", "\udcff.yaml", "\xe9.yaml"])
+def test_all_commands_write_json_in_the_same_form(tmp_path: Path, name: str) -> None:
+    path = write_pipeline(tmp_path, ("Gain", {})).rename(tmp_path / name)
+    words: list[list[object]] = [
+        ["validate", path],
+        ["validate", f"{path}.gone"],
+        ["graph", path],
+        ["doctor"],
+        ["nodes"],
+    ]
+    words += [["nodes", "text.upper"], ["run", path]]
+    for command in words:
+        line = CliRunner().invoke(app, [*map(str, command), "--json"]).stdout.rstrip("\n")
+        is_utf8 = "\\udcff" not in line
+        compact = json.dumps(json.loads(line), ensure_ascii=not is_utf8, separators=(",", ":"))
+        assert line == compact, command
+
+
 def test_validate_passes_what_can_run_with_the_changes_asked_for(tmp_path: Path) -> None:
     path = str(write_pipeline(tmp_path, ("Gain", {}), ("Loud", {})))
     done = CliRunner().invoke(app, ["validate", path])
@@ -155,6 +173,20 @@ def test_validate_finds_two_nodes_of_one_id_also_where_one_cannot_be_read(tmp_pa
     done = CliRunner().invoke(app, ["validate", str(path)])
     assert done.exit_code == 2
     assert done.stderr.count("there are two nodes of this id") == 2
+
+
+def test_validate_gives_a_hint_once_that_several_problems_have(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "version: v1\nname: p\nnodes:\n"
+        "  - {id: a, node_type: text.uper}\n"
+        "  - {id: b, node_type: text.splti}\n"
+        "  - {id: c, node_type: text.uper}\n"
+    )
+    done = CliRunner().invoke(app, ["validate", str(path)])
+    hints = [line for line in done.stderr.splitlines() if line.startswith(" ")]
+    assert done.stderr.count("unknown node type") == 3
+    assert hints == ["    did you mean 'text.upper'?", "    did you mean 'text.split'?"]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from remotemedia.cli.screen import MAX_LINE_ROWS, LineScreen
 from remotemedia.cli.sinks import json_line
 from remotemedia.cli.watch import percentile
 from remotemedia.cli.wording import progress_text
-from remotemedia.errors import ProcessCrashed
+from remotemedia.errors import InitTimeout, ProcessCrashed
 from tests.cli_helpers import COMMAND, NODES, OnTerminal, inside, remotemedia, start, write_pipeline
 
 if TYPE_CHECKING:
@@ -486,6 +486,26 @@ def test_a_second_signal_kills_nodes_at_once(tmp_path: Path) -> None:
     assert process.returncode == 130
 
 
+def test_ctrl_c_while_modules_are_imported_ends_it_at_once_and_quietly(tmp_path: Path) -> None:
+    (tmp_path / "stubborn.py").write_text(
+        "import time\nfrom contextlib import suppress\nfrom pathlib import Path\n\n"
+        "Path(__file__).with_name('begun').touch()\n"
+        "with suppress(KeyboardInterrupt):\n    time.sleep(60)\n"
+    )
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "version: v1\nmodules: [stubborn.py]\nnodes: [{id: up, node_type: text.upper}]\n"
+    )
+    with start("run", path, "--text", "a") as process:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "begun").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 130
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_it_starts_ends_it(
     tmp_path: Path, number: signal.Signals, code: int
@@ -545,9 +565,18 @@ def test_a_start_that_takes_too_long_fails_and_names_the_node(tmp_path: Path) ->
     done = inside("run", loading, "--text", "x", "--start-timeout", "1")
     assert done.returncode == 1
     assert is_clear(done)
-    late = r"node 'loading' of session 'tested' was still \w+ after 1 s"
-    assert re.search(late, done.stderr)
-    assert "raise --start-timeout if it only needs longer" in done.stderr
+    hint = "raise --start-timeout if it only needs longer"
+    assert re.search(rf"node 'loading' was still \w+ after 1 s; {hint}", done.stderr)
+
+
+@pytest.mark.parametrize("stack", ["", '  File "nodes.py", line 7, in initialize\n'])
+def test_a_start_that_takes_too_long_is_told_with_its_stack_where_that_is_asked_for(
+    stack: str,
+) -> None:
+    late = InitTimeout("asr", "init_timeout_secs", 1.0, "loading", stack)
+    told = explained(late, with_traceback=True)
+    assert told.startswith("node 'asr' was still loading after 1 s; raise --start-timeout if")
+    assert told.endswith(stack)
 
 
 def test_a_failure_is_placed_in_code_that_is_neither_ours_nor_of_the_standard_library() -> None:

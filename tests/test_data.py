@@ -392,6 +392,7 @@ def test_a_repr_tells_what_it_is_in_one_short_line() -> None:
     assert repr(Control("flush", 1)) == "<Control 'flush' 1>"
     for long in (Text("x" * 10**6), Json(["x" * 10**6]), Control("flush", "x" * 10**6)):
         assert len(repr(long)) < 80
+    assert len(repr(File("x" * 10**6, "audio/wav"))) < 100
 
 
 ARRAYS: list[Callable[[], ArrayMessage]] = [

@@ -295,6 +295,18 @@ async def test_interrupts_cancel_a_handler_once_so_that_it_can_clean_up(executor
         assert await texts(session, "?") == ["began ended 0"]
 
 
+async def test_a_hook_that_never_comes_back_from_an_interrupt_hears_a_stop(
+    executor: str, tmp_path: Path
+) -> None:
+    stuck = rm.NodeConfig(nodes.StuckInterrupt, "n1", config={"folder": str(tmp_path)})
+    async with patient(chain(stuck), executor=executor) as session:
+        session.interrupt()
+        await wait_until((tmp_path / "begun").exists)
+        async with asyncio.timeout(END_SECONDS):
+            await session.terminate()
+        assert (tmp_path / "cleaned up").exists()
+
+
 async def test_an_interrupt_of_what_has_ended_is_refused_and_touches_nothing(executor: str) -> None:
     async with running(nodes.Echo, executor=executor) as session:
         await session.close()

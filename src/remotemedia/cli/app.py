@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import click
 
+from remotemedia.cli import INTERRUPTED
 from remotemedia.cli.doctor import doctor
 from remotemedia.cli.failure import UNREADABLE
 from remotemedia.cli.graph import graph
@@ -16,8 +17,6 @@ from remotemedia.cli.run import run
 from remotemedia.cli.validate import validate
 
 __all__ = ["app", "run_app"]
-
-INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -64,6 +64,7 @@ class MicSource:
         self._chunks: asyncio.Queue[bytes] = asyncio.Queue()
 
     def _hear(self, chunk: object, _frames: int, _time: object, _status: object) -> None:
+        """Keep a chunk, a buffer of cffi's; called by PortAudio, in a thread of its own."""
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 self._loop.call_soon_threadsafe(self._chunks.put_nowait, bytes(chunk))  # type: ignore[call-overload]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from remotemedia.cli.failure import FAILED
-from remotemedia.cli.wording import bytes_text, plural
+from remotemedia.cli.wording import bytes_text, json_text, plural
 from remotemedia.nodes.extras import install_command
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def doctor(clean: bool, as_json: bool) -> None:
     checks = [look() for look in (_versions, _kernel, _shared_memory, _descriptors, _processes)]
     checks += [*_runtime_folder(clean=clean), *_extras()]
     if as_json:
-        click.echo(json.dumps([asdict(check) for check in checks]))
+        click.echo(json_text([asdict(check) for check in checks]))
     else:
         width = max(len(check.name) for check in checks)
         for check in checks:

@@ -11,6 +11,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from remotemedia.errors import InitTimeout
+
 __all__ = ["FAILED", "INVALID", "READER_GONE", "UNREADABLE", "Failure", "explained"]
 
 _PLACE = re.compile(r'\s*File "(.+)", line (\d+)(?:, in (.+))?')
@@ -58,14 +60,21 @@ def explained(error: BaseException, *, with_traceback: bool) -> str:
     if isinstance(error, PipelineTerminated) and error.__cause__ is not None:
         error = error.__cause__
     trace = str(getattr(error, "traceback", "") or getattr(error, "stack", ""))
-    text = str(error)
-    if isinstance(error, InitTimeout):
-        text = text.replace("init_timeout_secs", "--start-timeout", 1)
+    text = _late(error) if isinstance(error, InitTimeout) else str(error)
     if with_traceback or not trace:
         return text
     head = text.partition("\n")[0]
     where = _innermost(trace.splitlines())
     return f"{head}{where}; --traceback shows all of it"
+
+
+def _late(error: InitTimeout) -> str:
+    """Say which node was late, and by which option it may take longer."""
+    text = (
+        f"node {error.node_id!r} was still {error.phase} after {error.seconds:g} s; raise "
+        f"--start-timeout if it only needs longer"
+    )
+    return f"{text}\nits stack at that moment:\n{error.stack}" if error.stack else text
 
 
 def _innermost(trace: Iterable[str]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from remotemedia.cli.failure import INVALID, Failure
 from remotemedia.cli.loading import load, settings_option
+from remotemedia.cli.wording import json_text
 
 if TYPE_CHECKING:
     from remotemedia.core.validation import SessionPort, ValidatedConnection, ValidatedPipeline
@@ -30,7 +30,7 @@ def graph(file: str, settings: tuple[str, ...], as_mermaid: bool, as_json: bool)
         raise Failure("--mermaid and --json cannot both be given", INVALID)
     pipeline = load(file, settings)
     if as_json:
-        click.echo(json.dumps(_as_data(pipeline)))
+        click.echo(json_text(_as_data(pipeline)))
         return
     if as_mermaid:
         click.echo(mermaid(pipeline))

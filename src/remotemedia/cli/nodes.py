@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import shutil
 import textwrap
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 
 from remotemedia.cli.docstring import described
 from remotemedia.cli.failure import INVALID, Failure
+from remotemedia.cli.wording import json_text
 from remotemedia.nodes.extras import extra_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def nodes(name: str | None, modules: tuple[str, ...], as_json: bool) -> None:
         _list(registry, as_json=as_json)
     else:
         target, about = _find(registry, name)
-        click.echo(json.dumps(_as_data(target, about)) if as_json else _page(target, about))
+        click.echo(json_text(_as_data(target, about)) if as_json else _page(target, about))
 
 
 def _registry(modules: tuple[str, ...]) -> Registry:
@@ -102,7 +102,7 @@ def _list(registry: Registry, *, as_json: bool) -> None:
             rows.append((name, f"cannot be used: {error.message}", None))
     if as_json:
         keys = ("name", "doc", "missing_extra")
-        click.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
+        click.echo(json_text([dict(zip(keys, row, strict=True)) for row in rows]))
         return
     width = max((len(name) for name, *_ in rows), default=0)
     for name, doc, extra in rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from remotemedia.cli import ending_at_once
 from remotemedia.cli.failure import FAILED, INVALID, READER_GONE, Failure, explained
 from remotemedia.cli.installed import not_installed
 from remotemedia.cli.loading import load, settings_option
+from remotemedia.cli.wording import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,7 +96,7 @@ def run(
       130  it was interrupted by Ctrl-C (143: by SIGTERM)
       141  who read its standard output has gone
     """  # noqa: D301 - a mark of click's
-    with _told_as_json(as_json):
+    with ending_at_once(), _told_as_json(as_json):
         if input_ is not None and text is not None:
             raise Failure("--input and --text cannot both be given", INVALID)
         pipeline = load(file, settings)
@@ -156,7 +157,7 @@ def _told_as_json(as_json: bool) -> Iterator[None]:
 
 def _error_line(failure: Failure) -> str:
     about = {"type": "error", "error": failure.message, "exit_code": failure.exit_code}
-    return json.dumps(about)
+    return json_text(about)
 
 
 def _run(
@@ -225,4 +226,4 @@ def _report(
     if as_json:
         if failure is not None:
             screen.write(_error_line(failure))
-        screen.write(json.dumps(as_data(job.watch)))
+        screen.write(json_text(as_data(job.watch)))

@@ -6,13 +6,11 @@ import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-import msgspec
-
 from remotemedia.cli.devices import SpeakerSink
 from remotemedia.cli.failure import INVALID, UNREADABLE, Failure
 from remotemedia.cli.sound_files import SoundFileSink
 from remotemedia.cli.sources import JSON_LINES_SUFFIX, TEXT_SUFFIXES
-from remotemedia.cli.wording import not_written, plural
+from remotemedia.cli.wording import json_text, not_written, plural
 from remotemedia.data import Audio, Binary, Control, File, Json, Tensor, Text, Video
 
 if TYPE_CHECKING:
@@ -128,7 +126,7 @@ def text_line(message: RuntimeData) -> str:
         case Text():
             return message.text
         case Json():
-            return msgspec.json.encode(message.value).decode()
+            return json_text(message.value)
         case File():
             return message.path
         case _:
@@ -146,7 +144,7 @@ def json_line(message: RuntimeData) -> str:
     }
     if message.metadata:
         about["metadata"] = dict(message.metadata)
-    return msgspec.json.encode(about).decode()
+    return json_text(about)
 
 
 def _content(message: RuntimeData) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import click
 from remotemedia.cli.failure import INVALID
 from remotemedia.cli.installed import not_installed
 from remotemedia.cli.loading import checked, settings_option
-from remotemedia.cli.wording import plural
+from remotemedia.cli.wording import json_text, plural
 
 if TYPE_CHECKING:
     from remotemedia.errors import Finding
@@ -49,14 +48,16 @@ def validate(file: str, settings: tuple[str, ...], as_json: bool) -> int:
             "findings": [asdict(finding) for finding in findings],
             "warnings": [asdict(warning) for warning in warnings],
         }
-        click.echo(json.dumps({"file": file, "ok": not findings, **found}))
+        click.echo(json_text({"file": file, "ok": not findings, **found}))
     elif not findings:
         click.echo(summary)
+    told = {""}
     for finding in () if as_json else (*findings, *warnings):
         line = "" if finding.line is None else f"{finding.line}:"
         mark = "" if findings else "warning: "
         click.echo(f"{file}:{line} {finding.where}: {mark}{finding.problem}", err=True)
-        if finding.suggestion:
+        if finding.suggestion not in told:
+            told.add(finding.suggestion)
             click.echo(f"    {finding.suggestion}", err=True)
     if findings:
         click.get_current_context().exit(INVALID)

@@ -1,14 +1,23 @@
-"""Numbers and ends as people read them."""
+"""Numbers and ends as people read them, and values as programs do."""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["bytes_text", "duration_text", "not_written", "plural", "progress_text", "rate_text"]
+__all__ = [
+    "bytes_text",
+    "duration_text",
+    "json_text",
+    "not_written",
+    "plural",
+    "progress_text",
+    "rate_text",
+]
 
 
 def duration_text(seconds: float) -> str:
@@ -57,3 +66,13 @@ def not_written(path: Path, came: str) -> str:
     """Say that a file was not written, as `came` ("nothing") came; an old one looks like new."""
     text = f"{path}: {came} came, so it was not written"
     return f"{text}; the file that was there is unchanged" if path.exists() else text
+
+
+def json_text(value: object) -> str:
+    """Return a value as one line of JSON; NaN and infinities are null, bytes are base64."""
+    import msgspec
+
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # a path that is no UTF-8: escaped, it can be written all the same
+        return json.dumps(value, separators=(",", ":"))

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Literal, get_args, get_origin
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "first_line", "listed", "shortened", "suggested", "wrong_choice"]
+__all__ = [
+    "TWO_OF_ID",
+    "did_you_mean",
+    "first_line",
+    "listed",
+    "shortened",
+    "suggested",
+    "wrong_choice",
+]
+
+TWO_OF_ID = ("there are two nodes of this id", "rename one")
+"""The problem and the suggestion, wherever it is found."""
 
 _MAX_LISTED = 12
 

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
     from contextlib import AbstractContextManager
 
-__all__ = ["Node", "NodeContext"]
+__all__ = ["Node", "NodeRuntime"]
 
 T = TypeVar("T")
 
 
-class NodeContext(Protocol):
+class NodeRuntime(Protocol):
     """What a node can ask of the process that runs it; bound by the runner or a test helper."""
 
     @property
@@ -73,7 +73,7 @@ class Node:
     is: then everything runs on one event loop, else on the main thread with no loop at all.
     """
 
-    _runtime: NodeContext | None = None
+    _runtime: NodeRuntime | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -160,11 +160,11 @@ class Node:
         """Id of the session that this node runs in; RuntimeError outside of one."""
         return self._bound_runtime("session_id").session_id
 
-    def bind(self, context: NodeContext) -> None:
+    def bind(self, runtime: NodeRuntime) -> None:
         """Tie the node to what runs it; for runners and test helpers, once, before `initialize`."""
-        self._runtime = context
+        self._runtime = runtime
 
-    def _bound_runtime(self, asked: str) -> NodeContext:
+    def _bound_runtime(self, asked: str) -> NodeRuntime:
         if self._runtime is None:
             raise RuntimeError(
                 f"{type(self).__name__}.{asked} works only while the node runs in a session: use "

@@ -116,7 +116,7 @@ def takes_any_parameter(target: type[Node] | Callable[..., object]) -> bool:
 
 def _constructor(target: type[Node] | Callable[..., object]) -> Callable[..., object]:
     if isinstance(target, type):
-        constructor: Callable[..., object] = target.__init__  # type: ignore[misc]
+        constructor: Callable[..., object] = target.__init__  # type: ignore[misc]  # not a subclass's
         return constructor
     return target
 

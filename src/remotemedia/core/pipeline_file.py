@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from remotemedia.core.document import Located, Syntax, parse_json, parse_yaml
-from remotemedia.core.findings import suggested
+from remotemedia.core.findings import TWO_OF_ID, suggested
 from remotemedia.core.pipeline import Connection, NodeConfig, Pipeline, Restart
 from remotemedia.core.pipeline_schema import (
     ConnectionEntry,
@@ -188,7 +188,8 @@ class _Reader:
         if lost & {"node_type", "params"}:
             id_ = str(fields["id"])
             if id_ in self.unread:
-                self.find(place, "there are two nodes of this id", entry.line, "rename one")
+                problem, hint = TWO_OF_ID
+                self.find(place, problem, entry.line, hint)
             self.unread.add(id_)
             return False
         node = msgspec.convert(fields, NodeEntry)

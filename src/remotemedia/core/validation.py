@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from remotemedia.core.describe import NodeTarget, Port, describe, is_target
-from remotemedia.core.findings import listed, suggested
+from remotemedia.core.findings import TWO_OF_ID, listed, suggested
 from remotemedia.core.graph import feedback, find_cycles
 from remotemedia.core.hooks import warn_of_misspelled_hooks
 from remotemedia.core.ids import ID_RULE, is_id
@@ -181,7 +181,7 @@ class _Checker:
         if not is_id(config.node_id):
             self.find(where, f"the id must be {ID_RULE}", "", *place, "id")
         if is_duplicate:
-            self.find(where, "there are two nodes of this id", "rename one", *place, "id")
+            self.find(where, *TWO_OF_ID, *place, "id")
         for option, problem, hint in option_problems(config):
             self.find(f"{where}, {option}", problem, hint, *place, option)
         try:

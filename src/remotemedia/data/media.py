@@ -69,7 +69,7 @@ class Audio(ArrayMessage):
     def samples(self) -> NDArray[np.float32]:
         """The samples, float32, shape (frames, channels); read-only when received."""
         array = self._array
-        return self._live_array() if array is None else array  # type: ignore[return-value]
+        return self._live_array() if array is None else array  # type: ignore[return-value]  # checked
 
     @property
     def frames(self) -> int:
@@ -138,7 +138,7 @@ class Video(ArrayMessage):
     def pixels(self) -> NDArray[np.uint8]:
         """The picture, uint8, in the shape its format has; read-only when received."""
         array = self._array
-        return self._live_array() if array is None else array  # type: ignore[return-value]
+        return self._live_array() if array is None else array  # type: ignore[return-value]  # checked
 
     @property
     def width(self) -> int:

@@ -56,7 +56,7 @@ def keep_until_unused(array: NDArray[np.generic], token: object) -> None:
 def empty_out(array: NDArray[np.generic]) -> None:
     """Make an array empty and read-only, for everybody who has it: it lets go of its memory."""
     # Numpy's own way of giving an array new content.
-    array.__setstate__((1, (0,), array.dtype, False, b""))  # type: ignore[arg-type]
+    array.__setstate__((1, (0,), array.dtype, False, b""))  # type: ignore[arg-type]  # numpy takes a bool
     array.setflags(write=False)
 
 

@@ -152,7 +152,7 @@ class Binary(ArrayMessage):
     def array(self) -> NDArray[np.uint8]:
         """The bytes as an array, uint8, shape (n,)."""
         array = self._array
-        return self._live_array() if array is None else array  # type: ignore[return-value]
+        return self._live_array() if array is None else array  # type: ignore[return-value]  # checked
 
     def __len__(self) -> int:
         return len(self._live_array())
@@ -213,7 +213,7 @@ class File(Message):
         return self.path, self.media_type, self.offset_bytes, self.size_bytes
 
     def __repr__(self) -> str:
-        return f"<File {self.path!r}{' ' + self.media_type if self.media_type else ''}>"
+        return f"<File {shown(self.path)}{' ' + self.media_type if self.media_type else ''}>"
 
 
 class Control(Message):

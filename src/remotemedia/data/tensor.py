@@ -83,7 +83,7 @@ class Tensor(ArrayMessage):
         # Through a view of its own, so that a loan can see that it is still in use.
         view = self._live_array()[...]
         try:
-            return view.__dlpack__(**request)  # type: ignore[arg-type, misc]
+            return view.__dlpack__(**request)  # type: ignore[arg-type, misc]  # numpy's to check
         except BufferError as error:
             if view.flags.writeable:
                 raise

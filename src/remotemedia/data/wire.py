@@ -234,7 +234,7 @@ def body_at(address: int, nbytes: int) -> bytes:
 
 def array_message(layout: Layout, array: NDArray[np.generic]) -> ArrayMessage:
     """Make the message of an array layout around an array of that shape; no copy."""
-    type_: type[ArrayMessage] = layout.type  # type: ignore[assignment]
+    type_: type[ArrayMessage] = layout.type  # type: ignore[assignment]  # it is of an array
     message = _new(type_)
     message._array = array
     if type_ is Audio:

@@ -162,7 +162,7 @@ def _streaming_model() -> Any:
     import torch
     from transformers import VibeVoiceForConditionalGeneration
 
-    class Streaming(VibeVoiceForConditionalGeneration):  # type: ignore[misc]
+    class Streaming(VibeVoiceForConditionalGeneration):  # type: ignore[misc]  # it is Any here
         def start(self, outlet: Outlet[Samples]) -> Callable[..., torch.Tensor]:
             """Put what is decoded from now on; return what says when to stop."""
             self._outlet = outlet

@@ -175,7 +175,7 @@ class _Run:
     def _emit_all(self, result: object) -> None:
         for output in outputs_of(result):
             collector, message = self.context.route(output)
-            collector.send(message)  # type: ignore[arg-type]
+            collector.send(message)
 
     async def _emit_all_async(self, result: object) -> None:
         if inspect.isawaitable(result):
@@ -183,8 +183,8 @@ class _Run:
         if not is_async_stream(result):
             self._emit_all(result)
             return
-        async with aclosing(result) as stream:  # type: ignore[type-var]
-            async for output in stream:  # type: ignore[attr-defined]
+        async with aclosing(result) as stream:
+            async for output in stream:
                 self._emit_all(output)
 
 

@@ -94,7 +94,7 @@ class ProcessLauncher:
 
     async def end(self, launched: Iterable[Launched], grace_seconds: float) -> None:
         """See `Launcher.end`."""
-        handles: list[ProcessHandle] = list(launched)  # type: ignore[arg-type]
+        handles: list[ProcessHandle] = list(launched)  # type: ignore[arg-type]  # by `launch`
         await self._manager.terminate(handles, grace_seconds)
 
     def _spec(self, node: ValidatedNode, session_id: str, control_fd: int) -> SpawnSpec:

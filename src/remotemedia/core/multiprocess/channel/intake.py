@@ -80,7 +80,7 @@ class Intake(Account):
         if layout.is_array and not metadata_bytes:
             if chunk.layout is not layout:
                 self._view(chunk, layout)
-            message: Message = array_message(layout, chunk.array[...])  # type: ignore[index]
+            message: Message = array_message(layout, chunk.array[...])  # type: ignore[index]  # it has a view
             self._held.append((chunk, token))
             message.metadata = NO_METADATA
         else:
@@ -103,7 +103,7 @@ class Intake(Account):
             message: Message
             if layout.is_array:
                 self._view(chunk, layout)
-                message = array_message(layout, chunk.array[...])  # type: ignore[index]
+                message = array_message(layout, chunk.array[...])  # type: ignore[index]  # it has a view
                 self._held.append((chunk, token))
             else:
                 message = plain_message(layout, body_at(address, payload_bytes))

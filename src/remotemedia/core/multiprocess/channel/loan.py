@@ -68,7 +68,7 @@ class Loan(Generic[M]):
             chunk.layout = layout
             chunk.array = np.ndarray(layout.shape, layout.dtype, chunk.body)
         message = self.message = _new(message_type)
-        message._array = chunk.array[...]  # type: ignore[index]
+        message._array = chunk.array[...]  # type: ignore[index]  # made with the layout
         message.timestamp_ns = _now_ns()
         message.correlation_id = 0
         message.metadata = NO_METADATA

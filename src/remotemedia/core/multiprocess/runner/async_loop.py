@@ -37,7 +37,7 @@ class AsyncLoop(Work):
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
         self._task = task
-        self._is_busy = self._is_source = False
+        self._is_busy = self._is_source = self._is_interrupting = False
         self._cancelled_by: set[str] = set()
         self.commands.wake_with(lambda: loop.call_soon_threadsafe(self._on_news))
         try:
@@ -106,8 +106,8 @@ class AsyncLoop(Work):
         if inspect.isawaitable(result):
             result = await result
         if is_async_stream(result):
-            async with aclosing(result) as stream:  # type: ignore[type-var]
-                async for output in stream:  # type: ignore[attr-defined]
+            async with aclosing(result) as stream:
+                async for output in stream:
                     if is_source:
                         await self._heed_interrupt()
                     await self._emit(output)
@@ -125,7 +125,7 @@ class AsyncLoop(Work):
 
     async def _emit(self, output: object) -> None:
         publisher, message = self.context.route(output)
-        await publisher.send_async(message)  # type: ignore[arg-type]
+        await publisher.send_async(message)
         if self.commands.changes:  # one that awaits nothing hears of them nowhere else
             self.change_connections(self.commands.take_changes())
 
@@ -140,25 +140,34 @@ class AsyncLoop(Work):
             await self._interrupt()
 
     async def _interrupt(self) -> None:
+        """Call the node's hook; a stop cancels it, so that it holds up no end."""
+        if self.commands.is_stopping:
+            raise Stopped
         done = self.node.interrupt()
         if inspect.isawaitable(done):
-            await done
+            self._is_interrupting = True
+            try:
+                await done
+            finally:
+                self._is_interrupting = False
 
     def _on_news(self) -> None:
-        """Cancel the handler if it is to end: once, as it may clean up, and again for a stop.
+        """Cancel what the node does if it is to end: once, as it may clean up, again for a stop.
 
         Connections change while it awaits something: it may do that for long.
         """
         if self.commands.changes:
             self.change_connections(self.commands.take_changes())
-        if self._is_busy and self._is_ours_to_end():
+        if self._is_ours_to_end():
             reason = "stop" if self.commands.is_stopping else "interrupt"
             if not self._cancelled_by & {reason, "stop"}:
                 self._cancelled_by.add(reason)
                 self._task.cancel()
 
     def _is_ours_to_end(self) -> bool:
-        """Whether what was asked wants the handler to end now."""
+        """Whether what was asked wants what the node does to end now."""
+        if not self._is_busy:
+            return self._is_interrupting and self.commands.is_stopping
         if self._is_source:
             return self.commands.is_stopping or self.commands.is_draining
         return self.commands.is_stopping or self.is_outdated

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from remotemedia.core.multiprocess import control
 from remotemedia.core.ports import DATA_TYPES, Addressed
 from remotemedia.data.message import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping
     from contextlib import AbstractContextManager
 
     from remotemedia.core.describe import NodeType
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
     from remotemedia.core.multiprocess.runner.commands import Reporter
+    from remotemedia.data import RuntimeData
 
 __all__ = ["RunnerContext"]
 
@@ -85,7 +86,7 @@ class RunnerContext:
         loan.message.correlation_id = self.correlation_id
         return loan
 
-    def route(self, output: object) -> tuple[Publisher, Message]:
+    def route(self, output: object) -> tuple[Publisher, RuntimeData]:
         """Find the port that one output leaves by.
 
         Raises:
@@ -108,7 +109,7 @@ class RunnerContext:
         if publisher is None:
             raise self._wrong_kind(port, type(message))
         message.correlation_id = self.correlation_id
-        return publisher, message
+        return publisher, message  # type: ignore[return-value]  # routes are of these types
 
     def _no_port(self, port: str) -> TypeError:
         known = ", ".join(self._routes) or "none"
@@ -137,6 +138,6 @@ def outputs_of(result: object) -> Iterator[object]:
     return iter((result,))
 
 
-def is_async_stream(result: object) -> bool:
+def is_async_stream(result: object) -> TypeGuard[AsyncGenerator[object, None]]:
     """Whether a handler makes its outputs with `async for`."""
     return isinstance(result, AsyncIterator)

@@ -88,7 +88,7 @@ class SyncLoop(Work):
                 if is_source and self.is_outdated and self.attach():
                     self.node.interrupt()  # what comes from here on is wanted
                 publisher, message = self.context.route(output)
-                publisher.send(message)  # type: ignore[arg-type]
+                publisher.send(message)
                 if self._is_over(is_source=is_source):
                     return
         finally:

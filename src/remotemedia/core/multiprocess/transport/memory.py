@@ -31,7 +31,7 @@ def _new_chunk(nbytes: int) -> Chunk:
     memory = memory[-memory.__array_interface__["data"][0] % ALIGNMENT_BYTES :]
     address = memory.__array_interface__["data"][0] + _HEADER_ROOM
     # The memory lives as long as what the chunk keeps of it.
-    body = (ctypes.c_char * room).from_buffer(memory, _HEADER_ROOM)  # type: ignore[arg-type]
+    body = (ctypes.c_char * room).from_buffer(memory, _HEADER_ROOM)  # type: ignore[arg-type]  # a type in 3.12
     return Chunk(memory[:HEADER_BYTES].data, address, memoryview(body).cast("B"))
 
 
