@@ -120,6 +120,28 @@ class AsyncSlowWords(Node):
         self.interrupted += 1
 
 
+class Letters:
+    """An asynchronous iterator that is no generator: it cannot be closed."""
+
+    def __init__(self, letters: str) -> None:
+        self.letters = iter(letters)
+
+    def __aiter__(self) -> Letters:
+        return self
+
+    async def __anext__(self) -> Text:
+        for letter in self.letters:
+            return Text(letter)
+        raise StopAsyncIteration
+
+
+class Speller(Node):
+    """Returns what its outputs are iterated from."""
+
+    async def process(self, text: Text) -> AsyncIterator[Text]:
+        return Letters(text.text)
+
+
 class StuckInterrupt(Node):
     """Never comes back from its hook; files say that it is there, and that it cleaned up."""
 

@@ -77,6 +77,11 @@ async def test_a_stream_that_is_left_early_leaves_nothing_to_the_next(executor: 
         assert await texts(session, "last one") == ["last", "one"]
 
 
+async def test_outputs_may_come_of_any_asynchronous_iterator(executor: str) -> None:
+    async with running(nodes.Speller, executor=executor) as session:
+        assert await texts(session, "abc") == ["a", "b", "c"]
+
+
 async def test_a_stream_without_outputs_ends(executor: str) -> None:
     async with running(nodes.Words, nodes.Words, executor=executor) as session:
         assert await texts(session, "") == []

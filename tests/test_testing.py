@@ -27,6 +27,7 @@ from remotemedia import (
     input,  # noqa: A004
 )
 from remotemedia.testing import Residue, run_node
+from tests.executor_nodes import Speller
 
 
 @pytest.fixture
@@ -86,6 +87,13 @@ class Duck(Node):
         return self.level(Json({"voice": text.text}))
 
 
+class Bundles(Node):
+    """Yields a list, which is no message."""
+
+    async def process(self, text: Text) -> AsyncIterator[Text]:
+        yield [text, text]  # type: ignore[misc]
+
+
 def count(*, to: int) -> Iterator[Json]:
     for number in range(to):
         yield Json(number)
@@ -112,6 +120,12 @@ def test_what_a_node_raises_is_raised_after_it_has_cleaned_up() -> None:
 
 def test_an_asynchronous_node_runs_to_its_end() -> None:
     assert run_node(Later, Text("a")) == [Text("a"), Text("a")]
+
+
+def test_an_asynchronous_node_yields_what_it_may_yield_in_a_session() -> None:
+    assert run_node(Speller, Text("ab")) == [Text("a"), Text("b")]
+    with pytest.raises(TypeError, match="returned a list"):
+        run_node(Bundles, Text("a"))
 
 
 @pytest.mark.anyio

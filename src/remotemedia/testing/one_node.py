@@ -7,7 +7,6 @@ import inspect
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -19,6 +18,7 @@ from remotemedia.core.multiprocess.channel.lending import lay_out, too_large
 from remotemedia.core.multiprocess.runner.context import (
     RunnerContext,
     is_async_stream,
+    opened,
     outputs_of,
 )
 from remotemedia.core.parameters import bind_parameters, create_node, plain_parameters
@@ -174,8 +174,11 @@ class _Run:
 
     def _emit_all(self, result: object) -> None:
         for output in outputs_of(result):
-            collector, message = self.context.route(output)
-            collector.send(message)
+            self._emit(output)
+
+    def _emit(self, output: object) -> None:
+        collector, message = self.context.route(output)
+        collector.send(message)
 
     async def _emit_all_async(self, result: object) -> None:
         if inspect.isawaitable(result):
@@ -183,9 +186,9 @@ class _Run:
         if not is_async_stream(result):
             self._emit_all(result)
             return
-        async with aclosing(result) as stream:
+        async with opened(result) as stream:
             async for output in stream:
-                self._emit_all(output)
+                self._emit(output)
 
 
 def _pairs(inputs: Inputs, kind: NodeType) -> Iterator[tuple[str, RuntimeData]]:

@@ -104,6 +104,17 @@ class Credit:
                 self._doorbell.ring()  # others of us wait: they have to ask anew
         return limit
 
+    def glance(self) -> int:
+        """Look up the same in passing, now that nobody waits: 0 where it takes more than a look."""
+        if self._unopened or self._asks:
+            return 0
+        words, limit = self._words, _NO_LIMIT
+        for connection in self._lossless:
+            if words[connection.slot + ConnectionWord.STATE] != ReaderState.OPEN:
+                return 0
+            limit = min(limit, taken(words, connection.slot) + connection.capacity)
+        return limit
+
     def connect(self) -> bool:
         """Connect to readers that have opened; whether all have."""
         if not self._unopened:

@@ -175,6 +175,8 @@ class Sender:
                 else:
                     np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
                 self._emit(chunk, token, layout, message, metadata, epoch)
+                if self._sent >= limit:
+                    limit = self._credit.glance()
             finally:
                 self._limit = limit
                 if self._postponed:
@@ -199,6 +201,8 @@ class Sender:
                     assert source is not None
                     chunk, token = self._copy_out(loan, source, len(metadata))
                 self._emit(chunk, token, layout, message, metadata, None)
+                if self._sent >= limit:
+                    limit = self._credit.glance()
             finally:
                 self._limit = limit
                 if self._postponed:

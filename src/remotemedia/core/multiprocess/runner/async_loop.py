@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from remotemedia.core.multiprocess.runner.context import is_async_stream, outputs_of
+from remotemedia.core.multiprocess.runner.context import is_async_stream, opened, outputs_of
 from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
 from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 from remotemedia.errors import ChannelClosed
@@ -106,7 +105,7 @@ class AsyncLoop(Work):
         if inspect.isawaitable(result):
             result = await result
         if is_async_stream(result):
-            async with aclosing(result) as stream:
+            async with opened(result) as stream:
                 async for output in stream:
                     if is_source:
                         await self._heed_interrupt()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from remotemedia.core.multiprocess import control
@@ -10,8 +11,8 @@ from remotemedia.core.ports import DATA_TYPES, Addressed
 from remotemedia.data.message import Message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Collection, Mapping
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from remotemedia.core.describe import NodeType
     from remotemedia.core.multiprocess.channel.loan import Loan
@@ -138,6 +139,13 @@ def outputs_of(result: object) -> Iterator[object]:
     return iter((result,))
 
 
-def is_async_stream(result: object) -> TypeGuard[AsyncGenerator[object, None]]:
-    """Whether a handler makes its outputs with `async for`."""
-    return isinstance(result, AsyncIterator)
+def is_async_stream(result: object) -> TypeGuard[AsyncIterable[object]]:
+    """Whether a handler makes its outputs for `async for`."""
+    return isinstance(result, AsyncIterable)
+
+
+def opened(
+    stream: AsyncIterable[object],
+) -> AbstractAsyncContextManager[AsyncIterable[object]]:
+    """Have a stream closed at the end of a block, if it is one that can be, as generators can."""
+    return aclosing(stream) if isinstance(stream, AsyncGenerator) else nullcontext(stream)
