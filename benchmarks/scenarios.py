@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +38,7 @@ class Effort:
         rounds: how often the systems take turns.
         trips: the most round trips per round.
         trips_seconds: how long a round of them lasts at most, if there are a few by then.
+        node_trips: round trips per round between two nodes.
         paced: paced round trips per round.
         batch: messages of a throughput batch.
         idle_seconds: how long an idle reader is watched.
@@ -52,6 +54,7 @@ class Effort:
     rounds: int = 10
     trips: int = 20_000
     trips_seconds: float = 0.5
+    node_trips: int = 4_000
     paced: int = 50
     batch: int = 20_000
     idle_seconds: float = 10.0
@@ -67,6 +70,7 @@ QUICK = Effort(
     rounds=6,
     trips=2_000,
     trips_seconds=0.06,
+    node_trips=500,
     paced=10,
     batch=2_000,
     idle_seconds=2.0,
@@ -82,14 +86,13 @@ FULL = Effort()
 
 def hop(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     """Two processes pass a message back and forth; a hop is half a round trip."""
-    for size in effort.sizes:
-        yield from _trips("hop", systems, size, MODES, effort, 2)
+    yield from _trips("hop", systems, effort.sizes, MODES, effort, 2)
 
 
 def chain(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     """Eight processes in a ring: more than there are cores on a small machine."""
     for mode in MODES:  # one after the other: both at once are dozens of processes
-        yield from _trips("chain", systems, SMALL, (mode,), effort, CHAIN_PROCESSES)
+        yield from _trips("chain", systems, (SMALL,), (mode,), effort, CHAIN_PROCESSES)
 
 
 def hop_paced(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
@@ -98,7 +101,7 @@ def hop_paced(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     def measure(ends: Ends) -> list[int]:
         return paced_round_trips(ends, effort.paced, PERIOD_NS)
 
-    yield from _latency("hop_paced", systems, SMALL, MODES, effort.rounds, 2, measure)
+    yield from _latency("hop_paced", systems, (SMALL,), MODES, effort.rounds, 2, measure)
 
 
 def throughput(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
@@ -119,7 +122,7 @@ def throughput(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
             one.name,
             one.values,
             RATE,
-            size_bytes=THROUGHPUT_BYTES,
+            size_bytes=one.size_bytes,
             mode=one.mode,
         )
 
@@ -135,7 +138,9 @@ def idle_cpu(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
         after = [_cpu_seconds(one.ring) for one in rings]
     for one, start, end in zip(rings, before, after, strict=True):
         share = (end - start) / effort.idle_seconds * 100
-        yield Record.of("idle_cpu", one.name, [share], "% core", size_bytes=SMALL, mode=one.mode)
+        yield Record.of(
+            "idle_cpu", one.name, [share], "% core", size_bytes=one.size_bytes, mode=one.mode
+        )
 
 
 def copy_floor(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
@@ -181,6 +186,7 @@ class _Running:
     """A running ring, and what was measured of it."""
 
     name: str
+    size_bytes: int
     mode: str
     ring: Ring
     values: list[float]
@@ -194,12 +200,14 @@ def _start(
     job: Callable[[str], Job],
 ) -> list[_Running]:
     """Start a ring of every system in every mode it has, until the stack unwinds."""
-    return [
-        _Running(one.name, mode, stack.enter_context(one.ring(processes, job(mode))), [])
-        for mode in modes
-        for one in systems
-        if mode in one.modes
-    ]
+    running = []
+    for mode in modes:
+        for one in systems:
+            if mode in one.modes:
+                work = job(mode)
+                ring = stack.enter_context(one.ring(processes, work))
+                running.append(_Running(one.name, work.size_bytes, mode, ring, []))
+    return running
 
 
 def _turns(rings: Sequence[_Running], rounds: int) -> Iterator[_Running]:
@@ -212,7 +220,7 @@ def _turns(rings: Sequence[_Running], rounds: int) -> Iterator[_Running]:
 def _trips(
     scenario: str,
     systems: Sequence[System],
-    size: int,
+    sizes: Sequence[int],
     modes: Sequence[str],
     effort: Effort,
     processes: int,
@@ -221,26 +229,31 @@ def _trips(
     def measure(ends: Ends) -> list[int]:
         return round_trips(ends, effort.trips, effort.trips_seconds)
 
-    yield from _latency(scenario, systems, size, modes, effort.rounds, processes, measure)
+    yield from _latency(scenario, systems, sizes, modes, effort.rounds, processes, measure)
 
 
 def _latency(
     scenario: str,
     systems: Sequence[System],
-    size: int,
+    sizes: Sequence[int],
     modes: Sequence[str],
     rounds: int,
     processes: int,
     measure: Callable[[Ends], list[int]],
 ) -> Iterator[Record]:
     with ExitStack() as stack:
-        rings = _start(stack, systems, modes, processes, lambda mode: Job(size, mode))
+        # Of all sizes at once, and in turns: sizes are compared as systems are.
+        rings = [
+            ring
+            for size in sizes
+            for ring in _start(stack, systems, modes, processes, partial(Job, size))
+        ]
         for one in rings:
             round_trips(one.ring.ends, 100, 0.1)
         for one in _turns(rings, rounds):
             one.values += [trip / 1e3 / processes for trip in measure(one.ring.ends)]
     for one in rings:
-        yield Record.of(scenario, one.name, one.values, size_bytes=size, mode=one.mode)
+        yield Record.of(scenario, one.name, one.values, size_bytes=one.size_bytes, mode=one.mode)
 
 
 def _cpu_seconds(ring: Ring) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -139,20 +140,21 @@ def node_hop(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     Beside the bare library, which has no nodes: its hop, measured in turns with ours.
     """
     raw = [one for one in systems if one.name == REFERENCE]
-    for size in effort.sizes:
-        for mode in ("adaptive", "block"):
-            count = max(20, int(effort.trips / (1 + size / 200_000)))
-            values: dict[str, list[float]] = {"remotemedia": [], **{one.name: [] for one in raw}}
-            for _ in range(effort.session_rounds):
-                times = asyncio.run(_ring_times(size, mode, count))
-                values["remotemedia"] += [one / 1e3 / 2 for one in times]
-                for system in raw:
-                    with system.ring(2, Job(size, mode)) as ring:
-                        round_trips(ring.ends, 200)
-                        times = round_trips(ring.ends, count)
-                    values[system.name] += [one / 1e3 / 2 for one in times]
-            for name, measured in values.items():
-                yield Record.of("node_hop", name, measured, size_bytes=size, mode=mode)
+    names, modes = ("remotemedia", *(one.name for one in raw)), ("adaptive", "block")
+    values: dict[tuple[int, str, str], list[float]] = {
+        key: [] for key in itertools.product(effort.sizes, modes, names)
+    }
+    for _ in range(effort.session_rounds):
+        for size, mode in itertools.product(effort.sizes, modes):
+            times = asyncio.run(_ring_times(size, mode, effort.node_trips))
+            values[size, mode, "remotemedia"] += [one / 1e3 / 2 for one in times]
+            for system in raw:
+                with system.ring(2, Job(size, mode)) as ring:
+                    round_trips(ring.ends, 200)
+                    times = round_trips(ring.ends, effort.node_trips)
+                values[size, mode, system.name] += [one / 1e3 / 2 for one in times]
+    for (size, mode, name), measured in values.items():
+        yield Record.of("node_hop", name, measured, size_bytes=size, mode=mode)
 
 
 def idle_session(systems: Sequence[System], effort: Effort) -> Iterator[Record]:

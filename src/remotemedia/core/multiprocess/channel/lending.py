@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from remotemedia.core.multiprocess.channel.loan import Loan
@@ -105,7 +104,8 @@ class Lender:
         last = self._last
         if last is not None and type_ is last[0] and arguments == last[1]:
             self._is_repeated = True
-            return self._take_ready(last[2]) or self._lend(type_, last[2])
+            loan = self._take_ready(last[2]) if self._ready else None
+            return self._lend(type_, last[2]) if loan is None else loan
         self._is_repeated = False
         self._ready.clear()
         return self._lend(type_, self._lay_out(type_, arguments))
@@ -114,8 +114,10 @@ class Lender:
         """Lay one more like the last ready, if that was like the one before."""
         if self._is_repeated and not self._ready and self._last is not None:
             type_, _, layout = self._last
-            with suppress(ExecutorError):  # whoever asks for it is told
+            try:  # noqa: SIM105 (a context manager costs as much as a look)
                 self._ready.append(self._lend(type_, layout))
+            except ExecutorError:  # whoever asks for it is told
+                pass
             if self._is_closed:  # by a signal handler, meanwhile
                 self._ready.clear()
 
