@@ -77,10 +77,10 @@ def lay_out(type_: type[ArrayMessage], arguments: dict[str, Any]) -> Layout:
 
 
 class Lender:
-    """Lends the messages of one port, and lays the next one ready while nobody waits.
+    """Lends the messages of one port, and lays the next one ready when it is told to.
 
     One stream has one format: what was asked for last is most often asked for again. Then the next
-    loan is taken as soon as the last has been sent, which is a fifth of the way of a message.
+    loan is taken as soon as the last has been sent, which takes a fifth off the way of a message.
     It is never in anybody's way: whoever needs another has it given back first.
 
     Args:
@@ -96,7 +96,6 @@ class Lender:
         # One tuple, for threads share it.
         self._last: tuple[type[ArrayMessage], dict[str, Any], Layout] | None = None
         self._is_repeated = False
-        self._is_closed = False
         self._ready: deque[Loan[Any]] = deque()  # one, or none
 
     def lend(self, type_: type[M], arguments: dict[str, Any]) -> Loan[M]:
@@ -118,16 +117,9 @@ class Lender:
                 self._ready.append(self._lend(type_, layout))
             except ExecutorError:  # whoever asks for it is told
                 pass
-            if self._is_closed:  # by a signal handler, meanwhile
-                self._ready.clear()
 
     def forget(self) -> None:
         """Give back what lies ready."""
-        self._ready.clear()
-
-    def close(self) -> None:
-        """Give back what lies ready, and lay nothing ready any more. Twice is harmless."""
-        self._is_closed = True
         self._ready.clear()
 
     def disown(self) -> None:

@@ -266,7 +266,7 @@ class Publisher(Sender):
                 return
             self._is_closed = True
             self._limit = 0
-            self._lender.close()
+            self._lender.forget()
             self._writer.close()
 
     def __enter__(self) -> Publisher:

@@ -102,6 +102,7 @@ class Sender:
         self._postponed: list[Callable[[], None]] = []
         self._credit = Credit(port, words, doorbell, writer.connect)
         self._bells: tuple[Bell, ...] = ()
+        self._watch_one()
         for connection in port.connections:
             self._link(connection, bells[connection.reader])
         words[self._state_at] = PortState.OPEN
@@ -136,6 +137,7 @@ class Sender:
             readers = (one.reader for one in self._credit.connections)
             self._bells = tuple(dict.fromkeys(bells[reader] for reader in readers))
             self._limit = 0
+            self._watch_one()
 
     def try_connect(self) -> bool:
         """Connect to readers that have opened; whether all have that were planned."""
@@ -161,6 +163,7 @@ class Sender:
         epoch: int | None,
     ) -> bool | None:
         """Send if there is credit; None if there is none."""
+        words = self._words
         with self._lock:
             while self._sent >= self._limit:
                 if not self._find_credit():
@@ -175,7 +178,7 @@ class Sender:
                 else:
                     np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
                 self._emit(chunk, token, layout, message, metadata, epoch)
-                if self._sent >= limit:
+                if self._sent >= limit and words[self._reader_at] + 1 >= self._sent:
                     limit = self._credit.glance()
             finally:
                 self._limit = limit
@@ -187,6 +190,7 @@ class Sender:
         """Send what a loan holds if there is credit; None if there is none. Called by `Loan`."""
         if loan.token is None:
             loan.withdraw("sent")  # raises
+        words = self._words
         with self._lock:
             while self._sent >= self._limit:
                 if not self._find_credit():
@@ -201,13 +205,15 @@ class Sender:
                     assert source is not None
                     chunk, token = self._copy_out(loan, source, len(metadata))
                 self._emit(chunk, token, layout, message, metadata, None)
-                if self._sent >= limit:
-                    limit = self._credit.glance()
+                if words[self._reader_at] + 1 >= self._sent:
+                    # Its reader waits: for the next message this is done while it takes this one.
+                    self._lender.lend_ahead()
+                    if self._sent >= limit:
+                        limit = self._credit.glance()
             finally:
                 self._limit = limit
                 if self._postponed:
                     self._catch_up()
-            self._lender.lend_ahead()  # now that nobody waits for this any more
         return True
 
     def _copy_out(
@@ -309,8 +315,15 @@ class Sender:
 
     def _link(self, connection: ConnectionPlan, bell: Bell) -> None:
         self._credit.add(connection, self._sent)
+        self._watch_one()
         if bell not in self._bells:
             self._bells = (*self._bells, bell)
+
+    def _watch_one(self) -> None:
+        """Choose the word that says how far a reader has come: of one of them, if there is any."""
+        connections = self._credit.connections
+        at = connections[0].slot + ConnectionWord.POSITION if connections else self._sent_at
+        self._reader_at = int(at)
 
     def _require_open(self) -> None:
         if self._doorbell.is_inherited:
