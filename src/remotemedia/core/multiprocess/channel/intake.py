@@ -35,7 +35,11 @@ _unpack_header = HEADER.unpack_from
 
 
 class Intake(Account):
-    """The part of a subscriber that makes the message of a sample; for its arguments see there."""
+    """The part of a subscriber that makes the message of a sample; for its arguments see there.
+
+    Attributes:
+        epoch: of the message that was received last; of the session, before the first.
+    """
 
     def __init__(
         self, port: PortPlan, connection: ConnectionPlan, words: memoryview, bell: Bell
@@ -43,7 +47,7 @@ class Intake(Account):
         super().__init__(port, connection, words, bell)
         self._max_held = connection.max_held
         self._layouts: dict[bytes, Layout] = {}
-        self._context, self._epoch = b"", words[_EPOCH_AT]
+        self._context, self.epoch = b"", words[_EPOCH_AT]
 
     @property
     def header(self) -> Header:
@@ -55,11 +59,6 @@ class Intake(Account):
         if self._raw is None:
             raise LookupError(f"nothing has been taken from {self.connection.name} yet")
         return Header._make(self._raw)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the message that was received last."""
-        return self._epoch
 
     def _admit(self, sample: Sample) -> Message | None:
         """Make the message of a sample, and count it; None if it is not to be delivered."""
@@ -75,7 +74,7 @@ class Intake(Account):
         self._position = words[self._position_at] = sequence
         if words[self._wanted_at]:
             self._wake_writer()
-        if (context != self._context or words[_EPOCH_AT] != self._epoch) and self._drops(context):
+        if (context != self._context or words[_EPOCH_AT] != self.epoch) and self._drops(context):
             return None
         if layout.is_array and not metadata_bytes:
             if chunk.layout is not layout:
@@ -156,7 +155,7 @@ class Intake(Account):
             self._count_drop(ConnectionWord.DROPPED_UNREADABLE, 1)
             raise
         # Remembered only where it is current: then the next one of its kind needs no look.
-        self._context, self._epoch = b"" if is_old else context, epoch
+        self._context, self.epoch = b"" if is_old else context, epoch
         if is_old:
             self._count_drop(ConnectionWord.DROPPED_INTERRUPTED, 1)
         return is_old

@@ -42,7 +42,6 @@ class RunnerContext:
         self._kind = kind
         self._reporter = reporter
         self._subscribers: Collection[Subscriber] = ()
-        self._publishers: Mapping[str, Publisher] = {}
         self._routes: dict[str, dict[type, Publisher]] = {}
         self._default: dict[type, Publisher] = {}
 
@@ -56,7 +55,6 @@ class RunnerContext:
             publishers: by output port.
         """
         self._subscribers = subscribers
-        self._publishers = publishers
         self._routes = {
             port.name: {DATA_TYPES[kind]: publishers[port.name] for kind in port.kinds}
             for port in self._kind.outputs
@@ -77,12 +75,10 @@ class RunnerContext:
 
     def loan(self, kind: type[T], port: str, shape: dict[str, object]) -> AbstractContextManager[T]:
         """See `Node.loan`."""
-        publisher = self._publishers.get(port)
-        if publisher is None:
-            raise self._no_port(port)
-        if kind not in self._routes[port]:
-            raise self._wrong_kind(port, kind)
-        lend: Callable[..., Loan[Any]] = publisher.loan
+        try:
+            lend: Callable[..., Loan[Any]] = self._routes[port][kind].loan
+        except KeyError:
+            raise self._cannot_lend(port, kind) from None
         loan = lend(kind, **shape)
         loan.message.correlation_id = self.correlation_id
         return loan
@@ -111,6 +107,9 @@ class RunnerContext:
             raise self._wrong_kind(port, type(message))
         message.correlation_id = self.correlation_id
         return publisher, message  # type: ignore[return-value]  # routes are of these types
+
+    def _cannot_lend(self, port: str, kind: type) -> TypeError:
+        return self._wrong_kind(port, kind) if port in self._routes else self._no_port(port)
 
     def _no_port(self, port: str) -> TypeError:
         known = ", ".join(self._routes) or "none"
