@@ -27,7 +27,7 @@ why it cannot matter.
 | takes about 13 descriptors for each open service      | below                                    |
 | takes a stopped process for a living one              | and we do not clean up after it: below   |
 | cleans up dead processes in whoever opens something   | one place does it: below                 |
-| misses those that were killed as they came or left    | their files are removed: below           |
+| leaves marks of those killed as they came or opened   | those files are removed: below           |
 | reads configuration from the working directory        | below                                    |
 | makes socket paths of at most 108 bytes               | no sockets; paths are short: test_folder |
 | lets all processes of a user write to its queues      | others cannot: below                     |
@@ -40,8 +40,10 @@ why it cannot matter.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import random
 import re
 import signal
 import stat
@@ -491,6 +493,49 @@ def test_a_process_killed_while_it_joins_or_leaves_leaves_nothing(
         process.wait()
     transport.clean_up_dead([process.pid])
     assert set(Path(root).rglob("*")) == before
+
+
+OPENS = """
+import sys
+from remotemedia.core.multiprocess.channel.endpoint import Endpoint
+from remotemedia.core.multiprocess.channel.ticket import Ticket
+import remotemedia.core.multiprocess.transport.iceoryx
+
+print(flush=True)
+Endpoint.open(Ticket.from_json(sys.argv[1]))
+sys.stdin.read()
+"""
+
+
+@repeated(200, short=12)
+def test_a_process_killed_while_it_opens_its_ports_leaves_nothing(
+    registry: ChannelRegistry, round_: int
+) -> None:
+    transport: Any = registry._transport
+    registry.create_subscriber(registry.create_channel("mine"))  # the folders are made with it
+    root, prefix = transport.address
+
+    def left() -> set[Path]:
+        return {*Path(root).rglob("*"), *Path(SHM_FOLDER).glob(f"{prefix}*")}
+
+    before = left()
+    with ChannelRegistry(transport, scope="other") as other:
+        other.add_endpoint("middle")
+        other.connect(other.create_channel("in", 8), "middle")
+        other.create_subscriber(other.create_channel("out", 8, writer="middle"))
+        ticket = other.ticket("middle")
+        command = [sys.executable, "-c", OPENS, ticket.to_json()]
+        with subprocess.Popen(
+            command, pass_fds=ticket.fds, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(random.uniform(0, 0.02))  # any moment of its opening
+            process.kill()
+            process.wait()
+    transport.clean_up_dead([process.pid])
+    assert left() == before
 
 
 def test_no_configuration_is_picked_up(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Removes what killed processes left in a domain that goes on.
 
 The library's own cleaning finds a process by the mark that it keeps while it lives. One that was
-killed while it made that mark or took it away is not found: its files, which are named after it,
-are removed here.
+killed while it made that mark or took it away is not found; of one that was killed while it opened
+a port, the mark stays. Such files, which are named after their process, are removed here.
 """
 
 from __future__ import annotations
@@ -40,20 +40,16 @@ def remove_dead(root: Path, prefix: str, pids: Collection[int] | None) -> None:
         # What they held stays until the domain ends, which removes everything.
         _log.warning("what processes left that were killed cannot be looked for: %s", error)
         return
-    kept = set()  # for the next time
     for state in nodes:
         if isinstance(state, iox.NodeState.Dead):
             dead = state[0]
-            pid = _pid_of(dead.id.value)
-            if pids is None or pid in pids:
-                try:
+            if pids is None or _pid_of(dead.id.value) in pids:
+                # It fails where a port was being made: by then all that there was is freed, and
+                # a second try does nothing.
+                with suppress(iox.NodeCleanupFailure):
                     dead.try_remove_stale_resources()
-                except iox.NodeCleanupFailure as error:
-                    kept.add(pid)
-                    _log.warning("what process %d left cannot be freed now: %s", pid, error)
     for path, pid in _marks(root / _NODES, prefix):
-        is_asked_for = pids is None or pid in pids
-        if is_asked_for and pid not in kept and not _is_running(pid):
+        if (pids is None or pid in pids) and not _is_running(pid):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
