@@ -67,9 +67,10 @@ class MicSource:
         """Keep a chunk, a buffer of cffi's; called by PortAudio, in a thread of its own."""
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended meanwhile
-                self._loop.call_soon_threadsafe(self._chunks.put_nowait, bytes(chunk))  # type: ignore[call-overload]
+                copied = bytes(chunk)  # type: ignore[call-overload]  # cffi's buffers have no type
+                self._loop.call_soon_threadsafe(self._chunks.put_nowait, copied)
 
-    async def messages(self, kind: str) -> AsyncIterator[RuntimeData]:  # noqa: ARG002
+    async def messages(self, kind: str) -> AsyncIterator[RuntimeData]:  # noqa: ARG002 (other sources make others)
         """See `Source.messages`."""
         import numpy as np
 

@@ -333,9 +333,8 @@ class Wiring(Flow):
     def vacate(self, node_id: str) -> int:
         """Have all wait for the next process of a node; see `ChannelRegistry.endpoint_restarts`."""
         processed = self.registry.ledger.words[self.slot(node_id) + EndpointWord.PROCESSED]
-        return self.registry.endpoint_restarts(
-            endpoint_of(node_id), processed=processed, pids=self._dead_pids
-        )
+        pids, self._dead_pids = self._dead_pids, set()  # the registry's to free, from here on
+        return self.registry.endpoint_restarts(endpoint_of(node_id), processed=processed, pids=pids)
 
 
 def _is_counted(one: ValidatedConnection, reached: set[str]) -> bool:

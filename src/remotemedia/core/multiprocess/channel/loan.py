@@ -73,9 +73,9 @@ class Loan(Generic[M]):
         message.correlation_id = 0
         message.metadata = NO_METADATA
         if message_type is Audio:
-            message.sample_rate = layout.parameter  # type: ignore[attr-defined]
+            message.sample_rate = layout.parameter  # type: ignore[attr-defined]  # it is an Audio
         elif message_type is Video:
-            message.format = layout.parameter  # type: ignore[attr-defined]
+            message.format = layout.parameter  # type: ignore[attr-defined]  # it is a Video
 
     def send(self, timeout_seconds: float | None = None) -> None:
         """Send the message now; see `Publisher.send` for waiting and errors.

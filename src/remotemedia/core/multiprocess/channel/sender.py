@@ -163,7 +163,6 @@ class Sender:
         epoch: int | None,
     ) -> bool | None:
         """Send if there is credit; None if there is none."""
-        words = self._words
         with self._lock:
             while self._sent >= self._limit:
                 if not self._find_credit():
@@ -178,7 +177,7 @@ class Sender:
                 else:
                     np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
                 self._emit(chunk, token, layout, message, metadata, epoch)
-                if self._sent >= limit and words[self._reader_at] + 1 >= self._sent:
+                if self._sent >= limit and self._words[self._reader_at] + 1 >= self._sent:
                     limit = self._credit.glance()
             finally:
                 self._limit = limit
@@ -190,7 +189,6 @@ class Sender:
         """Send what a loan holds if there is credit; None if there is none. Called by `Loan`."""
         if loan.token is None:
             loan.withdraw("sent")  # raises
-        words = self._words
         with self._lock:
             while self._sent >= self._limit:
                 if not self._find_credit():
@@ -205,7 +203,7 @@ class Sender:
                     assert source is not None
                     chunk, token = self._copy_out(loan, source, len(metadata))
                 self._emit(chunk, token, layout, message, metadata, None)
-                if words[self._reader_at] + 1 >= self._sent:
+                if self._words[self._reader_at] + 1 >= self._sent:
                     # Its reader waits: for the next message this is done while it takes this one.
                     self._lender.lend_ahead()
                     if self._sent >= limit:

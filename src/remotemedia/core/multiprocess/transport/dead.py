@@ -75,5 +75,5 @@ def _is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:  # somebody else's by now
-        return True
+        pass
     return True
