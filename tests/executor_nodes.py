@@ -643,3 +643,22 @@ def shout(text: Text) -> Text:
 def anything(message: RuntimeData) -> Text:
     """Takes every type."""
     return Text(type(message).__name__)
+
+
+class Endless(Node):
+    """One input, and outputs without end."""
+
+    def process(self, text: Text) -> Iterator[Text]:
+        while True:
+            yield text
+
+
+class EndlessTail(Node):
+    """As `Endless`, of the end of its input."""
+
+    def process(self, text: Text) -> Text:
+        return text
+
+    def finish(self) -> Iterator[Text]:
+        while True:
+            yield Text("tail")

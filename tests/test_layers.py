@@ -59,6 +59,7 @@ LAYERS = {
             "parts",
             "losses",
             "inputs",
+            "claims",
             "exchange",
             "ending",
             "restarting",

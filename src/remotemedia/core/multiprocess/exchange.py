@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from remotemedia.core.multiprocess.channel.inbox import Inbox
+from remotemedia.core.multiprocess.claims import MAX_SET_ASIDE, Claims
 from remotemedia.core.multiprocess.inputs import Inputs
 from remotemedia.core.multiprocess.losses import Losses
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
@@ -23,6 +23,7 @@ from remotemedia.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 
     from remotemedia.core.multiprocess import control
@@ -35,12 +36,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchange"]
 
-MAX_UNCLAIMED = 1024
-"""Outputs that are set aside: of other inputs while one is streamed, and in a drain for who does
-not receive just then."""
 _log = logging.getLogger("remotemedia.session")
 TURNS = 32
 """Sends and receives in a row before other tasks get a turn."""
+TAKEN_IN_A_TURN = 64
+"""Outputs that one who waits takes for others before they get a turn."""
 T = TypeVar("T")
 Output: TypeAlias = "RuntimeData"
 
@@ -78,10 +78,8 @@ class Exchange:
         self._subscribers: list[Subscriber] = []
         self._inbox = Inbox(host.doorbell)
         self._is_closed = False
-        self._streams: dict[int, deque[Output]] = {}
-        self._abandoned: set[int] = set()
+        self._claims = Claims(wiring.session_id, self.wake)
         self._cut_off: set[int] = set()  # inputs whose streams the end of the session came before
-        self._unclaimed: deque[Output] = deque()
         self._failures: dict[int, NodeFailed] = {}
         self._losses = Losses(wiring)
         self._is_closing = False
@@ -133,7 +131,7 @@ class Exchange:
     @property
     def is_stuck(self) -> bool:
         """See `Receiving.is_stuck`."""
-        is_received = self._is_read or self._iterations or self._streams
+        is_received = self._is_read or self._iterations or self._claims
         return bool(self._subscribers) and not is_received and not self._is_closing
 
     def require_open(self) -> None:
@@ -146,7 +144,7 @@ class Exchange:
 
     def note_sent(self, number: int, key: tuple[str, str], sequence: int) -> None:
         """See `Receiving.note_sent`."""
-        if number in self._streams:
+        if number in self._claims:
             self._losses.enter(number, key, sequence)
 
     async def let_others_run(self) -> None:
@@ -176,11 +174,9 @@ class Exchange:
 
     async def stream(self, message: RuntimeData, to: str | None) -> AsyncGenerator[Output, None]:
         """See `Session.stream`."""
-        # The number that this input will have is reserved before anything can come of it.
-        queue: deque[Output] = deque()
         number = 0
         try:
-            number = await self._send_claimed(message, to, queue)
+            number, queue = await self._send_claimed(message, to)
             while True:
                 found: Output | _Done = await self._receive(partial(self._next_of, number, queue))
                 if isinstance(found, _Done):
@@ -192,20 +188,20 @@ class Exchange:
         finally:
             self._failures.pop(number, None)
             self._losses.forget(number)
-            if self._streams.pop(number, None) is not None and not self._is_done(number):
-                self._abandoned.add(number)
+            if self._claims.release(number) and not self._is_done(number):
+                self._claims.abandon(number)
             self.wake()  # a drain need not keep anything for it any more
 
     async def _send_claimed(
-        self, message: RuntimeData, to: str | None, queue: deque[Output]
-    ) -> int:
+        self, message: RuntimeData, to: str | None
+    ) -> tuple[int, deque[Output]]:
         # Outputs can come before `send` has returned to us: they are claimed by number in advance.
         number = self._inputs.last + 1
-        self._streams[number] = queue
+        queue = self._claims.claim(number)
         try:
-            return await self.send(message, to, None)
+            return await self.send(message, to, None), queue
         except BaseException:
-            self._streams.pop(number, None)
+            self._claims.release(number)
             raise
 
     async def drain(self) -> None:
@@ -217,7 +213,7 @@ class Exchange:
     def note_failure(self, node_id: str, failure: control.NodeFailure) -> None:
         """Remember that a node failed on an input and skipped it."""
         number = failure.correlation_id
-        if number in self._streams and number not in self._failures:
+        if number in self._claims and number not in self._failures:
             self._failures[number] = NodeFailed(
                 node_id,
                 self._session_id,
@@ -242,11 +238,8 @@ class Exchange:
 
     def interrupt(self) -> None:
         """Throw away what came before the interrupt: what was set aside, and what waits."""
-        self._unclaimed.clear()
-        for queue in self._streams.values():
-            queue.clear()
-        while self._pump():  # takes what is old away, and gives its writers room
-            continue
+        self._claims.clear()
+        self._take_out(self._subscribers)  # what is old goes, and its writers have room
 
     def wake(self) -> None:
         """Have everybody who waits look again."""
@@ -268,7 +261,7 @@ class Exchange:
         if self._has_failed() and not self._is_closed:
             self._take_out(self._subscribers)  # what had left the nodes before one of them failed
         if not self._has_finished:
-            self._cut_off = {number for number in self._streams if not self._is_done(number)}
+            self._cut_off = {number for number in self._claims if not self._is_done(number)}
         self._is_closed = self._is_closing = self._has_finished = True
         self._doorbell.close()
 
@@ -302,19 +295,24 @@ class Exchange:
 
     def _next_unclaimed(self) -> Output | None:
         """The next output that no stream wants."""
-        while not self._unclaimed:
+        for _ in range(TAKEN_IN_A_TURN):
+            if self._claims.unclaimed:
+                return self._claims.unclaimed.popleft()
             if not self._pump():
                 if self._has_finished:
                     raise EndOfStream(f"session {self._session_id!r} has finished")
                 return None
-        return self._unclaimed.popleft()
+        self.wake()
+        return None
 
     def _next_of(self, number: int, queue: deque[Output]) -> Output | _Done | None:
         """The next output of one input, or that there is none."""
-        while not queue:
-            if len(self._unclaimed) >= MAX_UNCLAIMED:
+        for _ in range(TAKEN_IN_A_TURN):
+            if queue:
+                return self._claims.take(queue)
+            if len(self._claims.unclaimed) >= MAX_SET_ASIDE:
                 raise BackpressureError(
-                    f"outputs of session {self._session_id!r}", MAX_UNCLAIMED, "set aside"
+                    f"outputs of session {self._session_id!r}", MAX_SET_ASIDE, "set aside"
                 )
             if self._pump():
                 continue
@@ -326,11 +324,12 @@ class Exchange:
             if self._has_finished or self._is_done(number):
                 return _DONE
             return None
-        return queue.popleft()
+        self.wake()
+        return None
 
     def _pump(self) -> bool:
-        """Take one output and give it to whom it belongs; False if there is none."""
-        if self._has_finished:
+        """Take one output and give it to whom it belongs; False if there is none, or no room."""
+        if self._has_finished or self._claims.is_full:
             return False
         if not self._subscribers:
             self._has_finished = bool(self._nodes) and self._is_worked_off()
@@ -364,21 +363,17 @@ class Exchange:
         """Give one output to whom it belongs."""
         message._origin = self._origins[subscriber.connection.name]
         self._on_first()
-        number = message.correlation_id
-        if number in self._streams:
-            self._streams[number].append(message)  # type: ignore[arg-type]
-            self.wake()
-        elif number not in self._abandoned:
-            self._unclaimed.append(message)  # type: ignore[arg-type]
+        if self._claims.put(message):
             self.wake()
 
     def _is_done(self, number: int) -> bool:
         """Whether the pipeline has finished with an input, and all of it has been taken."""
         ended = [subscriber.ended_input() for subscriber in self._watched]
         ended += [self._words[at] for at in self._ends]
-        if min(ended, default=self._inputs.last) < number:
+        newest = min(ended, default=self._inputs.last)
+        self._claims.note_ended(newest)
+        if newest < number:
             return False
-        self._abandoned = {one for one in self._abandoned if one > number}
         reported = {node_id: node.failures for node_id, node in self._nodes.items()}
         return all(self._words[at] <= reported[one] for one, at in self._error_words.items())
 
@@ -397,16 +392,17 @@ class Exchange:
     def _set_aside(self) -> None:
         """Make room for what is still to come: for who receives it in a moment, or for nobody."""
         is_kept = self._is_read or self._iterations
-        while True:
+        for _ in range(TAKEN_IN_A_TURN):
             if not is_kept:
-                self._unclaimed.clear()
-            if len(self._unclaimed) + sum(map(len, self._streams.values())) >= MAX_UNCLAIMED:
+                self._claims.unclaimed.clear()
+            if len(self._claims.unclaimed) >= MAX_SET_ASIDE:
                 return
             try:
                 if not self._pump():
                     return
             except RemoteMediaError as error:
                 self._log_lost(error)
+        self.wake()
 
     def _log_lost(self, error: RemoteMediaError) -> None:
         _log.warning("an output of session %r was lost: %s", self._session_id, error)

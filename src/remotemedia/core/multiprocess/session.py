@@ -17,7 +17,7 @@ from remotemedia.core.multiprocess.transport.forks import inherited_whole, tell_
 from remotemedia.core.multiprocess.wiring import Wiring
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
     from types import TracebackType
 
     from remotemedia.core.multiprocess.channel.stats import PortStats
@@ -138,7 +138,7 @@ class Session:
         self._require_own()
         return await self._supervisor.exchange_to_receive().recv(timeout_seconds)
 
-    async def outputs(self) -> AsyncIterator[RuntimeData]:
+    async def outputs(self) -> AsyncGenerator[RuntimeData, None]:
         """Iterate over the outputs, of whatever input, until the pipeline has finished.
 
         Which port of which node each left by, its `origin` says. What had left the pipeline when it
@@ -155,7 +155,7 @@ class Session:
 
     async def stream(
         self, message: RuntimeData, to: str | None = None
-    ) -> AsyncIterator[RuntimeData]:
+    ) -> AsyncGenerator[RuntimeData, None]:
         """Send one input and iterate over all that comes of it.
 
         It ends as soon as the pipeline has finished with this input, also when nothing came of it.
