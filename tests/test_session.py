@@ -646,7 +646,7 @@ async def test_a_stream_left_after_the_end_is_harmless(executor: str) -> None:
         stream = session.stream(rm.Text("a b"))
         assert text_of(await anext(stream)) == "a"
         await session.terminate()
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
 
 
 @pytest.mark.parametrize("when", ["finish", "cleanup"])
