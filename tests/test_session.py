@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -33,7 +34,7 @@ from tests.executor_helpers import (
 from tests.restart_nodes import Spills
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from remotemedia.core.multiprocess.plan import PolicyName
@@ -639,6 +640,59 @@ async def test_whoever_waits_is_told_when_the_session_is_terminated(executor: st
         await session.terminate()
         with pytest.raises(rm.EndOfStream):
             await waiting
+
+
+@pytest.mark.parametrize("how", ["close", "terminate", "kill"])
+async def test_whoever_receives_is_told_that_an_end_cut_off_what_was_sent(
+    executor: str, how: str
+) -> None:
+    slow = rm.NodeConfig(nodes.AsyncSlowWords, "n1", config={"seconds": 3600.0})
+    config = {"drain_timeout_seconds": 0.3, "grace_period_seconds": 0.3}
+    async with running(chain(slow), executor=executor, **config) as session:
+        await session.send(rm.Text("first second"))
+        assert text_of(await session.recv()) == "first"
+        iterating = asyncio.create_task(_all(session))
+        waiting = asyncio.create_task(session.recv())
+        await asyncio.sleep(0)
+        await getattr(session, how)()
+        for task in [iterating, waiting]:
+            with pytest.raises(rm.ChannelClosed, match="before it had finished with all"):
+                await task
+
+
+async def test_whoever_receives_hears_of_no_loss_when_nothing_was_under_way(executor: str) -> None:
+    async with running(nodes.Echo, executor=executor) as session:
+        iterating = asyncio.create_task(_all(session))
+        assert await texts(session, "a") == ["a"]
+        await session.terminate()
+        assert await iterating == []
+
+
+async def test_a_session_is_used_in_its_own_event_loop_alone(executor: str) -> None:
+    async with running(nodes.Echo, executor=executor) as session:
+
+        async def used(use: Callable[[], object]) -> None:
+            result = use()
+            if inspect.isawaitable(result):
+                await result
+            else:
+                await anext(cast("AsyncIterator[object]", result))
+
+        uses: list[Callable[[], object]] = [
+            lambda: session.send(rm.Text("a")),
+            lambda: session.send_nowait(rm.Text("a")),
+            session.recv,
+            session.outputs,
+            lambda: session.stream(rm.Text("a")),
+            session.events,
+            session.interrupt,
+            session.wait_ended,
+            session.close,
+        ]
+        for use in uses:
+            with pytest.raises(rm.ExecutorError, match="belongs to the event loop"):
+                await asyncio.to_thread(asyncio.run, used(use))
+        assert await texts(session, "a") == ["a"]
 
 
 async def test_a_stream_left_after_the_end_is_harmless(executor: str) -> None:

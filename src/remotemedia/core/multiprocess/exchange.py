@@ -82,7 +82,8 @@ class Exchange:
         self._cut_off: set[int] = set()  # inputs whose streams the end of the session came before
         self._failures: dict[int, NodeFailed] = {}
         self._losses = Losses(wiring)
-        self._is_closing = False
+        self._is_closing = self._is_draining = False
+        self._is_cut_short = False  # it ended before it had finished with what was sent
         self._is_read = False  # somebody receives message by message, now or in a moment
         self._iterations = 0  # over outputs, that have begun and not ended
         self._turns = 0
@@ -206,7 +207,7 @@ class Exchange:
 
     async def drain(self) -> None:
         """End the input, and wait until nothing more comes out; what nobody receives is dropped."""
-        self._is_closing = True
+        self._is_closing = self._is_draining = True
         self._inputs.finish()
         await self._doorbell.wait_for(self._drained, None)
 
@@ -262,6 +263,7 @@ class Exchange:
             self._take_out(self._subscribers)  # what had left the nodes before one of them failed
         if not self._has_finished:
             self._cut_off = {number for number in self._claims if not self._is_done(number)}
+            self._is_cut_short = self._is_draining or not self._is_done(self._inputs.last)
         self._is_closed = self._is_closing = self._has_finished = True
         self._doorbell.close()
 
@@ -299,6 +301,8 @@ class Exchange:
             if self._claims.unclaimed:
                 return self._claims.unclaimed.popleft()
             if not self._pump():
+                if self._is_cut_short:
+                    raise self._cut_short("all that was sent to it")
                 if self._has_finished:
                     raise EndOfStream(f"session {self._session_id!r} has finished")
                 return None
@@ -317,15 +321,17 @@ class Exchange:
             if self._pump():
                 continue
             if number in self._cut_off:
-                raise ChannelClosed(
-                    f"session {self._session_id!r} was ended before it had finished with input "
-                    f"{number}"
-                )
+                raise self._cut_short(f"input {number}")
             if self._has_finished or self._is_done(number):
                 return _DONE
             return None
         self.wake()
         return None
+
+    def _cut_short(self, what: str) -> ChannelClosed:
+        return ChannelClosed(
+            f"session {self._session_id!r} was ended before it had finished with {what}"
+        )
 
     def _pump(self) -> bool:
         """Take one output and give it to whom it belongs; False if there is none, or no room."""
