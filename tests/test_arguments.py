@@ -110,7 +110,7 @@ async def test_a_message_that_was_not_awaited_is_said_to_be_none() -> None:
         await session.send(await text)
 
 
-@pytest.mark.parametrize("value", [float("nan"), -1, "1", True], ids=repr)
+@pytest.mark.parametrize("value", [float("nan"), -1, "1", "", [], True, False], ids=repr)
 async def test_a_timeout_that_is_no_time_is_refused(value: Any) -> None:
     async with running(nodes.Echo, executor="inline") as session:
         with pytest.raises((TypeError, ValueError), match=r"^timeout_seconds is .*seconds, or N"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 
 from remotemedia.core.findings import shortened
 from remotemedia.core.multiprocess.config import MultiprocessConfig
@@ -16,7 +15,6 @@ __all__ = [
     "check_config",
     "check_input",
     "check_pipeline",
-    "check_seconds",
     "name_taken",
     "require_asyncio",
     "require_loop",
@@ -52,16 +50,6 @@ def check_input(to: object) -> None:
     is_swapped = isinstance(to, Message)
     hint = "message and input are swapped" if is_swapped else "it must be a str"
     raise TypeError(f"the input is {shortened(to)}; {hint}: send(message, to), stream(message, to)")
-
-
-def check_seconds(name: str, value: object) -> None:
-    """Raise `TypeError` or `ValueError` unless it is a time to wait in seconds, or None."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is {shortened(value)}; it must be a number of seconds, or None")
-    if math.isnan(value) or value < 0:
-        raise ValueError(f"{name} is {value!r}; it must be 0 or more seconds, or None for ever")
 
 
 def name_taken(session_id: str) -> ExecutorError:
