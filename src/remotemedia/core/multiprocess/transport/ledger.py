@@ -139,7 +139,8 @@ PORT_WORDS = 16
 CONNECTION_WORDS = 64
 UNLINKED = (1 << 64) - 1
 HISTOGRAM_AT = CONNECTION_WORDS - HISTOGRAM_BUCKETS
-"""Where in a connection's block (latency) and an endpoint's (compute time) the histogram begins.
+"""Where in a connection's block (latency) and an endpoint's (compute time) the histogram begins:
+both blocks have the same size.
 
 Bucket k counts durations d with k = bit_length(d in ns), that is 2**(k-1) <= d < 2**k; the last
 takes all that is longer.
