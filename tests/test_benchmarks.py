@@ -10,7 +10,7 @@ import pytest
 from benchmarks import readme, speech
 from benchmarks.__main__ import main
 from benchmarks.contenders import SYSTEMS
-from benchmarks.records import Record, percentile, table
+from benchmarks.records import Record, table
 from benchmarks.rings import Job, batch_rates, round_trips
 from benchmarks.scenarios import QUICK, SCENARIOS
 from benchmarks.targets import targets
@@ -28,13 +28,6 @@ def resource_tracker() -> None:
 
 
 FIELDS = {"scenario", "system", "size_bytes", "mode", "unit", "p50", "p99", "n"}
-
-
-def test_a_percentile_is_a_value_that_was_measured() -> None:
-    values = list(range(1, 101))
-    assert percentile(values, 50) == 50
-    assert percentile(values, 99) == 99
-    assert percentile([7.0], 99) == 7.0
 
 
 def test_the_later_figure_of_a_record_is_the_worse_one() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from importlib.metadata import version
 
 import click
 
@@ -11,6 +10,7 @@ from remotemedia.cli import INTERRUPTED
 from remotemedia.cli.doctor import doctor
 from remotemedia.cli.failure import UNREADABLE
 from remotemedia.cli.graph import graph
+from remotemedia.cli.installed import version_of
 from remotemedia.cli.new import new
 from remotemedia.cli.nodes import nodes
 from remotemedia.cli.run import run
@@ -18,9 +18,11 @@ from remotemedia.cli.validate import validate
 
 __all__ = ["app", "run_app"]
 
+UNKNOWN = "of unknown version: found by PYTHONPATH, not installed"
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("remotemedia"), message="%(prog)s %(version)s")
+@click.version_option(version_of("remotemedia") or UNKNOWN, message="%(prog)s %(version)s")
 def app() -> None:
     """Pipelines of real-time media and AI nodes, each node a process of its own."""
 

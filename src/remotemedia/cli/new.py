@@ -39,7 +39,7 @@ class Shout(rm.Node):
 
 PIPELINE = """\
 version: v1
-name: {name}
+name: "{name}"
 modules: [nodes.py]
 nodes:
   - {{id: shout, node_type: "nodes:Shout", params: {{mark: "!"}}}}

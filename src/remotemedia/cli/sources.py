@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from remotemedia.data import RuntimeData
     from remotemedia.data.plain import JsonValue
 
-__all__ = ["TEXT_SUFFIXES", "Source", "open_source", "pick_input"]
+__all__ = ["JSON_LINES_SUFFIX", "TEXT_SUFFIXES", "Source", "open_source", "pick_input"]
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 JSON_LINES_SUFFIX = ".jsonl"

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Union, get_args, get_origin
 import msgspec
 
 from remotemedia.core.annotations import resolved, type_name
-from remotemedia.core.findings import shortened, suggested, wrong_choice
+from remotemedia.core.findings import MAX_SHOWN, suggested, wrong_choice
 from remotemedia.core.node import Node
+from remotemedia.data.message import shown
 from remotemedia.errors import Finding, NodeDefinitionError
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def _mistyped(value: object, parameter: TypedParameter, error: Exception) -> tup
     """Return what is wrong with a value and what to do, for a finding."""
     if (choice := wrong_choice(value, parameter.type)) is not None:
         return choice
-    problem = f"must be {type_name(parameter.type)}, got {shortened(value)}"
+    problem = f"must be {type_name(parameter.type)}, got {shown(value, MAX_SHOWN)}"
     if parameter.type is str and not isinstance(value, (str, type(None))):
         return problem, "in quotes it is text, for --set in quotes within quotes"
     if isinstance(error, msgspec.ValidationError):

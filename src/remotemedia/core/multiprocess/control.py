@@ -75,6 +75,12 @@ PROTOCOL_VERSION = 5
 MAX_FRAME_BYTES = 192 * 1024
 """The largest packet: what a socket takes with the kernel's default limits."""
 MAX_TEXT_BYTES = 48 * 1024
+_LARGE_PARTS = {
+    "reference": ("the code of a node that was typed in and its constants", "put it into a module"),
+    "parameters": ("the parameters of the node", "pass large ones as a path to a file"),
+    "ticket": ("the connections of the node", "share them out among several nodes"),
+}
+"""Of a `Configure`: what may grow large, and what to do then."""
 _MAX_FDS = 253  # SCM_MAX_FD of the kernel
 
 
@@ -336,10 +342,20 @@ def send(end: socket.socket, message: ToRunner | FromRunner, fds: Sequence[int] 
     if len(frame) > MAX_FRAME_BYTES:
         raise ExecutorError(
             f"a {type(message).__name__} takes {len(frame):,} bytes and a control frame holds "
-            f"{MAX_FRAME_BYTES:,}: pass large parameters as a path to a file"
+            f"{MAX_FRAME_BYTES:,}{_what_is_large(message)}"
         )
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     end.sendmsg([frame], rights, socket.MSG_NOSIGNAL)
+
+
+def _what_is_large(message: ToRunner | FromRunner) -> str:
+    """Say what takes the most room and what to do about it, where there is something to do."""
+    if not isinstance(message, Configure):
+        return ""
+    sizes = {part: len(memoryview(getattr(message, part))) for part in _LARGE_PARTS}
+    largest = max(sizes, key=sizes.__getitem__)
+    what, advice = _LARGE_PARTS[largest]
+    return f": {what} take {sizes[largest]:,} of them; {advice}"
 
 
 def receive(end: socket.socket) -> tuple[bytes, list[int]]:

@@ -7,7 +7,7 @@ import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from remotemedia.core.arguments import check_seconds, require_loop
+from remotemedia.core.arguments import require_loop
 from remotemedia.core.multiprocess import events
 from remotemedia.core.multiprocess.additions import Additions
 from remotemedia.core.multiprocess.parts import SessionParts
@@ -15,6 +15,7 @@ from remotemedia.core.multiprocess.states import ProcessState, SessionState
 from remotemedia.core.multiprocess.supervisor import Supervisor
 from remotemedia.core.multiprocess.transport.forks import inherited_whole, tell_children
 from remotemedia.core.multiprocess.wiring import Wiring
+from remotemedia.core.timeouts import check_timeout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -113,7 +114,8 @@ class Session:
             ChannelClosed: the session is closing or has ended.
             TypeError, ValueError: `to` is no text, or `timeout_seconds` no time to wait.
         """
-        check_seconds("timeout_seconds", timeout_seconds)
+        if timeout_seconds is not None:
+            check_timeout(timeout_seconds)
         return await self._open_exchange().send(message, to, timeout_seconds)
 
     async def send_nowait(self, message: RuntimeData, to: str | None = None) -> int:
@@ -136,7 +138,8 @@ class Session:
             PipelineTerminated: the session has failed; `__cause__` says how.
             TypeError, ValueError: `timeout_seconds` is no time to wait.
         """
-        check_seconds("timeout_seconds", timeout_seconds)
+        if timeout_seconds is not None:
+            check_timeout(timeout_seconds)
         self._require_here()
         return await self._supervisor.exchange_to_receive().recv(timeout_seconds)
 

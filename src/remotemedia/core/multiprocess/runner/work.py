@@ -15,7 +15,7 @@ from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 from remotemedia.core.multiprocess.runner.ports import handler_of
 from remotemedia.core.multiprocess.runner.tracebacks import format_error, summary
 from remotemedia.core.multiprocess.transport.ledger import (
-    ENDPOINT_WORDS,
+    HISTOGRAM_AT,
     HISTOGRAM_BUCKETS,
     EndpointWord,
     LedgerWord,
@@ -42,7 +42,6 @@ _BEGAN = int(EndpointWord.BEGAN_NS)
 _ENDED = int(EndpointWord.ENDED)
 _EPOCH = int(LedgerWord.EPOCH)
 _PROCESSED = int(EndpointWord.PROCESSED)
-_HISTOGRAM_AT = ENDPOINT_WORDS - HISTOGRAM_BUCKETS
 _LAST_BUCKET = HISTOGRAM_BUCKETS - 1
 Found: TypeAlias = "tuple[Subscriber, Message] | Wake"
 
@@ -147,7 +146,7 @@ class Work:
         words[slot + _BEGAN] = 0
         self._processed = words[slot + _PROCESSED] = self._processed + 1
         bucket = (time.monotonic_ns() - began_ns).bit_length()
-        words[slot + _HISTOGRAM_AT + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
+        words[slot + HISTOGRAM_AT + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
         self.working_on = None
         self.context.correlation_id = 0
         self.announce_ended()
