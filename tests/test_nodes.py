@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import tomllib
+import venv
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from remotemedia.core.describe import TYPE_NAME_MARK, describe
 from remotemedia.core.registry import default_registry
+from remotemedia.nodes import extras
 from remotemedia.nodes.extras import install_command, needs_extra
 from remotemedia.nodes.hub import downloading
 
@@ -90,7 +93,40 @@ def test_an_extra_is_installed_from_where_the_package_came(
     monkeypatch: pytest.MonkeyPatch, record: str | None, command: str
 ) -> None:
     monkeypatch.setattr(metadata.PathDistribution, "read_text", lambda *_: record)
+    monkeypatch.setattr(extras, "installer", lambda: "pip install")
     assert install_command("audio") == command
+
+
+@pytest.mark.parametrize(
+    ("has_pip", "is_active", "command"),
+    [
+        (True, True, "pip install"),
+        (True, False, "{python} -m pip install"),
+        (False, True, "uv pip install"),
+        (False, False, "uv pip install --python {python}"),
+    ],
+)
+def test_what_is_installed_is_installed_for_the_interpreter_that_lacks_it(
+    tmp_path: Path, has_pip: bool, is_active: bool, command: str
+) -> None:
+    venv.create(tmp_path, symlinks=True)
+    programs = tmp_path / "bin"
+    if has_pip:
+        (site,) = tmp_path.glob("lib/python*/site-packages")
+        (site / "pip.py").touch()
+        (programs / "pip").touch(mode=0o755)
+    paths = [str(programs), os.environ["PATH"]] if is_active else [os.environ["PATH"]]
+    variables = {"VIRTUAL_ENV": str(tmp_path)} if is_active else {}
+    python = programs / "python"
+    done = subprocess.run(
+        [python, "-c", "from remotemedia.nodes import extras; print(extras.installer())"],
+        env={"PATH": os.pathsep.join(paths), "PYTHONPATH": str(ROOT / "src"), **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == command.format(python=python) + "\n"
 
 
 def test_a_model_that_cannot_be_downloaded_is_an_error_that_says_what_to_do() -> None:
