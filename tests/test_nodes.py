@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from remotemedia.core.describe import TYPE_NAME_MARK, describe
+from remotemedia.core.parameters import bind_parameters
 from remotemedia.core.registry import default_registry
 from remotemedia.nodes import extras
 from remotemedia.nodes.extras import install_command, needs_extra
@@ -47,6 +48,14 @@ def test_a_node_says_what_each_of_its_parameters_is(name: str) -> None:
     doc = target.__doc__ or ""
     for parameter in describe(target).parameters:
         assert f"\n        {parameter.name}: " in doc
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_a_seed_that_its_library_would_refuse_is_refused_before(name: str) -> None:
+    target = default_registry.find(name)
+    if "seed" in {one.name for one in describe(target).parameters}:
+        _, problems = bind_parameters(target, {"seed": -1}, "node")
+        assert "must be 0 or more, got -1" in str(problems["seed"])
 
 
 def test_the_reference_lists_every_node_type_and_the_extras_there_are() -> None:

@@ -18,7 +18,7 @@ from remotemedia.core.registry import node
 from remotemedia.data import Text
 from remotemedia.nodes.extras import needs_extra, uses_extra
 from remotemedia.nodes.hub import downloading
-from remotemedia.nodes.options import Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
+from remotemedia.nodes.options import Seed, Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.sentences import Sentences
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
@@ -66,7 +66,7 @@ class Chat(Node):
             turns are left out when they would not fit.
         history_turns: how many turns it is told again at most, 0 to 1,000.
         temperature: 0, always the likeliest word, to 2.
-        seed: makes it draw the same words again; None: not.
+        seed: makes it draw the same words again, 0 to 2,147,483,647; None: not.
         threads: threads of the processor that it may use, 0 to 256; 0: half of those that the
             process may use, at most 4.
     """
@@ -81,7 +81,7 @@ class Chat(Node):
         context_tokens: ContextTokens = 2048,
         history_turns: Turns = 8,
         temperature: Temperature = 0.0,
-        seed: int | None = None,
+        seed: Seed | None = None,
         threads: Threads = 0,
     ) -> None:
         if max_tokens >= context_tokens:
