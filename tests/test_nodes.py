@@ -18,7 +18,7 @@ from remotemedia.core.parameters import bind_parameters
 from remotemedia.core.registry import default_registry
 from remotemedia.nodes import extras
 from remotemedia.nodes.extras import install_command, needs_extra
-from remotemedia.nodes.hub import downloading
+from remotemedia.nodes.hub import downloading, given_path
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -142,6 +142,32 @@ def test_a_model_that_cannot_be_downloaded_is_an_error_that_says_what_to_do() ->
     problem = r"model 'base' is not on this machine .*: no route - download it .*give a folder as"
     with pytest.raises(OSError, match=problem), downloading("base", "a folder"):
         raise ConnectionError("no route\nat all")
+
+
+def test_a_model_whose_name_cannot_be_one_is_no_download_that_failed() -> None:
+    problem = r"model 'a b' is not on this machine and no name of one on the hub: bad id - give a"
+    with pytest.raises(ValueError, match=problem), downloading("a b", "a folder"):
+        raise ValueError("bad id\nof a model")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize("begin", ["/nope/", "./nope/", "../nope/", "~/nope/", "~nobody/"])
+def test_a_path_is_never_looked_for_on_the_hub(begin: str, kind: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"there is no {kind} {begin}model"):
+        given_path(f"{begin}model", kind)
+
+
+def test_a_model_is_found_by_any_way_to_write_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for written in ("model", "./model", "~/model", str(tmp_path / "model")):
+        path = given_path(written)
+        assert path is not None
+        assert path.samefile("model")
+    assert given_path("owner/name") is None
 
 
 @pytest.mark.parametrize(

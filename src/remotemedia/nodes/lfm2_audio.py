@@ -19,6 +19,7 @@ from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra, uses_extra
 from remotemedia.nodes.formats import check_mono
+from remotemedia.nodes.hub import given_path
 from remotemedia.nodes.lfm2_decoding import SAMPLE_RATE_HZ, SoundDecoder, TextDecoder
 from remotemedia.nodes.options import Seed, Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads, made_in_thread
@@ -134,7 +135,7 @@ class Lfm2Audio(Node):
             self._dtype = getattr(torch, self.dtype)
         name = MODELS.get(self.model, self.model)
         # The library takes any text for a name on the hub.
-        place = Path(name) if Path(name).is_dir() else name
+        place = given_path(name) or name
         self.progress(0.3, f"loading the tokenizer of {name}")
         processor = liquid_audio.LFM2AudioProcessor.from_pretrained(place, device=device)
         self._processor = processor.eval()

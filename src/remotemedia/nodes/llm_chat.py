@@ -17,7 +17,7 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Text
 from remotemedia.nodes.extras import needs_extra, uses_extra
-from remotemedia.nodes.hub import downloading
+from remotemedia.nodes.hub import downloading, given_path
 from remotemedia.nodes.options import Seed, Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.sentences import Sentences
 from remotemedia.nodes.threads import default_threads, made_in_thread
@@ -186,14 +186,13 @@ def _close_to_others(params: Any) -> None:
 
 
 def _path_of(model: str) -> Path:
-    """Return the file of a model: given, packaged, or downloaded; ValueError if there is none."""
+    """Return the file of a model: given, packaged, or downloaded; an error if there is none."""
     if model == PACKAGED_MODEL:
         return _packaged()
-    path = Path(model)
-    if path.is_file():
+    if (path := given_path(model, "file")) is not None:
         return path
     parts = model.split("/")
-    if len(parts) < 3 or not model.endswith(".gguf") or path.is_absolute():
+    if len(parts) < 3 or not model.endswith(".gguf"):
         raise ValueError(
             f"model {model!r} is no file; give the path of a GGUF file, owner/name/file.gguf on "
             f"the hub, or {PACKAGED_MODEL}"

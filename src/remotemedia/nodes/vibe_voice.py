@@ -17,6 +17,7 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra, uses_extra
+from remotemedia.nodes.hub import given_path
 from remotemedia.nodes.options import Seed, Threads  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
@@ -115,7 +116,7 @@ class VibeVoice(Node):
             from transformers.utils.logging import disable_progress_bar
         disable_progress_bar()
         torch.set_num_threads(self.threads or default_threads())
-        name = MODELS.get(self.model, self.model)
+        name = MODELS.get(self.model) or str(given_path(self.model) or self.model)
         self.progress(0.3, f"loading the tokenizer of {name}")
         self._processor: Any = VibeVoiceProcessor.from_pretrained(name)
         self._sample_rate = int(self._processor.feature_extractor.sampling_rate)
