@@ -31,10 +31,10 @@ $(VENV)/.stamp-demo: pyproject.toml | demo-note $(VENV)/.stamp-venv
 	$(RUN)python -m pip install --quiet --no-deps moonshine-voice==0.1.5
 	@touch $@
 
-# The seconds end in a silence, so that the last thing said is known to have ended.
+# The seconds end in a silence that lasts: the last thing said is known to have ended before they do.
 demo: $(VENV)/.stamp-demo  ## a recording of speech is heard, answered and timed; installs what it needs
 	@mkdir -p build
-	$(RUN)remotemedia run examples/voice_assistant/pipeline.yaml --realtime --seconds 13.4 \
+	$(RUN)remotemedia run examples/voice_assistant/pipeline.yaml --realtime --seconds 13.44 \
 	    --input "$$($(RUN)python examples/voice_assistant/recording.py)" --output - --output build/answer.wav
 
 # Side by side: most of them wait for processes to start and to end.

@@ -86,8 +86,8 @@ def test_where_models_are_missing_speech_says_so_and_is_skipped(
 
 
 def test_speech_is_held_against_the_same_models_in_one_process() -> None:
-    one = Record("speech", "one-process", 0, "13.4 s", "ms", 2000.0, 3000.0, 5)
-    ours = Record("speech", "remotemedia", 0, "13.4 s", "ms", 1000.0, 1500.0, 5)
+    one = Record("speech", "one-process", 0, "13.44 s", "ms", 2000.0, 3000.0, 5)
+    ours = Record("speech", "remotemedia", 0, "13.44 s", "ms", 1000.0, 1500.0, 5)
     (held,) = (target for target in targets([one, ours]) if target.value is not None)
     assert (held.value, held.limit, held.is_met) == (0.5, 0.6, True)
 

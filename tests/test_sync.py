@@ -21,9 +21,11 @@ from remotemedia import (
     EndOfStream,
     ExecutorError,
     MultiprocessConfig,
+    Node,
     Pipeline,
     PipelineError,
     PipelineTerminated,
+    ProcessCrashed,
     SessionNotFound,
     SyncRuntime,
     SyncSession,
@@ -44,6 +46,14 @@ def anyio_backend() -> str:
 
 def never(text: Text) -> Text:
     raise ValueError(text.text)
+
+
+class Unready(Node):
+    def initialize(self) -> None:
+        raise OSError("the model cannot be loaded today")
+
+    def process(self, text: Text) -> Text:
+        return text
 
 
 def shout() -> Pipeline:
@@ -140,6 +150,42 @@ def test_a_mistake_in_a_pipeline_is_shown_without_what_found_it(runtime: SyncRun
     shown = [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
     assert shown[1:] == ["__enter__", "session"]
     assert raised.value.__cause__ is None
+
+
+def test_a_script_that_would_start_itself_is_told_so_once_and_in_few_lines(tmp_path: Path) -> None:
+    script = tmp_path / "shout.py"
+    script.write_text(
+        "import remotemedia as rm\n"
+        "class Upper(rm.Node):\n"
+        "    def process(self, text: rm.Text) -> rm.Text:\n"
+        "        return rm.Text(text.text.upper())\n"
+        "pipeline = rm.Pipeline('p').add_node('upper', Upper)\n"
+        "with rm.SyncRuntime() as runtime, runtime.session(pipeline):\n"
+        "    pass\n"
+    )
+    source = str(Path(remotemedia.__file__).parent.parent)
+    ran = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 1
+    *trace, last = ran.stderr.splitlines()
+    assert last.endswith('put what runs the pipeline under `if __name__ == "__main__":`')
+    assert ran.stderr.count("starts a session while it is loaded") == 1
+    assert f'File "{script}", line 6' in trace[1]
+    assert len(trace) < 12
+
+
+def test_a_node_that_fails_to_start_is_shown_without_what_started_it(runtime: SyncRuntime) -> None:
+    with pytest.raises(ProcessCrashed, match="cannot be loaded today") as raised:  # noqa: SIM117
+        with runtime.session(Pipeline("bad").add_node("a", Unready), executor="inline"):
+            pass
+    shown = [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+    assert shown[1:] == ["__enter__", "session"]
+    assert "in initialize" in raised.value.traceback
 
 
 def test_errors_are_those_of_the_asynchronous_runtime(runtime: SyncRuntime) -> None:

@@ -32,7 +32,7 @@ def sound_files() -> Any:
     except (ImportError, OSError) as error:
         hint = f"run {install_command('audio')}"
         problem = f"sound files need the package soundfile: {hint} ({error})"
-        raise Failure(problem, UNREADABLE) from error
+        raise Failure(problem) from error
     return soundfile
 
 

@@ -21,6 +21,7 @@ from remotemedia.core.multiprocess.runner.tracebacks import format_error, summar
 from remotemedia.core.multiprocess.runner.work import Stopped, Work
 from remotemedia.core.parameters import create_node
 from remotemedia.core.reference import NodeReference
+from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
     import socket
@@ -247,9 +248,11 @@ class NodeRun:
         hook = _HOOKS[self._phase]
         if hook == "process" and self._work is not None and self._work.is_finishing:
             hook = "finish"
-        self._reporter.say(
-            control.Failed(hook, summary(error), control.shorten(format_error(error)), working_on)
-        )
+        # What the executor says to a script that starts itself again names the script: all else in
+        # its traceback is ours.
+        is_told = hook == "import" and type(error) is ExecutorError
+        trace = "" if is_told else control.shorten(format_error(error))
+        self._reporter.say(control.Failed(hook, summary(error), trace, working_on))
 
 
 _TOLD = (Phase.IMPORTING, Phase.CREATING, Phase.LOADING, Phase.CONNECTING)
