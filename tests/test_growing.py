@@ -413,6 +413,59 @@ async def test_a_node_that_is_ready_before_its_process_is_known_has_it_when_it_i
         assert handle.process_id == handle.session.pids["upper"] == os.getpid()
 
 
+class ScriptedLauncher(HastyLauncher):
+    """Its nodes say what a test has them say.
+
+    Attributes:
+        ends: the runner's end of each node's control connection.
+    """
+
+    def __init__(self) -> None:
+        self.ends: dict[str, socket.socket] = {}
+
+    async def launch(self, node: ValidatedNode, wiring: Wiring, end: socket.socket) -> Stub:
+        self.ends[node.node_id] = end
+        return await super().launch(node, wiring, end)
+
+
+class ScriptedExecutor(InlineExecutor):
+    def __init__(self, config: MultiprocessConfig) -> None:
+        super().__init__(config)
+        self.launcher = ScriptedLauncher()
+
+    def _parts(self) -> tuple[Transport, Launcher]:
+        return MemoryTransport(), self.launcher  # type: ignore[return-value]
+
+
+async def test_a_node_that_has_finished_may_still_say_that_it_is_connected() -> None:
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    executor = ScriptedExecutor(MultiprocessConfig(grace_period_seconds=0.0))
+    async with executor:
+        for name in ("one", "two"):
+            handle = await executor.execute_node(Upper, name, MIDDLE)
+        connecting = asyncio.create_task(executor.connect_nodes("one", "out", "two", "in"))
+        end = executor.launcher.ends["two"]
+        await asyncio.to_thread(wait_command, end, control.Join)
+        for said in (control.Drained(), control.Connected("one.out -> two.in")):
+            control.send(end, said)
+        with pytest.raises(ExecutorError, match=r"'two' .* has finished"):
+            await connecting
+        assert handle.session.state.value == "ready"
+    assert errors == []
+
+
+def wait_command(end: socket.socket, kind: type[control.ToRunner]) -> None:
+    """Hear what a runner is told, up to a command of this kind."""
+    end.settimeout(10)
+    while True:
+        frame, fds = control.receive(end)
+        for fd in fds:
+            os.close(fd)
+        if isinstance(control.decode_to_runner(frame), kind):
+            return
+
+
 async def test_an_async_source_takes_a_connection_while_it_waits(
     executor: SessionExecutor,
 ) -> None:
