@@ -114,7 +114,7 @@ class NodeProcess:
         """Have it change a connection at its end; return when it has.
 
         Raises:
-            ExecutorError: it has finished, or ended meanwhile.
+            ExecutorError: it has finished, or ended meanwhile, or could not change it.
         """
         self.require_at_work()
         done = self._connecting[connection] = self._loop.create_future()
@@ -241,7 +241,11 @@ class NodeProcess:
 
     def _note_connected(self, message: control.Connected) -> None:
         done = self._connecting.get(message.connection)
-        if done is not None and not done.done():  # else it was refused, or took too long
+        if done is None or done.done():
+            return  # it was refused, or took too long
+        if message.error:
+            done.set_exception(self._diagnosis.not_connected(message))
+        else:
             done.set_result(None)
 
     def _refuse_connections(self) -> None:
