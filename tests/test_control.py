@@ -24,6 +24,8 @@ FROM_RUNNER: list[control.FromRunner] = [
     control.Stack("File ..."),
     control.Failed("loading", "no such file", "Traceback ..."),
     control.NodeFailure(2**64 - 1, "bad", "Traceback ...", "text 3"),
+    control.Connected("a.out -> b.in"),
+    control.Connected("a.out -> b.in", "ResourceLimit: ..."),
     control.Drained(),
 ]
 TO_RUNNER: list[control.ToRunner] = [

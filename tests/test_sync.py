@@ -11,8 +11,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator  # noqa: TC003 (annotations of nodes are read)
-from concurrent.futures import Future  # noqa: TC003
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,7 @@ from remotemedia import (
     SyncSession,
     Text,
 )
+from remotemedia.core.loop_thread import LoopThread
 from remotemedia.core.multiprocess.events import SessionReady, SessionStateChanged
 from remotemedia.core.multiprocess.states import SessionState
 from remotemedia.nodes.text import Split, Suffix, Upper
@@ -203,6 +205,93 @@ def test_a_runtime_that_was_shut_down_says_so_and_shuts_down_again() -> None:
     runtime.shutdown()
     with pytest.raises(ExecutorError, match="shut down"):
         runtime.create_session("one", split(), executor="inline")
+
+
+async def nothing() -> None:
+    return
+
+
+class LateThread(LoopThread):
+    """Its callers are held up once they have the loop, until the test lets them go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_late = False
+        self.has_loop = threading.Event()
+        self.goes_on = threading.Event()
+
+    def start(self) -> asyncio.AbstractEventLoop:
+        loop = super().start()
+        if self.is_late:
+            self.has_loop.set()
+            assert self.goes_on.wait(10)
+        return loop
+
+
+def in_thread(function: Callable[[], object]) -> Future[object]:
+    """Call a function in a thread that holds up nothing, whatever becomes of it."""
+    result: Future[object] = Future()
+
+    def call() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return result
+
+
+def test_a_call_that_comes_when_another_thread_has_shut_down_is_told_so() -> None:
+    thread = LateThread()
+    thread.run(nothing())
+    thread.is_late = True
+    calling = in_thread(lambda: thread.run(nothing()))
+    assert thread.has_loop.wait(10)
+    thread.finish(nothing, nothing)
+    thread.goes_on.set()
+    with pytest.raises(ExecutorError, match="was shut down"):
+        calling.result(10)
+
+
+@pytest.mark.parametrize("when", ["while tasks are cancelled", "as the loop is closed"])
+def test_a_call_that_comes_while_another_thread_shuts_down_ends(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = LateThread()
+    loop = thread.start()
+    post, close = loop.call_soon_threadsafe, loop.close
+    is_posted = threading.Event()
+
+    def note_posted(callback: Callable[..., object], *arguments: Any) -> None:
+        post(callback, *arguments)
+        is_posted.set()
+
+    def let_it_come() -> None:
+        monkeypatch.setattr(loop, "call_soon_threadsafe", note_posted)
+        thread.goes_on.set()
+        assert is_posted.wait(10)
+
+    async def end_late() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            let_it_come()
+
+    def close_late() -> None:
+        let_it_come()
+        close()
+
+    if when == "as the loop is closed":
+        monkeypatch.setattr(loop, "close", close_late)
+    else:
+        asyncio.run_coroutine_threadsafe(end_late(), loop)
+    thread.is_late = True
+    calling = in_thread(lambda: thread.run(asyncio.sleep(3600)))
+    assert thread.has_loop.wait(10)
+    thread.finish(nothing, nothing)
+    with pytest.raises(ExecutorError, match=r"was cancelled|was shut down"):
+        calling.result(10)
 
 
 @pytest.mark.anyio

@@ -10,7 +10,7 @@
        |  Attach + descriptor ->   |     one more connection of an output port
        |  Count ->                 |     the session's inputs now come by a connection too
        |  Recount ->               |     a reader has died, and another is to take its place
-       |  <- Connected             |     any of these is done
+       |  <- Connected             |     any of these is done, or why it cannot be
        |  Drain ->                 |     sources: make no more
        |  <- NodeFailure ...       |     a message failed, and the node lives on
        |  <- Busy ...              |     a message was begun, said now and then where one may stall
@@ -71,7 +71,7 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 MAX_FRAME_BYTES = 192 * 1024
 """The largest packet: what a socket takes with the kernel's default limits."""
 MAX_TEXT_BYTES = 48 * 1024
@@ -290,9 +290,15 @@ class Busy(msgspec.Struct, frozen=True, tag=True):
 
 
 class Connected(msgspec.Struct, frozen=True, tag=True):
-    """A connection is as was asked: the answer to `Join`, `Attach` and `Count`."""
+    """A connection is as was asked, or cannot be: the answer to `Join`, `Attach` and `Count`.
+
+    Attributes:
+        connection: its name.
+        error: why it cannot be, in a few words; empty if it is. The node works on without it.
+    """
 
     connection: str
+    error: str = ""
 
 
 class Drained(msgspec.Struct, frozen=True, tag=True):

@@ -114,7 +114,7 @@ class NodeProcess:
         """Have it change a connection at its end; return when it has.
 
         Raises:
-            ExecutorError: it has finished, or ended meanwhile.
+            ExecutorError: it has finished, or ended meanwhile, or could not change it.
         """
         self.require_at_work()
         done = self._connecting[connection] = self._loop.create_future()
@@ -225,8 +225,8 @@ class NodeProcess:
                 self._watchdog.note_busy(message.at_ns)
             case control.Failed():
                 self.fail(self._diagnosis.failure(message))
-            case control.Connected() if message.connection in self._connecting:
-                self._connecting[message.connection].set_result(None)
+            case control.Connected():
+                self._note_connected(message)
             case control.Drained():
                 self.is_drained = True
                 self._refuse_connections()
@@ -238,6 +238,15 @@ class NodeProcess:
         if was_initializing:  # else it was told to stop meanwhile
             self.phase = control.Phase.PROCESSING.value
             self._owner.node_ready(self)
+
+    def _note_connected(self, message: control.Connected) -> None:
+        done = self._connecting.get(message.connection)
+        if done is None or done.done():
+            return  # it was refused, or took too long
+        if message.error:
+            done.set_exception(self._diagnosis.not_connected(message))
+        else:
+            done.set_result(None)
 
     def _refuse_connections(self) -> None:
         for done in self._connecting.values():
