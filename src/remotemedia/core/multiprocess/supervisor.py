@@ -250,10 +250,18 @@ class Supervisor:
                 arrival.set_result(None)
 
     async def _roll_back(self) -> None:
+        """End what has been started; why it did not start is raised, whatever comes of that."""
         if self._end_task is None:
             self._advance(SessionEvent.FAILED)
             self._end_task = asyncio.create_task(self._tear_down(0.0))
-        await to_its_end(self._end_task)
+        try:
+            await to_its_end(self._end_task)
+        except Exception as error:
+            _log.warning(
+                "session %r did not start, and did not end as it should either: %s",
+                *(self._session_id, error),
+                exc_info=None if isinstance(error, ExecutorError) else error,
+            )
 
     # What nodes say.
 
