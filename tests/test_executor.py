@@ -22,6 +22,7 @@ from tests.executor_helpers import (
     IS_LONG,
     cause_of,
     chain,
+    is_dead,
     long_form,
     running,
     texts,
@@ -172,6 +173,21 @@ async def test_a_spawner_that_could_not_be_replaced_is_so_by_the_next_session(
             await executor.create_session("s", chain(nodes.Echo))
     again = await executor.create_session("s", chain(nodes.Upper))
     assert await texts(again, "a") == ["A"]
+
+
+class Unclosable(ProcessManager):
+    async def close(self) -> None:
+        raise ZeroDivisionError
+
+
+async def test_a_spawner_is_ended_though_the_end_of_another_fails() -> None:
+    executor = rm.MultiprocessExecutor()
+    await executor.initialize()
+    pid = executor.spawner_pid
+    executor._lost.append(Unclosable())
+    with pytest.raises(ZeroDivisionError):
+        await executor.shutdown()
+    assert is_dead(pid)
 
 
 async def test_an_executor_that_is_not_initialised_says_that_it_has_no_spawner() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess.channel.channel import Channel, require_channel
@@ -264,14 +265,15 @@ class ChannelRegistry(Succession):
             return
         self._is_closed = True
         atexit.unregister(self.cleanup)
-        self._parties.close()
-        for channel in self._channels.values():
-            if channel.hold is not None:
-                channel.hold.close()
-        self._clean_up_dead(even_unread=True)
-        if self._own is not None:
-            self._own.close_and_sweep()
-        self.ledger.close()
+        with ExitStack() as steps:  # which are all taken, from the last to the first
+            steps.callback(self.ledger.close)
+            if self._own is not None:
+                steps.callback(self._own.close_and_sweep)
+            steps.callback(self._clean_up_dead, even_unread=True)
+            for channel in self._channels.values():
+                if channel.hold is not None:
+                    steps.callback(channel.hold.close)
+            steps.callback(self._parties.close)
 
     def __enter__(self) -> ChannelRegistry:
         return self
