@@ -295,9 +295,16 @@ async def test_a_node_that_does_not_start_is_told_though_another_is_still_being_
     executor.how = how
     async with executor:
         before, children = open_fds(), _children(executor)
+        creating = asyncio.create_task(executor.create_session("s", chain(broken, nodes.Echo)))
+        await wait_until(lambda: "s" in executor.sessions)
+        session = executor.session("s")
         async with asyncio.timeout(60.0):
             with pytest.raises(rm.ProcessCrashed, match=said):
-                await executor.create_session("s", chain(broken, nodes.Echo))
+                await creating
+        assert {name: state.value for name, state in session.nodes.items()} == {
+            "n1": "error",
+            "n2": "stopped",  # it has never run, and will not
+        }
         assert not executor.sessions
         # The spawner was stopped: only now it starts what was cut off, and kills it.
         await wait_until(lambda: _children(executor) == children)

@@ -619,7 +619,7 @@ async def test_terminate_ends_a_node_that_is_starting_again(tmp_path: Path, how:
 
 
 async def test_close_waits_for_a_node_that_is_starting_again_as_for_one_that_works(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = restarted(broken.StartsOnce, path=str(tmp_path / "mark"), how="hang")
     async with running(node, grace_period_seconds=0.3, drain_timeout_seconds=0.5) as session:
@@ -628,6 +628,7 @@ async def test_close_waits_for_a_node_that_is_starting_again_as_for_one_that_wor
         await until(seen, events.ProcessStarted)
         async with asyncio.timeout(END_SECONDS):
             await session.close()
+        assert "was not worked off after drain_timeout_seconds (0.5 s)" in caplog.text
 
 
 async def test_a_source_that_is_away_ends_with_the_others() -> None:

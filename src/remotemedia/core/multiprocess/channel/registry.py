@@ -224,7 +224,11 @@ class ChannelRegistry(Succession):
         )
 
     def stats(self) -> dict[str, PortStats]:
-        """Counts and latencies of every channel, from the ledger."""
+        """Counts and latencies of every channel, from the ledger.
+
+        As every use of a registry, it frees what dead processes held where their readers have
+        taken all by now: files are removed, which takes milliseconds.
+        """
         self._require_open()
         self._clean_up_dead()
         words = self.ledger.words
@@ -287,7 +291,7 @@ class ChannelRegistry(Succession):
         self.cleanup()
 
     def _create(self, channel: Channel) -> None:
-        """Make the service of a channel, unless it exists."""
+        """Make the service of a channel, unless it exists; what can be freed makes room for it."""
         self._clean_up_dead()
         if channel.hold is None:
             channel.hold = self._transport.create(channel.plan)
