@@ -22,6 +22,7 @@ from tests.executor_helpers import (
     IS_LONG,
     cause_of,
     chain,
+    is_dead,
     long_form,
     running,
     texts,
@@ -174,6 +175,21 @@ async def test_a_spawner_that_could_not_be_replaced_is_so_by_the_next_session(
     assert await texts(again, "a") == ["A"]
 
 
+class Unclosable(ProcessManager):
+    async def close(self) -> None:
+        raise ZeroDivisionError
+
+
+async def test_a_spawner_is_ended_though_the_end_of_another_fails() -> None:
+    executor = rm.MultiprocessExecutor()
+    await executor.initialize()
+    pid = executor.spawner_pid
+    executor._lost.append(Unclosable())
+    with pytest.raises(ZeroDivisionError):
+        await executor.shutdown()
+    assert is_dead(pid)
+
+
 async def test_an_executor_that_is_not_initialised_says_that_it_has_no_spawner() -> None:
     with pytest.raises(rm.ExecutorError, match="before it is initialised"):
         _ = rm.MultiprocessExecutor().spawner_pid
@@ -279,9 +295,16 @@ async def test_a_node_that_does_not_start_is_told_though_another_is_still_being_
     executor.how = how
     async with executor:
         before, children = open_fds(), _children(executor)
+        creating = asyncio.create_task(executor.create_session("s", chain(broken, nodes.Echo)))
+        await wait_until(lambda: "s" in executor.sessions)
+        session = executor.session("s")
         async with asyncio.timeout(60.0):
             with pytest.raises(rm.ProcessCrashed, match=said):
-                await executor.create_session("s", chain(broken, nodes.Echo))
+                await creating
+        assert {name: state.value for name, state in session.nodes.items()} == {
+            "n1": "error",
+            "n2": "stopped",  # it has never run, and will not
+        }
         assert not executor.sessions
         # The spawner was stopped: only now it starts what was cut off, and kills it.
         await wait_until(lambda: _children(executor) == children)

@@ -762,6 +762,31 @@ async def test_a_thread_that_does_not_come_back_is_an_error_and_no_hang() -> Non
         await wait_until(lambda: not thread.is_alive())  # it finds everything closed: no error
 
 
+async def test_a_failed_start_raises_its_cause_though_not_all_of_it_ends(
+    runtime: rm.Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_stuck, may_go_on = threading.Event(), threading.Event()
+
+    class Stuck(nodes.Echo):
+        def initialize(self) -> None:
+            is_stuck.set()
+            may_go_on.wait()
+
+    class Fails(nodes.Echo):
+        def initialize(self) -> None:
+            is_stuck.wait()
+            raise ValueError("broken on purpose")
+
+    try:
+        with pytest.raises(rm.ProcessCrashed, match="broken on purpose"):
+            await runtime.create_session("s", chain(Fails, Stuck), executor="inline")
+        assert "session 's' did not start, and did not end" in caplog.text
+        assert not runtime.sessions
+    finally:
+        may_go_on.set()
+    await wait_until(lambda: all(one.name != "node n2" for one in threading.enumerate()))
+
+
 async def test_an_end_that_is_quick_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async with running(nodes.Echo) as session:
         assert await texts(session, "a") == ["a"]

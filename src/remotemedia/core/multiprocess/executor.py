@@ -353,8 +353,10 @@ class MultiprocessExecutor(SessionExecutor):
         try:
             self._domain.close_and_sweep()
         finally:
-            for manager in (*self._lost, self._manager):
-                await manager.close()
+            ends = [manager.close() for manager in (*self._lost, self._manager)]
+            for result in await asyncio.gather(*ends, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
 
 
 class InlineExecutor(SessionExecutor):

@@ -144,8 +144,8 @@ class NodeProcess:
     def stop(self) -> None:
         """Ask it to clean up and exit. Twice is harmless."""
         self._advance(ProcessEvent.STOP)
-        if self.state is ProcessState.STOPPING and self.launched is not None and self.has_exited:
-            self._advance(ProcessEvent.EXITED)  # it was to be restarted
+        if self.state is ProcessState.STOPPING and self.has_exited:
+            self._advance(ProcessEvent.EXITED)  # it was to be restarted, or was never launched
         self._end_watch()  # from here on the grace period bounds what it does
         self.tell(control.Stop())
 

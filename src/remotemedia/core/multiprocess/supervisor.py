@@ -250,10 +250,18 @@ class Supervisor:
                 arrival.set_result(None)
 
     async def _roll_back(self) -> None:
+        """End what has been started; why it did not start is raised, whatever comes of that."""
         if self._end_task is None:
             self._advance(SessionEvent.FAILED)
             self._end_task = asyncio.create_task(self._tear_down(0.0))
-        await to_its_end(self._end_task)
+        try:
+            await to_its_end(self._end_task)
+        except Exception as error:
+            _log.warning(
+                "session %r did not start, and did not end as it should either: %s",
+                *(self._session_id, error),
+                exc_info=None if isinstance(error, ExecutorError) else error,
+            )
 
     # What nodes say.
 
@@ -334,7 +342,7 @@ class Supervisor:
         """See `Owner.node_exited`."""
         assert node.launched is not None
         if end.code != 0 or not is_expected:
-            self._wiring.note_dead(node.launched.pid)
+            self._wiring.note_dead(node.node_id, node.launched.pid)
         self._bus.emit(
             events.ProcessExited(
                 self._session_id, node.node_id, node.launched.pid, end, is_expected
