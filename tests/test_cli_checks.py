@@ -254,7 +254,7 @@ def test_nodes_shows_ports_and_parameters_of_one_type() -> None:
     done = CliRunner().invoke(app, ["nodes", "text.join"])
     assert done.exit_code == 0
     assert "inputs\n  in  Text\n" in done.stdout
-    assert "  count: int            how many make one. (required)\n" in done.stdout
+    assert "  count: int            how many make one, at least 1. (required)\n" in done.stdout
     assert "  separator: str = ' '  what is put between them.\n" in done.stdout
 
 

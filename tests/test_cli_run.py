@@ -282,6 +282,26 @@ def test_an_input_that_cannot_be_read_is_one_clear_error(tmp_path: Path, name: s
     assert "ready in" not in done.stderr or name == "latin.txt", "nothing was started"
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_sound_file_of_what_is_no_sound_is_refused_by_its_name(
+    gain: Path, tmp_path: Path, value: float
+) -> None:
+    samples = np.zeros(RATE, np.float32)
+    samples[RATE // 2 :] = value
+    soundfile.write(tmp_path / "in.wav", samples, RATE, subtype="FLOAT")
+    done = inside("run", gain, "-i", tmp_path / "in.wav")
+    assert done.returncode == 3
+    assert is_clear(done)
+    problem = "in.wav holds NaN or infinities from about 0.50 s on: they are no sound"
+    assert problem in done.stderr
+
+
+def test_sound_on_standard_input_is_refused_with_what_to_do_instead(gain: Path) -> None:
+    done = inside("run", gain, "-i", "-")
+    assert done.returncode == 2
+    assert "sound is not read from standard input: name a file" in done.stderr
+
+
 def test_a_folder_is_no_input(gain: Path, tmp_path: Path) -> None:
     done = inside("run", gain, "-i", tmp_path)
     assert done.returncode == 3

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from remotemedia.core.multiprocess.control import InputBinding
 from remotemedia.core.multiprocess.runner.ports import handler_of
+from remotemedia.core.multiprocess.runner.tracebacks import summary
 from tests.executor_nodes import Upper
 
 RUNNER = (sys.executable, "-m", "remotemedia.core.multiprocess.runner")
@@ -55,3 +57,13 @@ def test_a_connection_by_which_nothing_else_can_come_leads_straight_to_the_handl
     node = Upper()
     fitting = InputBinding("a.out -> b.in", "in", is_counted=True)
     assert handler_of(node, "process", fitting) == node.process
+
+
+@pytest.mark.parametrize("write", ["array[0] = 1", "array *= 2", "array.sort()"])
+def test_a_write_to_an_array_that_was_received_is_told_what_to_do_instead(write: str) -> None:
+    array = np.zeros(2)
+    array.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only") as caught:
+        exec(write, {"array": array})
+    assert summary(caught.value).endswith("write to a copy, or to a self.loan")
+    assert "self.loan" not in summary(ValueError("no number"))

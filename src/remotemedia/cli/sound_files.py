@@ -66,6 +66,8 @@ class SoundFileSource:
         if kind == "File":
             yield File(self._path.resolve())
             return
+        import numpy as np
+
         soundfile = sound_files()
         rate = self._file.samplerate
         frames = max(1, round(rate * CHUNK_SECONDS))
@@ -79,6 +81,9 @@ class SoundFileSource:
                 raise Failure(f"{self.name} {at}: {error.error_string}", UNREADABLE) from error
             if not len(samples):
                 return
+            if not np.isfinite(samples).all():  # nodes would pass it on, or hear nothing
+                problem = f"holds NaN or infinities from about {done / rate:.2f} s on"
+                raise Failure(f"{self.name} {problem}: they are no sound", UNREADABLE)
             yield Audio(samples, rate, timestamp_ns=began_ns + done * 10**9 // rate)
             done += len(samples)
 
