@@ -12,7 +12,7 @@ from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.inputs import Inputs
 from remotemedia.core.multiprocess.losses import Losses
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
-from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.core.multiprocess.transport.loop_doorbell import TURNS, LoopDoorbell
 from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,
@@ -39,8 +39,6 @@ MAX_UNCLAIMED = 1024
 """Outputs that are set aside: of other inputs while one is streamed, and in a drain for who does
 not receive just then."""
 _log = logging.getLogger("remotemedia.session")
-TURNS = 32
-"""Sends and receives in a row before other tasks get a turn."""
 T = TypeVar("T")
 Output: TypeAlias = "RuntimeData"
 
@@ -150,7 +148,7 @@ class Exchange:
             self._losses.enter(number, key, sequence)
 
     async def let_others_run(self) -> None:
-        """Give way now and then: who always finds room, or a message, would never wait."""
+        """Give way now and then; see `TURNS`."""
         self._turns += 1
         if self._turns % TURNS == 0:
             await asyncio.sleep(0)
