@@ -7,7 +7,12 @@ import inspect
 from functools import partial
 from typing import TYPE_CHECKING
 
-from remotemedia.core.multiprocess.runner.context import is_async_stream, opened, outputs_of
+from remotemedia.core.multiprocess.runner.context import (
+    close_outputs,
+    is_async_stream,
+    opened,
+    outputs_of,
+)
 from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
 from remotemedia.core.multiprocess.transport.loop_doorbell import TURNS, LoopDoorbell
 from remotemedia.errors import ChannelClosed
@@ -115,14 +120,18 @@ class AsyncLoop(Work):
                     if is_source and await self._is_source_done():
                         return
             return
-        for output in outputs_of(result):
-            if is_source:
-                await self._heed_interrupt()
-            await self._emit(output)
-            if is_source and await self._is_source_done():
-                return
-            if not is_source and self.is_outdated:
-                return  # the hook is called as soon as the loop looks for news
+        outputs = outputs_of(result)
+        try:
+            for output in outputs:
+                if is_source:
+                    await self._heed_interrupt()
+                await self._emit(output)
+                if is_source and await self._is_source_done():
+                    return
+                if not is_source and self.is_outdated:
+                    return  # the hook is called as soon as the loop looks for news
+        finally:
+            close_outputs(outputs)
 
     async def _emit(self, output: object) -> None:
         publisher, message = self.context.route(output)
