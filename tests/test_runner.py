@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.control import InputBinding
 from remotemedia.core.multiprocess.runner.ports import handler_of
 from remotemedia.core.multiprocess.runner.tracebacks import summary
@@ -38,6 +39,28 @@ def test_a_control_descriptor_that_is_none_is_said_so() -> None:
     done = run("--node-type", "upper", "--node-id", "a", REMOTEMEDIA_CONTROL_FD="77")
     assert done.returncode == 2
     assert "REMOTEMEDIA_CONTROL_FD=77" in done.stderr
+
+
+def test_a_runner_that_does_not_understand_its_executor_says_so_and_exits() -> None:
+    ours, its = control.new_pair()
+    with ours:
+        with its:
+            arguments = ("--node-type", "upper", "--node-id", "a")
+            runner = subprocess.Popen(
+                [*RUNNER, *arguments],
+                env={**os.environ, "REMOTEMEDIA_CONTROL_FD": str(its.fileno())},
+                pass_fds=[its.fileno()],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        ours.send(b"no message")
+        with runner:
+            try:
+                _, told = runner.communicate(timeout=20)
+            finally:
+                runner.kill()
+    assert "a control frame is damaged" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize("arguments", [(), ("--node-type", "upper"), ("--what",)], ids=str)

@@ -17,6 +17,7 @@ from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.node_process import NodeProcess
 from remotemedia.core.multiprocess.states import SessionState
 from remotemedia.core.multiprocess.transport import pages
+from remotemedia.core.multiprocess.transport.loop_doorbell import TURNS
 from tests import executor_nodes as nodes
 from tests.channel_helpers import open_fds
 from tests.executor_helpers import (
@@ -843,6 +844,21 @@ async def test_all_that_came_out_is_kept_when_a_node_fails_however_much_it_is(
             async for _ in session.outputs():
                 got += 1
         assert got == 3001
+
+
+@pytest.mark.parametrize("sent", [["first", *["a"] * 199, "last"], ["many", "last"]], ids=len)
+async def test_a_task_of_a_node_has_its_turns_while_messages_come_and_leave(
+    sent: list[str], executor: str
+) -> None:
+    async with running(nodes.Beats, executor=executor, channel_capacity=256) as session:
+        for text in sent:
+            await session.send(rm.Text(text))
+        got = value_of(await session.recv())
+        if "many" in sent:
+            for _ in range(200):
+                got = value_of(await session.recv())
+        assert isinstance(got, int)
+        assert got <= TURNS
 
 
 async def test_a_cleanup_that_cancels_what_it_awaits_is_named(executor: str) -> None:

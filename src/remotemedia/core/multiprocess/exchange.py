@@ -12,7 +12,7 @@ from remotemedia.core.multiprocess.claims import MAX_SET_ASIDE, Claims
 from remotemedia.core.multiprocess.inputs import Inputs
 from remotemedia.core.multiprocess.losses import Losses
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
-from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.core.multiprocess.transport.loop_doorbell import TURNS, LoopDoorbell
 from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Exchange"]
 
 _log = logging.getLogger("remotemedia.session")
-TURNS = 32
-"""Sends and receives in a row before other tasks get a turn."""
 TAKEN_IN_A_TURN = 64
 """Outputs that one who waits takes for others before they get a turn."""
 T = TypeVar("T")
@@ -149,7 +147,7 @@ class Exchange:
             self._losses.enter(number, key, sequence)
 
     async def let_others_run(self) -> None:
-        """Give way now and then: who always finds room, or a message, would never wait."""
+        """Give way now and then; see `TURNS`."""
         self._turns += 1
         if self._turns % TURNS == 0:
             await asyncio.sleep(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +14,7 @@ from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.control import Phase
 from remotemedia.core.multiprocess.runner.commands import Commands, Reporter
-from remotemedia.core.multiprocess.runner.context import RunnerContext
+from remotemedia.core.multiprocess.runner.context import RunnerContext, finished
 from remotemedia.core.multiprocess.runner.ports import NodePorts
 from remotemedia.core.multiprocess.runner.tracebacks import format_error, summary
 from remotemedia.core.multiprocess.runner.work import Stopped, Work
@@ -138,7 +137,7 @@ class NodeRun:
         self._commands.wake_with(lambda: loop.call_soon_threadsafe(self._stop_loading, task))
         try:
             self._enter(Phase.LOADING)
-            await _finished(node.initialize())
+            await finished(node.initialize())
             work = self._connect(AsyncLoop, configuration, kind, context)
             doorbell = LoopDoorbell.of(work.endpoint.doorbell)
             if await doorbell.wait_for(self._is_connected, None) is False:
@@ -164,7 +163,7 @@ class NodeRun:
                 task.uncancel()
             with self._cleaning_up():
                 try:
-                    await _finished(node.cleanup())
+                    await finished(node.cleanup())
                 except asyncio.CancelledError as error:
                     raise RuntimeError(CANCELLED) from error
 
@@ -267,8 +266,3 @@ _HOOKS = {
     Phase.CLEANING_UP: "cleanup",
 }
 """What fails in a phase, by the name that the author of the node knows it."""
-
-
-async def _finished(result: object) -> None:
-    if inspect.isawaitable(result):
-        await result
