@@ -838,7 +838,7 @@ def test_cleanup_gives_everything_back_though_an_end_fails_to_close(
     with pytest.raises(ZeroDivisionError):
         registry.cleanup()
     with pytest.raises(ChannelClosed):
-        publisher.send(number(1))
+        publisher.send(number(1), timeout_seconds=0)
     assert leftovers(*place) == []
     assert open_fds() == fds
 

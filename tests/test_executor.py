@@ -15,6 +15,7 @@ import remotemedia as rm
 from remotemedia.core.multiprocess.launch import ProcessLauncher
 from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.core.multiprocess.transport import folder
+from remotemedia.core.multiprocess.transport.locks import FolderLock
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from tests import executor_nodes as nodes
 from tests.channel_helpers import open_fds
@@ -309,6 +310,38 @@ async def test_a_node_that_does_not_start_is_told_though_another_is_still_being_
         # The spawner was stopped: only now it starts what was cut off, and kills it.
         await wait_until(lambda: _children(executor) == children)
         await wait_until(lambda: open_fds() == before)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_the_loop_goes_on_while_a_start_waits_for_who_takes_shared_memory(
+    is_first: bool,
+) -> None:
+    async with rm.MultiprocessExecutor() as executor:
+        if is_first:
+            executor = rm.MultiprocessExecutor()  # another, which has its domain still to make
+        lock = FolderLock(folder.private_folder())
+        await wait_until(lock.try_take)
+        creating = asyncio.create_task(executor.create_session("s", chain(nodes.Echo)))
+        await asyncio.wait([creating], timeout=0.3)
+        assert not creating.done()
+        lock.close()
+        async with executor:
+            assert await texts(await creating, "a") == ["a"]
+
+
+async def test_a_session_that_is_ended_while_it_waits_for_shared_memory_ends(
+    executor: rm.MultiprocessExecutor,
+) -> None:
+    lock = FolderLock(folder.private_folder())
+    await wait_until(lock.try_take)
+    creating = asyncio.create_task(executor.create_session("s", chain(nodes.Echo)))
+    await wait_until(lambda: "s" in executor.sessions)
+    session = executor.session("s")
+    await session.terminate()
+    lock.close()
+    with pytest.raises(rm.ExecutorError, match="ended while it started"):
+        await creating
+    assert {state.value for state in session.nodes.values()} == {"stopped"}
 
 
 async def test_an_interpreter_that_is_not_there_is_a_spawn_error(

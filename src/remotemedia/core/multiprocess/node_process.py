@@ -94,6 +94,8 @@ class NodeProcess:
         """
         if self._stall_seconds is not None:
             self._watchdog = Watchdog(self._stall_seconds, self._look, self._note_stall)
+        if not self.incarnation:  # else its channels were made for the one before
+            await self._wiring.wait_free()
         self._link.send_first(*self._wiring.configure(self.node, self._stall_seconds))
         self.launched = await self._launcher.launch(self.node, self._wiring, self._runner_end)
         # Only now: whoever hears that it is ready finds its process.

@@ -177,6 +177,8 @@ class Supervisor:
     async def start(self) -> None:
         """See `Session.start`."""
         try:
+            await self._wiring.wait_free()
+            self._require_not_ended()
             self._wiring.require_memory()
             host = self._wiring.open_host()
             await self._start_nodes()
@@ -213,6 +215,9 @@ class Supervisor:
         failure = late or self._failure
         if failure is not None:
             raise failure
+        self._require_not_ended()
+
+    def _require_not_ended(self) -> None:
         if self._end_task is not None:
             raise ExecutorError(f"session {self._session_id!r} was ended while it started")
 

@@ -289,6 +289,10 @@ class Wiring(Flow):
         what = f"session {self.session_id!r} (bytes by port: {told}{more})"
         require_free(sum(needed.values()), what)
 
+    async def wait_free(self) -> None:
+        """Wait, before channels are opened, as `Transport.wait_free` does."""
+        await self._transport.wait_free()
+
     def open_host(self) -> Endpoint:
         """Open the session's own end of its channels, in this process."""
         return self.registry.open(HOST)
