@@ -136,10 +136,10 @@ class Parties:
         """Close what is open here, and every doorbell: ends first, which ring those they know."""
         endpoints = [party.endpoint for party in self if party.endpoint is not None]
         with ExitStack() as steps:  # which are all taken, from the last to the first
-            for party in self:
+            for party in reversed(list(self)):
                 steps.callback(party.close)
-            for endpoint in endpoints:
-                steps.callback(endpoint.leave)
-                steps.callback(endpoint.close)
-            for endpoint in endpoints:
+                if party.endpoint is not None:
+                    steps.callback(party.endpoint.leave)
+                    steps.callback(party.endpoint.close)
+            for endpoint in reversed(endpoints):
                 steps.callback(endpoint.close_ends)
