@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import re
 import signal
 import struct
@@ -550,6 +551,46 @@ def test_a_disk_that_is_full_is_a_clear_error(echo: Path, command: list[str]) ->
     assert done.returncode == 3
     assert done.stderr.endswith("cannot be written: No space left on device\n")
     assert "Traceback" not in done.stderr
+
+
+def without(streams: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run the command with standard streams closed or led elsewhere, as a shell writes that."""
+    command = ["sh", "-c", f'exec "$@" {streams}', "sh", *COMMAND, *map(str, words)]
+    around = {**os.environ, "PYTHONUNBUFFERED": ""}  # what is in a buffer may fail once more
+    return subprocess.run(command, env=around, capture_output=True, text=True, timeout=60)
+
+
+def test_a_closed_standard_input_is_a_clear_error(echo: Path) -> None:
+    done = without("<&-", "run", echo, "-i", "-", "-q")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "error: standard input cannot be read: Bad file descriptor\n"
+
+
+@pytest.mark.parametrize(("streams", "why"), [(">&-", "Bad file desc"), (">/dev/full", "No space")])
+@pytest.mark.parametrize(
+    "command", [["run", "PIPELINE", "--text", "x", "-q"], ["validate", "PIPELINE"], ["nodes"]]
+)
+def test_a_standard_output_that_is_closed_or_full_is_a_clear_error(
+    echo: Path, command: list[str], streams: str, why: str
+) -> None:
+    done = without(streams, *(echo if word == "PIPELINE" else word for word in command))
+    assert done.returncode == 3
+    assert f"output cannot be written: {why}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full", "<&- 2>&-"])
+def test_a_run_needs_no_standard_error(echo: Path, tmp_path: Path, streams: str) -> None:
+    done = without(streams, "run", echo, "--text", "x", "-o", tmp_path / "o.txt", "-o", "-")
+    assert (done.returncode, done.stdout) == (0, "x\n")
+    assert (tmp_path / "o.txt").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full"])
+def test_exit_codes_are_the_same_without_standard_error(tmp_path: Path, streams: str) -> None:
+    (tmp_path / "bad.yaml").write_text("version: v1\nnodes: [{id: a, node_type: nope}]\n")
+    for command in ("run", "validate", "graph"):
+        assert without(streams, command, tmp_path / "bad.yaml").returncode == 2, command
 
 
 def test_many_lines_on_a_terminal_do_not_hold_the_pipeline_up(echo: Path, tmp_path: Path) -> None:

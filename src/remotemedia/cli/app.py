@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from importlib.metadata import version
 
 import click
@@ -14,6 +15,7 @@ from remotemedia.cli.graph import graph
 from remotemedia.cli.new import new
 from remotemedia.cli.nodes import nodes
 from remotemedia.cli.run import run
+from remotemedia.cli.streams import give_up
 from remotemedia.cli.validate import validate
 
 __all__ = ["app", "run_app"]
@@ -37,8 +39,9 @@ def run_app() -> int:
         error.show()
         return error.exit_code
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EBADF):  # a full disk, a closed output
             raise
+        give_up(sys.stdout)
         click.echo(f"error: the output cannot be written: {error.strerror}", err=True)
         return UNREADABLE
     except (click.Abort, KeyboardInterrupt):
