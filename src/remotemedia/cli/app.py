@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from importlib.metadata import version
 
@@ -10,7 +11,7 @@ import click
 
 from remotemedia.cli import INTERRUPTED
 from remotemedia.cli.doctor import doctor
-from remotemedia.cli.failure import UNREADABLE
+from remotemedia.cli.failure import INVALID, UNREADABLE
 from remotemedia.cli.graph import graph
 from remotemedia.cli.new import new
 from remotemedia.cli.nodes import nodes
@@ -39,6 +40,9 @@ def run_app() -> int:
         error.show()
         return error.exit_code
     except OSError as error:
+        if _is_nowhere():
+            click.echo("error: the working folder no longer exists; go to another", err=True)
+            return INVALID
         if error.errno not in (errno.ENOSPC, errno.EBADF):  # a full disk, a closed output
             raise
         give_up(sys.stdout)
@@ -47,3 +51,12 @@ def run_app() -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _is_nowhere() -> bool:
+    """Whether the working folder was removed: relative paths lead nowhere then."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
