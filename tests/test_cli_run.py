@@ -251,9 +251,9 @@ def test_a_file_that_breaks_in_the_middle_gives_what_came_before(
     assert soundfile.info(out).frames > 0
 
 
-def wav_head(data_bytes: int) -> bytes:
+def wav_head(data_bytes: int, channels: int = 1, rate: int = RATE) -> bytes:
     """Return the head of a WAV file that says it holds so many bytes of sound."""
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, 2 * rate, 2 * channels, 16)
     riff = struct.pack("<4sI4s", b"RIFF", 36 + data_bytes, b"WAVE")
     return riff + form + struct.pack("<4sI", b"data", data_bytes)
 
@@ -265,9 +265,18 @@ UNREADABLE = {
     "header.wav": (b"RIFF\x24\x00\x00\x00WAVEfmt ", "cut off: it has 16 of 44 bytes; there is no"),
     "frameless.wav": (wav_head(0), "is a sound file of 0 frames; there is no sound in it"),
     "headonly.wav": (wav_head(32_000), "it has 44 of 32,044 bytes; there is no sound in it"),
+    "rate.wav": (wav_head(320, rate=0) + bytes(320), "a sample rate that no sound has"),
     "bytes.mp3": (bytes(range(256)), "is no sound file that can be read: it begins as no format"),
     "latin.txt": (b"\xe9t\xe9\n", "is no UTF-8 text"),
 }
+
+
+def test_a_sound_file_of_too_many_channels_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "many.wav"
+    path.write_bytes(wav_head(20_480, channels=1024) + bytes(20_480))
+    done = inside("run", write_pipeline(tmp_path, ("Gain", {})), "-q", "-i", path)
+    assert done.returncode == 3
+    assert done.stderr.endswith("many.wav has 1,024 channels, and sound here has at most 256\n")
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
