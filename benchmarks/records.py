@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+
+from remotemedia.cli.watch import percentile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,12 +59,6 @@ class Record:
         late = 1 if unit == RATE else 99
         p50, p99 = percentile(values, 50), percentile(values, late)
         return cls(scenario, system, size_bytes, mode, unit, p50, p99, len(values))
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that `percent` of all do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def environment() -> dict[str, object]:

@@ -46,8 +46,8 @@ class Effort:
         session_rounds: sessions that are started to be measured.
         worked_off: messages per round that two nodes work for.
         sizes: of the hop.
-        speech_seconds: how much of a recording is spoken to the voice assistant: one utterance, and
-            three.
+        speech_seconds: how much of a recording is spoken to the voice assistant: one utterance,
+            and two.
         speech_rounds: how often.
     """
 
@@ -62,7 +62,7 @@ class Effort:
     kills: int = 100
     session_rounds: int = 5
     worked_off: int = 40
-    speech_seconds: tuple[float, ...] = (8.9, 13.4)
+    speech_seconds: tuple[float, ...] = (8.9, 13.44)
     speech_rounds: int = 5
 
 

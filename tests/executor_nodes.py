@@ -303,6 +303,40 @@ class AsyncTicks(Node):
             yield Json(number)
 
 
+class Beats(Node):
+    """Has a task of its own, and counts the messages that go by between two turns of it.
+
+    It begins when 200 messages wait, answers "many" by 200 messages without awaiting anything, and
+    "last" by the most that went by.
+    """
+
+    async def initialize(self) -> None:
+        self.row = self.most = 0
+        self.task = asyncio.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            self.row = 0
+            await asyncio.sleep(0)
+
+    def _count(self) -> None:
+        self.row += 1
+        self.most = max(self.most, self.row)
+
+    async def process(self, text: Text) -> AsyncIterator[Json]:
+        while text.text == "first" and self.queued() < 200:
+            await asyncio.sleep(0.001)
+        self._count()
+        for number in range(200 if text.text == "many" else 0):
+            yield Json(number)
+            self._count()
+        if text.text == "last":
+            yield Json(self.most)
+
+    async def cleanup(self) -> None:
+        self.task.cancel()
+
+
 class CancelsAtCleanup(Node):
     """Awaits, when it cleans up, a task that it has cancelled."""
 

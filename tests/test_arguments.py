@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+
+class Shy:
+    """A value that an error cannot show as it is."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not even this")
+
+
 GOOD = chain(nodes.Echo)
 BAD: Any = None  # lets a call through that the types refuse
 
@@ -49,6 +57,7 @@ def any_(value: object) -> Any:
         (lambda: rm.Pipeline().connect("a", any_(nodes.Echo)), "takes the ids of nodes"),
         (lambda: rm.Runtime(any_({"channel_capacity": 8})), "must be a MultiprocessConfig"),
         (lambda: rm.MultiprocessExecutor(any_(8)), "must be a MultiprocessConfig"),
+        (lambda: rm.Runtime(any_(Shy())), r"config is a Shy that cannot .*; it must"),
         (lambda: rm.SyncRuntime(any_(8)), "must be a MultiprocessConfig"),
     ],
 )
@@ -110,7 +119,7 @@ async def test_a_message_that_was_not_awaited_is_said_to_be_none() -> None:
         await session.send(await text)
 
 
-@pytest.mark.parametrize("value", [float("nan"), -1, "1", True], ids=repr)
+@pytest.mark.parametrize("value", [float("nan"), -1, "1", "", [], True, False], ids=repr)
 async def test_a_timeout_that_is_no_time_is_refused(value: Any) -> None:
     async with running(nodes.Echo, executor="inline") as session:
         with pytest.raises((TypeError, ValueError), match=r"^timeout_seconds is .*seconds, or N"):

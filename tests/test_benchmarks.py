@@ -10,7 +10,7 @@ import pytest
 from benchmarks import readme, speech
 from benchmarks.__main__ import main
 from benchmarks.contenders import SYSTEMS
-from benchmarks.records import Record, percentile, table
+from benchmarks.records import Record, table
 from benchmarks.rings import Job, batch_rates, round_trips
 from benchmarks.scenarios import QUICK, SCENARIOS
 from benchmarks.targets import targets
@@ -28,13 +28,6 @@ def resource_tracker() -> None:
 
 
 FIELDS = {"scenario", "system", "size_bytes", "mode", "unit", "p50", "p99", "n"}
-
-
-def test_a_percentile_is_a_value_that_was_measured() -> None:
-    values = list(range(1, 101))
-    assert percentile(values, 50) == 50
-    assert percentile(values, 99) == 99
-    assert percentile([7.0], 99) == 7.0
 
 
 def test_the_later_figure_of_a_record_is_the_worse_one() -> None:
@@ -93,8 +86,8 @@ def test_where_models_are_missing_speech_says_so_and_is_skipped(
 
 
 def test_speech_is_held_against_the_same_models_in_one_process() -> None:
-    one = Record("speech", "one-process", 0, "13.4 s", "ms", 2000.0, 3000.0, 5)
-    ours = Record("speech", "remotemedia", 0, "13.4 s", "ms", 1000.0, 1500.0, 5)
+    one = Record("speech", "one-process", 0, "13.44 s", "ms", 2000.0, 3000.0, 5)
+    ours = Record("speech", "remotemedia", 0, "13.44 s", "ms", 1000.0, 1500.0, 5)
     (held,) = (target for target in targets([one, ours]) if target.value is not None)
     assert (held.value, held.limit, held.is_met) == (0.5, 0.6, True)
 

@@ -816,6 +816,33 @@ def test_cleanup_gives_everything_back_and_twice_is_harmless(transport: str) -> 
         assert place[0].parent == private_folder()
 
 
+def test_cleanup_gives_everything_back_though_an_end_fails_to_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    close_ends, failures = Endpoint.close_ends, iter([ZeroDivisionError()])
+
+    def fail_once(endpoint: Endpoint) -> None:
+        for failure in failures:
+            raise failure
+        close_ends(endpoint)
+
+    fds = open_fds()
+    registry = ChannelRegistry()
+    place = place_of(registry)
+    channel = registry.create_channel("port", 4)
+    registry.add_endpoint("node")
+    registry.connect(channel, "node")
+    publisher = registry.create_publisher(channel)
+    registry.ticket("node")
+    monkeypatch.setattr(Endpoint, "close_ends", fail_once)
+    with pytest.raises(ZeroDivisionError):
+        registry.cleanup()
+    with pytest.raises(ChannelClosed):
+        publisher.send(number(1), timeout_seconds=0)
+    assert leftovers(*place) == []
+    assert open_fds() == fds
+
+
 def test_the_memory_of_a_registry_goes_with_the_last_that_refers_to_it() -> None:
     mappings = shared_mappings()
     for transport in ("memory", "iceoryx"):

@@ -13,7 +13,7 @@ import pytest
 import remotemedia as rm
 from remotemedia import NodeContext
 from tests import executor_nodes as nodes
-from tests.executor_helpers import cause_of, chain, running, wait_until
+from tests.executor_helpers import END_SECONDS, cause_of, chain, running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.executor import SessionExecutor
 
 pytestmark = pytest.mark.anyio
-
-PATIENCE_SECONDS = 20
 
 
 @pytest.fixture
@@ -140,7 +138,7 @@ async def test_terminate_right_after_close_does_not_wait_for_the_drain() -> None
         await wait_until(lambda: session.nodes["n1"].value == "processing")
         closing = asyncio.create_task(session.close())
         await asyncio.sleep(0)
-        async with asyncio.timeout(PATIENCE_SECONDS):  # the drain would take 30 s
+        async with asyncio.timeout(END_SECONDS):  # the drain would take 30 s
             await session.terminate()
         await closing
 
@@ -153,7 +151,7 @@ async def test_what_is_told_to_a_stopped_node_is_heard_when_it_goes_on() -> None
         closing = asyncio.create_task(session.close())
         await asyncio.sleep(0)
         os.kill(session.pids["n1"], signal.SIGCONT)
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(END_SECONDS):
             await closing
 
 

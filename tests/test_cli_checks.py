@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import sysconfig
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import remotemedia as rm
 from remotemedia.cli.app import app
 from remotemedia.cli.docstring import described
 from remotemedia.cli.wording import bytes_text, duration_text, rate_text
 from remotemedia.nodes.extras import install_command
 from tests.cli_helpers import COMMAND, NODES, remotemedia, write_pipeline
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 BAD = """version: v1
 nodes:
@@ -269,7 +269,7 @@ def test_nodes_shows_ports_and_parameters_of_one_type() -> None:
     done = CliRunner().invoke(app, ["nodes", "text.join"])
     assert done.exit_code == 0
     assert "inputs\n  in  Text\n" in done.stdout
-    assert "  count: int            how many make one. (required)\n" in done.stdout
+    assert "  count: int            how many make one, at least 1. (required)\n" in done.stdout
     assert "  separator: str = ' '  what is put between them.\n" in done.stdout
 
 
@@ -352,6 +352,30 @@ def test_sizes_and_rates_too() -> None:
 def test_the_version_is_that_of_the_package() -> None:
     done = remotemedia("--version")
     assert done.stdout == "remotemedia 0.1.0\n"
+
+
+def test_where_the_package_is_found_by_pythonpath_alone_the_version_is_said_to_be_unknown(
+    tmp_path: Path,
+) -> None:
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "remotemedia" not in path.name:
+            (tmp_path / path.name).symlink_to(path)
+    source = Path(rm.__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": f"{source}:{tmp_path}"}
+
+    def stdout_of(*arguments: str) -> str:
+        python = [sys.executable, "-S", "-m", "remotemedia"]
+        done = subprocess.run(
+            [*python, *arguments], env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.stderr == ""
+        return done.stdout
+
+    assert stdout_of("--version").startswith("remotemedia of unknown version")
+    found = stdout_of("doctor")
+    assert "remotemedia is not installed" in found
+    assert "no node type has its name" in found
+    assert ": ok, 1 node," in stdout_of("validate", str(write_pipeline(tmp_path, ("Gain", {}))))
 
 
 @pytest.mark.parametrize("command", ["", *sorted(app.commands)])

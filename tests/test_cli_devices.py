@@ -105,6 +105,6 @@ def test_a_missing_library_is_an_error_that_says_what_to_install(
 ) -> None:
     (speaker.parent / "path" / "sounddevice.py").write_text(problem)
     done = remotemedia("run", gain, *(str(sound) if one == "SOUND" else one for one in where))
-    assert done.returncode == 3
+    assert done.returncode == 1  # as of all that a pipeline needs and that is not installed
     assert advice in done.stderr
     assert "Traceback" not in done.stderr

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
+import remotemedia as rm
 from remotemedia.cli.app import app
 from tests.cli_helpers import remotemedia
 
@@ -44,6 +45,17 @@ def test_a_new_project_is_formatted_as_the_linter_likes_it(tmp_path: Path) -> No
         ruff = [sys.executable, "-m", "ruff", *check, "--isolated", "--line-length", "100"]
         done = subprocess.run([*ruff, tmp_path / "neat"], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", ["true", "FALSE", "Null", "yes", "No", "on", "class", "asyncio"])
+def test_a_project_may_have_a_name_that_means_something_else_in_a_file(
+    tmp_path: Path, name: str
+) -> None:
+    assert CliRunner().invoke(app, ["new", str(tmp_path / name)]).exit_code == 0
+    pipeline = rm.load_pipeline(tmp_path / name / "pipeline.yaml")
+    assert pipeline.name == name
+    for file in (tmp_path / name).glob("*.py"):
+        compile(file.read_text(), file, "exec")
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

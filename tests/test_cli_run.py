@@ -292,6 +292,26 @@ def test_an_input_that_cannot_be_read_is_one_clear_error(tmp_path: Path, name: s
     assert "ready in" not in done.stderr or name == "latin.txt", "nothing was started"
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_sound_file_of_what_is_no_sound_is_refused_by_its_name(
+    gain: Path, tmp_path: Path, value: float
+) -> None:
+    samples = np.zeros(RATE, np.float32)
+    samples[RATE // 2 :] = value
+    soundfile.write(tmp_path / "in.wav", samples, RATE, subtype="FLOAT")
+    done = inside("run", gain, "-i", tmp_path / "in.wav")
+    assert done.returncode == 3
+    assert is_clear(done)
+    problem = "in.wav holds NaN or infinities from about 0.50 s on: they are no sound"
+    assert problem in done.stderr
+
+
+def test_sound_on_standard_input_is_refused_with_what_to_do_instead(gain: Path) -> None:
+    done = inside("run", gain, "-i", "-")
+    assert done.returncode == 2
+    assert "sound is not read from standard input: name a file" in done.stderr
+
+
 def test_a_folder_is_no_input(gain: Path, tmp_path: Path) -> None:
     done = inside("run", gain, "-i", tmp_path)
     assert done.returncode == 3
@@ -684,7 +704,9 @@ def test_a_view_that_is_taller_than_the_terminal_leaves_no_row(
     lines.write_text("a\n" * 30)
     with OnTerminal("run", path, "-i", lines, columns=80, rows=rows) as terminal:
         assert terminal.wait_ended() == 0
-    assert "..." in terminal.text, "the view was cut"
+    assert re.search(rf"^node \d/{nodes} ", terminal.text, re.MULTILINE), "the view was cut"
+    assert re.search(r"^node\d -> \w+ +block +\S+/s ", terminal.text, re.MULTILINE)
+    assert "..." not in terminal.text
     shown = [line for line in terminal.screen if line]
     assert shown[:30] == ["a"] * 30
     assert shown[30].startswith("connection"), "the summary is next"

@@ -24,6 +24,8 @@ FROM_RUNNER: list[control.FromRunner] = [
     control.Stack("File ..."),
     control.Failed("loading", "no such file", "Traceback ..."),
     control.NodeFailure(2**64 - 1, "bad", "Traceback ...", "text 3"),
+    control.Connected("a.out -> b.in"),
+    control.Connected("a.out -> b.in", "ResourceLimit: ..."),
     control.Drained(),
 ]
 TO_RUNNER: list[control.ToRunner] = [
@@ -83,6 +85,30 @@ def test_a_frame_that_is_too_large_is_refused_before_it_is_sent(
     two.setblocking(False)
     with pytest.raises(BlockingIOError):
         control.receive(two)
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        ("reference", r"the code .* take 196,613 of them; put it into a module$"),
+        ("parameters", r"the parameters .* take 196,613 of them; pass large ones as a path"),
+        ("ticket", r"the connections .* take 196,613 of them; share them out"),
+    ],
+)
+def test_what_makes_a_configuration_too_large_is_named(
+    ends: tuple[socket.socket, socket.socket], part: str, text: str
+) -> None:
+    small = msgspec.Raw(b"\xc0")
+    large = msgspec.Raw(msgspec.msgpack.encode(b"x" * control.MAX_FRAME_BYTES))
+    whole = control.Configure(
+        *("s", "n", small, small, small, (), ()),
+        host=0,
+        on_error="fail",
+        spin_ns=0,
+        busy_every_ns=0,
+    )
+    with pytest.raises(ExecutorError, match=f"a Configure takes .* holds 196,608: {text}"):
+        control.send(ends[0], msgspec.structs.replace(whole, **{part: large}))
 
 
 def test_a_long_text_keeps_its_beginning_and_end_and_then_fits() -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.scenarios import FULL
 
 from tests.speech_helpers import TWO_CITIES, recording, word_error_rate
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+PROJECT = Path(__file__).parent.parent
+EXAMPLES = PROJECT / "examples"
 SECONDS = 60
+SPOKEN_SECONDS = 13.44
+"""How much of the recording the demo plays."""
 FIRST_SENTENCES = TWO_CITIES[: TWO_CITIES.index(", it was the season of\nLight")]
-"""What is read in the first 13.4 s."""
+"""What is read in that time."""
 
 
 def run(*words: str | Path, folder: Path) -> str:
@@ -62,13 +67,28 @@ def test_a_node_runs_on_another_interpreter(tmp_path: Path) -> None:
     assert f"({other})" in said
 
 
+def test_the_demo_plays_what_is_measured_and_tested() -> None:
+    played = re.findall(r"--seconds (\S+)", (PROJECT / "Makefile").read_text())
+    assert played == [str(SPOKEN_SECONDS)]
+    assert SPOKEN_SECONDS in FULL.speech_seconds
+
+
+@pytest.mark.models
+def test_all_that_the_demo_says_is_answered_before_its_input_ends(tmp_path: Path) -> None:
+    arguments = ("-i", recording(), "--seconds", str(SPOKEN_SECONDS), "--json", "-o", "-")
+    lines = remotemedia_run("voice_assistant/pipeline.yaml", *arguments, folder=tmp_path)
+    inputs = [json.loads(line).get("input") for line in lines.splitlines()[:-1]]
+    assert 0 not in inputs  # what the end of the input brings
+    assert len(set(inputs)) == 2
+
+
 @pytest.mark.models
 def test_a_file_is_captioned(tmp_path: Path) -> None:
-    spoken = ("-i", str(recording()), "--seconds", "13.4")
+    spoken = ("-i", str(recording()), "--seconds", str(SPOKEN_SECONDS))
     said = remotemedia_run("captions/captions.yaml", *spoken, folder=tmp_path)
     until = 0.0
     for start, end in re.findall(r"^\[(\S+) - (\S+) s\] \w", said, re.MULTILINE):
-        assert until <= float(start) < float(end) <= 13.4
+        assert until <= float(start) < float(end) <= SPOKEN_SECONDS
         until = float(end)
     heard = re.sub(r"\[.*?\]", "", said)
     assert word_error_rate(FIRST_SENTENCES, heard) <= 0.25
@@ -77,7 +97,7 @@ def test_a_file_is_captioned(tmp_path: Path) -> None:
 @pytest.mark.models
 @pytest.mark.parametrize("example", ["pipeline.yaml", "with_llm.yaml"])
 def test_the_answer_that_is_spoken_is_the_one_that_is_written(example: str, tmp_path: Path) -> None:
-    arguments = ("-i", recording(), "--seconds", "13.4", "-o", "answer.wav", "-o", "-")
+    arguments = ("-i", recording(), "--seconds", str(SPOKEN_SECONDS), "-o", "answer.wav", "-o", "-")
     said = remotemedia_run(f"voice_assistant/{example}", *arguments, folder=tmp_path)
     heard = " ".join(re.findall(r"^\[.* s\] (.*)$", said, re.MULTILINE))
     assert word_error_rate(FIRST_SENTENCES, heard) <= 0.25

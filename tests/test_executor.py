@@ -16,6 +16,7 @@ from remotemedia.core.multiprocess import lifeline
 from remotemedia.core.multiprocess.launch import ProcessLauncher
 from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.core.multiprocess.transport import folder
+from remotemedia.core.multiprocess.transport.locks import FolderLock
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 from tests import executor_nodes as nodes
 from tests.channel_helpers import open_fds
@@ -23,6 +24,7 @@ from tests.executor_helpers import (
     IS_LONG,
     cause_of,
     chain,
+    is_dead,
     long_form,
     running,
     texts,
@@ -197,6 +199,21 @@ async def test_a_spawner_that_could_not_be_replaced_is_so_by_the_next_session(
     assert await texts(again, "a") == ["A"]
 
 
+class Unclosable(ProcessManager):
+    async def close(self) -> None:
+        raise ZeroDivisionError
+
+
+async def test_a_spawner_is_ended_though_the_end_of_another_fails() -> None:
+    executor = rm.MultiprocessExecutor()
+    await executor.initialize()
+    pid = executor.spawner_pid
+    executor._lost.append(Unclosable())
+    with pytest.raises(ZeroDivisionError):
+        await executor.shutdown()
+    assert is_dead(pid)
+
+
 async def test_an_executor_that_is_not_initialised_says_that_it_has_no_spawner() -> None:
     with pytest.raises(rm.ExecutorError, match="before it is initialised"):
         _ = rm.MultiprocessExecutor().spawner_pid
@@ -302,13 +319,52 @@ async def test_a_node_that_does_not_start_is_told_though_another_is_still_being_
     executor.how = how
     async with executor:
         before, children = open_fds(), _children(executor)
+        creating = asyncio.create_task(executor.create_session("s", chain(broken, nodes.Echo)))
+        await wait_until(lambda: "s" in executor.sessions)
+        session = executor.session("s")
         async with asyncio.timeout(60.0):
             with pytest.raises(rm.ProcessCrashed, match=said):
-                await executor.create_session("s", chain(broken, nodes.Echo))
+                await creating
+        assert {name: state.value for name, state in session.nodes.items()} == {
+            "n1": "error",
+            "n2": "stopped",  # it has never run, and will not
+        }
         assert not executor.sessions
         # The spawner was stopped: only now it starts what was cut off, and kills it.
         await wait_until(lambda: _children(executor) == children)
         await wait_until(lambda: open_fds() == before)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_the_loop_goes_on_while_a_start_waits_for_who_takes_shared_memory(
+    is_first: bool,
+) -> None:
+    async with rm.MultiprocessExecutor() as executor:
+        if is_first:
+            executor = rm.MultiprocessExecutor()  # another, which has its domain still to make
+        lock = FolderLock(folder.private_folder())
+        await wait_until(lock.try_take)
+        creating = asyncio.create_task(executor.create_session("s", chain(nodes.Echo)))
+        await asyncio.wait([creating], timeout=0.3)
+        assert not creating.done()
+        lock.close()
+        async with executor:
+            assert await texts(await creating, "a") == ["a"]
+
+
+async def test_a_session_that_is_ended_while_it_waits_for_shared_memory_ends(
+    executor: rm.MultiprocessExecutor,
+) -> None:
+    lock = FolderLock(folder.private_folder())
+    await wait_until(lock.try_take)
+    creating = asyncio.create_task(executor.create_session("s", chain(nodes.Echo)))
+    await wait_until(lambda: "s" in executor.sessions)
+    session = executor.session("s")
+    await session.terminate()
+    lock.close()
+    with pytest.raises(rm.ExecutorError, match="ended while it started"):
+        await creating
+    assert {state.value for state in session.nodes.values()} == {"stopped"}
 
 
 async def test_an_interpreter_that_is_not_there_is_a_spawn_error(

@@ -22,6 +22,7 @@ from remotemedia import (
     PipelineError,
     PipelineTerminated,
     ResourceLimit,
+    SharedMemoryExhausted,
     Text,
     input,  # noqa: A004
 )
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 
     from remotemedia.core.multiprocess.executor import SessionExecutor
     from remotemedia.core.multiprocess.launch import Launcher
+    from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
     from remotemedia.core.multiprocess.session import Session
     from remotemedia.core.multiprocess.transport.base import Transport
+    from remotemedia.core.multiprocess.transport.memory import MemoryReader
     from remotemedia.core.multiprocess.wiring import Wiring
     from remotemedia.core.validation import ValidatedNode
 
@@ -413,6 +416,59 @@ async def test_a_node_that_is_ready_before_its_process_is_known_has_it_when_it_i
         assert handle.process_id == handle.session.pids["upper"] == os.getpid()
 
 
+class ScriptedLauncher(HastyLauncher):
+    """Its nodes say what a test has them say.
+
+    Attributes:
+        ends: the runner's end of each node's control connection.
+    """
+
+    def __init__(self) -> None:
+        self.ends: dict[str, socket.socket] = {}
+
+    async def launch(self, node: ValidatedNode, wiring: Wiring, end: socket.socket) -> Stub:
+        self.ends[node.node_id] = end
+        return await super().launch(node, wiring, end)
+
+
+class ScriptedExecutor(InlineExecutor):
+    def __init__(self, config: MultiprocessConfig) -> None:
+        super().__init__(config)
+        self.launcher = ScriptedLauncher()
+
+    def _parts(self) -> tuple[Transport, Launcher]:
+        return MemoryTransport(), self.launcher  # type: ignore[return-value]
+
+
+async def test_a_node_that_has_finished_may_still_say_that_it_is_connected() -> None:
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    executor = ScriptedExecutor(MultiprocessConfig(grace_period_seconds=0.0))
+    async with executor:
+        for name in ("one", "two"):
+            handle = await executor.execute_node(Upper, name, MIDDLE)
+        connecting = asyncio.create_task(executor.connect_nodes("one", "out", "two", "in"))
+        end = executor.launcher.ends["two"]
+        await asyncio.to_thread(wait_command, end, control.Join)
+        for said in (control.Drained(), control.Connected("one.out -> two.in")):
+            control.send(end, said)
+        with pytest.raises(ExecutorError, match=r"'two' .* has finished"):
+            await connecting
+        assert handle.session.state.value == "ready"
+    assert errors == []
+
+
+def wait_command(end: socket.socket, kind: type[control.ToRunner]) -> None:
+    """Hear what a runner is told, up to a command of this kind."""
+    end.settimeout(10)
+    while True:
+        frame, fds = control.receive(end)
+        for fd in fds:
+            os.close(fd)
+        if isinstance(control.decode_to_runner(frame), kind):
+            return
+
+
 async def test_an_async_source_takes_a_connection_while_it_waits(
     executor: SessionExecutor,
 ) -> None:
@@ -434,6 +490,94 @@ async def test_a_source_that_takes_no_connection_holds_up_no_other() -> None:
             await executor.connect_nodes("quiet", "out", "a", "in")
         assert source.session.state.value == "ready"
         await source.session.kill()
+
+
+class Poor(Node):
+    """Leaves its process room for so many more descriptors, and awaits what never comes."""
+
+    def __init__(self, *, room: int) -> None:
+        self.room = room
+
+    async def process(self, text: Text) -> AsyncIterator[Text]:
+        import resource
+
+        free = os.dup(2)  # the lowest number that is
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + self.room, free + self.room))
+        yield text
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("room", [0, 1])
+async def test_an_async_node_without_descriptors_for_a_connection_says_so_at_once(
+    room: int,
+) -> None:
+    config = MultiprocessConfig(init_timeout_secs=60.0, grace_period_seconds=0.5)
+    async with MultiprocessExecutor(config) as executor:
+        poor = NodeContext(
+            session_id="one", config={"room": room}, inputs=("in",), outputs=("out",)
+        )
+        await executor.execute_node(Upper, "upper", FIRST)
+        session = (await executor.execute_node(Poor, "poor", poor)).session
+        await session.send(Text("a"), "poor")
+        assert await session.recv() == Text("a")
+        async with asyncio.timeout(20):
+            with pytest.raises(ExecutorError, match=r"at node 'poor'.*file descriptors"):
+                await executor.connect_nodes("upper", "out", "poor", "in")
+        assert session.state.value == "running"
+        await session.kill()
+
+
+class Refusing(MemoryTransport):
+    """Opens no reader of some connections, as if memory did not suffice."""
+
+    def open_reader(self, port: PortPlan, connection: ConnectionPlan) -> MemoryReader:
+        if connection.name == "upper.out -> busy.in":
+            raise SharedMemoryExhausted("opening a reader", 8, 4, "/dev/shm")
+        return super().open_reader(port, connection)
+
+
+class RefusingExecutor(InlineExecutor):
+    def _parts(self) -> tuple[Transport, Launcher]:
+        return Refusing(), super()._parts()[1]
+
+
+class Busy(Node):
+    """Goes on with its first message for as long as its outputs are wanted."""
+
+    def process(self, text: Text) -> Iterator[Text]:
+        while True:
+            yield text
+
+
+class BusyAsync(Node):
+    async def process(self, text: Text) -> AsyncIterator[Text]:
+        while True:
+            yield text
+
+
+@pytest.mark.parametrize("kind", [Busy, BusyAsync])
+async def test_a_connection_that_fails_in_a_handler_fails_no_message_and_no_other_connection(
+    kind: type[Node],
+) -> None:
+    config = MultiprocessConfig(init_timeout_secs=60.0, grace_period_seconds=0.5)
+    async with RefusingExecutor(config) as executor:
+        await executor.execute_node(Upper, "upper", FIRST)
+        await executor.execute_node(Late, "late", MIDDLE)
+        both = NodeContext(session_id="one", inputs=("in",), outputs=("out",))
+        session = (await executor.execute_node(kind, "busy", both)).session
+        await session.send(Text("a"), "busy")
+        assert await session.recv() == Text("a")
+        async with asyncio.timeout(20):
+            refused = asyncio.create_task(executor.connect_nodes("upper", "out", "busy", "in"))
+            made = asyncio.create_task(executor.connect_nodes("late", "out", "busy", "in"))
+            while not (refused.done() and made.done()):
+                assert await session.recv() == Text("a")  # it goes on
+        with pytest.raises(ExecutorError, match=r"at node 'busy': .*SharedMemoryExhausted"):
+            await refused
+        await made
+        assert session.state.value == "running"
+        await session.kill()
 
 
 class Keep(Node):

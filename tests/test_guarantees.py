@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 
 import remotemedia as rm
 from remotemedia.core.multiprocess import events
+from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.testing.residue import Residue
 from tests import executor_nodes as nodes
 from tests.executor_helpers import (
@@ -271,7 +273,7 @@ async def test_13_an_idle_session_uses_no_cpu() -> None:
         assert await texts(session, "warm") == ["warm"]
         waiting = asyncio.create_task(session.recv())
         processes = [*session.pids.values(), os.getpid()]
-        await asyncio.sleep(0.2)
+        await wait_until(partial(_is_asleep, session))
         before = sum(map(_ticks, processes))
         await asyncio.sleep(2.0)
         used = (sum(map(_ticks, processes)) - before) / os.sysconf("SC_CLK_TCK")
@@ -300,6 +302,14 @@ async def test_15_an_input_without_outputs_ends_at_once() -> None:
     async with asyncio.timeout(5), running(nodes.Echo, nodes.Words, nodes.Echo) as session:
         assert await texts(session, "") == []
         assert await texts(session, "a") == ["a"]
+
+
+def _is_asleep(session: rm.Session) -> bool:
+    """Whether all processes of a session have stopped to look for news, and wait to be rung."""
+    registry = session._parts.wiring.registry
+    return all(
+        registry.ledger.words[party.plan.slot + EndpointWord.ASLEEP] for party in registry._parties
+    )
 
 
 def _ticks(pid: int) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from remotemedia.core.multiprocess import process, spawner
 from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.errors import SpawnError
 from tests.process_helpers import (
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
+
+PATIENCE_SECONDS = 30.0
 
 # A user's process with two families of nodes; then it does what a test says. Its last two arguments
 # are the sweep pattern and the descriptor to say pids on.
@@ -119,6 +122,38 @@ async def test_a_spawner_that_is_killed_takes_its_nodes_along_and_is_known(
         with pytest.raises(SpawnError, match="has ended"):
             await manager.spawn_node(python("pass"))
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_closing_waits_within_a_bound_for_what_a_killed_spawner_left(
+    reports: Reports,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def wait_for_ever(*_: object) -> None:  # as for a process that is stuck in the kernel
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(process, "kill_leftovers", wait_for_ever)
+    monkeypatch.setattr(spawner, "END_SECONDS", 0.1)
+    (tmp_path / "rm_1").touch()
+    manager = ProcessManager()
+    await manager.start()
+    manager.set_sweep([str(tmp_path / "rm_*")])
+    handle = await manager.spawn_node(python(SLEEPER, fds=reports.fds))
+    os.kill(manager.spawner_pid, signal.SIGKILL)
+    await handle.wait()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await manager.close()
+    assert "stuck in the kernel" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+    await wait_all_dead([handle.pid])
+
+
+async def test_killing_a_spawner_that_was_reaped_by_another_is_harmless() -> None:
+    async with ProcessManager() as manager:
+        os.kill(manager.spawner_pid, signal.SIGKILL)
+        os.waitpid(manager.spawner_pid, 0)
+        manager._lifeline.kill()
 
 
 async def test_a_spawn_fails_at_once_when_the_spawner_dies_under_it(reports: Reports) -> None:

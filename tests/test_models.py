@@ -290,6 +290,14 @@ async def test_an_unknown_language_model_is_an_error_that_says_what_may_be_given
             pass
 
 
+@pytest.mark.parametrize("node_type", ["whisper", "llm.chat"])
+async def test_a_path_that_is_not_there_is_an_error_that_names_it(node_type: str) -> None:
+    node = rm.NodeConfig(node_type, "it", config={"model": "/nope/model.gguf"})
+    with pytest.raises(rm.ProcessCrashed, match=r"there is no (folder|file) /nope/model\.gguf"):
+        async with running(chain(node), init_timeout_secs=120):
+            pass
+
+
 async def test_speech_in_is_answered_by_speech_out() -> None:
     pipeline = chain(
         rm.NodeConfig("audio.resample", "resample", config={"mono": True}),

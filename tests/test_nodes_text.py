@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia import DataError, Text
+from remotemedia import DataError, Pipeline, PipelineError, Text, validate
 from remotemedia.nodes import text as nodes
 from remotemedia.testing import run_node
 
@@ -40,9 +40,9 @@ def test_join_sends_the_rest_at_the_end() -> None:
     assert run_node(nodes.Join, texts("a", "b", "c"), count=2) == texts("a b", "c")
 
 
-def test_join_refuses_to_collect_nothing() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        run_node(nodes.Join, texts("a"), count=0)
+def test_a_pipeline_that_joins_nothing_is_refused_before_it_runs() -> None:
+    with pytest.raises(PipelineError, match="parameter 'count': must be 1 or more, got 0"):
+        validate(Pipeline("p").add_node("join", nodes.Join, count=0))
 
 
 def test_answer_says_that_it_is_no_model_and_what_it_was_told() -> None:

@@ -65,3 +65,35 @@ async def test_cancelling_who_waits_ends_work_that_has_put_nothing_yet() -> None
     await asyncio.wait([waiting])
     assert waiting.cancelled()
     assert steps.ended_between_steps
+
+
+async def test_work_has_ended_also_when_who_waits_is_cancelled_twice() -> None:
+    goes_on = threading.Event()
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    has_ended = False
+
+    def make(outlet: Outlet[int]) -> None:
+        nonlocal has_ended
+        outlet.put(1)
+        while outlet.is_wanted:
+            time.sleep(0.001)
+        loop.call_soon_threadsafe(told.set)
+        assert goes_on.wait(SECONDS)  # in a step of the work
+        has_ended = True
+
+    async def consume() -> None:
+        async for _ in made_in_thread(make):
+            began.set()
+
+    began = asyncio.Event()
+    consuming = asyncio.create_task(consume())
+    await began.wait()
+    consuming.cancel()
+    await told.wait()
+    consuming.cancel()
+    await asyncio.sleep(0)
+    goes_on.set()
+    await asyncio.wait([consuming])
+    assert consuming.cancelled()
+    assert has_ended

@@ -136,7 +136,7 @@ def test_every_wrong_parameter_is_found_at_once_and_named() -> None:
         ),
         ({"model": None}, "must be str, got None"),
         ({"model": "x", "mode": "slow"}, "must be one of 'fast', 'exact', got 'slow'"),
-        ({"model": "x", "threshold": 1.5}, "Expected 'float' <= 1.0"),
+        ({"model": "x", "threshold": 1.5}, "'threshold': must be 1 or less, got 1.5"),
         ({"model": "x", "weights": 5}, "Expected 'str | Path | None', got 'int'"),
         ({"model": "x", "folder": 5}, "must be Path, got 5"),
         ({"model": "x" * 100, "mode": "y" * 100}, "yyy..."),
@@ -145,6 +145,28 @@ def test_every_wrong_parameter_is_found_at_once_and_named() -> None:
 def test_a_mistyped_value_says_what_it_must_be(config: dict[str, object], problem: str) -> None:
     (finding,) = findings(config)
     assert problem in finding
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "problem"),
+    [
+        (msgspec.Meta(ge=0), -1, "must be 0 or more, got -1"),
+        (msgspec.Meta(le=0.5), 1, "must be 0.5 or less, got 1"),
+        (msgspec.Meta(gt=0), 0, "must be above 0, got 0"),
+        (msgspec.Meta(lt=1), 5, "must be below 1, got 5"),
+    ],
+)
+def test_a_number_out_of_its_range_says_the_range_and_not_the_type(
+    bound: msgspec.Meta, value: int, problem: str
+) -> None:
+    class Ranged(Node):
+        def __init__(self, size: Annotated[float, bound] | None) -> None:
+            self.size = size
+
+        def process(self, text: Text) -> Text:
+            return text
+
+    assert findings({"size": value}, Ranged) == [f"node 'asr', parameter 'size': {problem}"]
 
 
 def test_an_open_node_takes_further_parameters_unchecked() -> None:

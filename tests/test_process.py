@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+PATIENCE_SECONDS = 30.0
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -273,6 +275,20 @@ async def test_a_termination_that_is_cancelled_kills(
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(manager.terminate(handle, grace_seconds=60), 0.01)
     assert (await handle.wait()).signal_name == "SIGKILL"
+
+
+async def test_a_termination_that_is_cancelled_at_once_kills(
+    manager: ProcessManager, reports: Reports
+) -> None:
+    handle = await manager.spawn_node(python(STUBBORN, fds=reports.fds))
+    await reports.line()
+    ending = asyncio.create_task(manager.terminate(handle, grace_seconds=60))
+    await asyncio.sleep(0)  # it has begun, and what ends the process has not
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert (await handle.wait()).signal_name == "SIGKILL"
 
 
 async def test_the_way_a_process_is_ended_can_be_replaced() -> None:

@@ -339,6 +339,37 @@ async def test_a_node_is_restarted_once_others_have_taken_what_it_had_sent(
         assert await texts(session, "first") == ["first"]
 
 
+async def test_what_a_node_had_sent_is_received_though_another_crashed_at_the_same_moment(
+    tmp_path: Path,
+) -> None:
+    spills = restarted(broken.Spills, count=20, length=200_000, how="hang")
+    pipeline = rm.Pipeline("p").add_node(restarted(nodes.Echo, "other")).add_node(spills)
+    pipeline.add_node("held", broken.Held, path=str(tmp_path / "go")).connect("n1", "held")
+    async with running(pipeline) as session:
+        assert await texts(session, "first", "n1") == ["first"]
+        await session.send(rm.Text("wait"), "n1")
+        await wait_until(lambda: connections(session)["n1.out -> held.in"].sent == 22)
+        seen = session.events()
+        _kill_as_one([session.pids["other"], session.pids["n1"]])
+        for _ in range(2):
+            await until(seen, events.NodeRestarting)
+        (tmp_path / "go").touch()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            came = [text_of(await session.recv()) for _ in range(21)]
+        assert [one.split()[0] for one in came] == ["wait", *map(str, range(20))]
+        assert connections(session)["n1.out -> held.in"].dropped["lost"] == 0
+
+
+def _kill_as_one(pids: list[int]) -> None:
+    """Kill processes and hold the event loop until all are dead: it hears of all at once."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not all(map(is_dead, pids)):
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 async def test_a_restart_waits_no_longer_for_others_than_for_a_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -588,7 +619,7 @@ async def test_terminate_ends_a_node_that_is_starting_again(tmp_path: Path, how:
 
 
 async def test_close_waits_for_a_node_that_is_starting_again_as_for_one_that_works(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = restarted(broken.StartsOnce, path=str(tmp_path / "mark"), how="hang")
     async with running(node, grace_period_seconds=0.3, drain_timeout_seconds=0.5) as session:
@@ -597,6 +628,7 @@ async def test_close_waits_for_a_node_that_is_starting_again_as_for_one_that_wor
         await until(seen, events.ProcessStarted)
         async with asyncio.timeout(END_SECONDS):
             await session.close()
+        assert "was not worked off after drain_timeout_seconds (0.5 s)" in caplog.text
 
 
 async def test_a_source_that_is_away_ends_with_the_others() -> None:

@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.control import InputBinding
 from remotemedia.core.multiprocess.runner.ports import handler_of
+from remotemedia.core.multiprocess.runner.tracebacks import summary
 from tests.executor_nodes import Upper
 
 RUNNER = (sys.executable, "-m", "remotemedia.core.multiprocess.runner")
@@ -38,6 +41,28 @@ def test_a_control_descriptor_that_is_none_is_said_so() -> None:
     assert "REMOTEMEDIA_CONTROL_FD=77" in done.stderr
 
 
+def test_a_runner_that_does_not_understand_its_executor_says_so_and_exits() -> None:
+    ours, its = control.new_pair()
+    with ours:
+        with its:
+            arguments = ("--node-type", "upper", "--node-id", "a")
+            runner = subprocess.Popen(
+                [*RUNNER, *arguments],
+                env={**os.environ, "REMOTEMEDIA_CONTROL_FD": str(its.fileno())},
+                pass_fds=[its.fileno()],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        ours.send(b"no message")
+        with runner:
+            try:
+                _, told = runner.communicate(timeout=20)
+            finally:
+                runner.kill()
+    assert "a control frame is damaged" in told
+    assert "Traceback" not in told
+
+
 @pytest.mark.parametrize("arguments", [(), ("--node-type", "upper"), ("--what",)], ids=str)
 def test_wrong_arguments_exit_with_2(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
@@ -55,3 +80,13 @@ def test_a_connection_by_which_nothing_else_can_come_leads_straight_to_the_handl
     node = Upper()
     fitting = InputBinding("a.out -> b.in", "in", is_counted=True)
     assert handler_of(node, "process", fitting) == node.process
+
+
+@pytest.mark.parametrize("write", ["array[0] = 1", "array *= 2", "array.sort()"])
+def test_a_write_to_an_array_that_was_received_is_told_what_to_do_instead(write: str) -> None:
+    array = np.zeros(2)
+    array.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only") as caught:
+        exec(write, {"array": array})
+    assert summary(caught.value).endswith("write to a copy, or to a self.loan")
+    assert "self.loan" not in summary(ValueError("no number"))

@@ -10,6 +10,7 @@ import pytest
 
 import remotemedia as rm
 from remotemedia.core.validation import validate
+from remotemedia.testing.residue import Residue
 from tests import executor_nodes as nodes
 from tests.cli_nodes import Count, Swallow
 from tests.executor_helpers import chain, texts
@@ -152,8 +153,14 @@ async def test_a_block_that_raises_terminates_its_session() -> None:
 
 
 async def test_a_runtime_that_ran_nothing_has_started_nothing() -> None:
-    async with rm.Runtime():
+    before = Residue.now()
+    async with rm.Runtime() as runtime:
         await asyncio.sleep(0)
+        assert not Residue.since(before)
+        python = runtime._executors["python"]
+        assert isinstance(python, rm.MultiprocessExecutor)
+        with pytest.raises(rm.ExecutorError, match="before it is initialised"):
+            _ = python.spawner_pid  # nor was there one that has ended by now
 
 
 async def test_the_outputs_of_a_pipeline_that_has_none_end_when_its_nodes_have_finished() -> None:

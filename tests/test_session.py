@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -16,6 +17,7 @@ from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.node_process import NodeProcess
 from remotemedia.core.multiprocess.states import SessionState
 from remotemedia.core.multiprocess.transport import pages
+from remotemedia.core.multiprocess.transport.loop_doorbell import TURNS
 from tests import executor_nodes as nodes
 from tests.channel_helpers import open_fds
 from tests.executor_helpers import (
@@ -33,7 +35,7 @@ from tests.executor_helpers import (
 from tests.restart_nodes import Spills
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from remotemedia.core.multiprocess.plan import PolicyName
@@ -641,6 +643,59 @@ async def test_whoever_waits_is_told_when_the_session_is_terminated(executor: st
             await waiting
 
 
+@pytest.mark.parametrize("how", ["close", "terminate", "kill"])
+async def test_whoever_receives_is_told_that_an_end_cut_off_what_was_sent(
+    executor: str, how: str
+) -> None:
+    slow = rm.NodeConfig(nodes.AsyncSlowWords, "n1", config={"seconds": 3600.0})
+    config = {"drain_timeout_seconds": 0.3, "grace_period_seconds": 0.3}
+    async with running(chain(slow), executor=executor, **config) as session:
+        await session.send(rm.Text("first second"))
+        assert text_of(await session.recv()) == "first"
+        iterating = asyncio.create_task(_all(session))
+        waiting = asyncio.create_task(session.recv())
+        await asyncio.sleep(0)
+        await getattr(session, how)()
+        for task in [iterating, waiting]:
+            with pytest.raises(rm.ChannelClosed, match="before it had finished with all"):
+                await task
+
+
+async def test_whoever_receives_hears_of_no_loss_when_nothing_was_under_way(executor: str) -> None:
+    async with running(nodes.Echo, executor=executor) as session:
+        iterating = asyncio.create_task(_all(session))
+        assert await texts(session, "a") == ["a"]
+        await session.terminate()
+        assert await iterating == []
+
+
+async def test_a_session_is_used_in_its_own_event_loop_alone(executor: str) -> None:
+    async with running(nodes.Echo, executor=executor) as session:
+
+        async def used(use: Callable[[], object]) -> None:
+            result = use()
+            if inspect.isawaitable(result):
+                await result
+            else:
+                await anext(cast("AsyncIterator[object]", result))
+
+        uses: list[Callable[[], object]] = [
+            lambda: session.send(rm.Text("a")),
+            lambda: session.send_nowait(rm.Text("a")),
+            session.recv,
+            session.outputs,
+            lambda: session.stream(rm.Text("a")),
+            session.events,
+            session.interrupt,
+            session.wait_ended,
+            session.close,
+        ]
+        for use in uses:
+            with pytest.raises(rm.ExecutorError, match="belongs to the event loop"):
+                await asyncio.to_thread(asyncio.run, used(use))
+        assert await texts(session, "a") == ["a"]
+
+
 async def test_a_stream_left_after_the_end_is_harmless(executor: str) -> None:
     async with running(nodes.Words, executor=executor) as session:
         stream = session.stream(rm.Text("a b"))
@@ -708,6 +763,31 @@ async def test_a_thread_that_does_not_come_back_is_an_error_and_no_hang() -> Non
         await wait_until(lambda: not thread.is_alive())  # it finds everything closed: no error
 
 
+async def test_a_failed_start_raises_its_cause_though_not_all_of_it_ends(
+    runtime: rm.Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_stuck, may_go_on = threading.Event(), threading.Event()
+
+    class Stuck(nodes.Echo):
+        def initialize(self) -> None:
+            is_stuck.set()
+            may_go_on.wait()
+
+    class Fails(nodes.Echo):
+        def initialize(self) -> None:
+            is_stuck.wait()
+            raise ValueError("broken on purpose")
+
+    try:
+        with pytest.raises(rm.ProcessCrashed, match="broken on purpose"):
+            await runtime.create_session("s", chain(Fails, Stuck), executor="inline")
+        assert "session 's' did not start, and did not end" in caplog.text
+        assert not runtime.sessions
+    finally:
+        may_go_on.set()
+    await wait_until(lambda: all(one.name != "node n2" for one in threading.enumerate()))
+
+
 async def test_an_end_that_is_quick_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async with running(nodes.Echo) as session:
         assert await texts(session, "a") == ["a"]
@@ -764,6 +844,21 @@ async def test_all_that_came_out_is_kept_when_a_node_fails_however_much_it_is(
             async for _ in session.outputs():
                 got += 1
         assert got == 3001
+
+
+@pytest.mark.parametrize("sent", [["first", *["a"] * 199, "last"], ["many", "last"]], ids=len)
+async def test_a_task_of_a_node_has_its_turns_while_messages_come_and_leave(
+    sent: list[str], executor: str
+) -> None:
+    async with running(nodes.Beats, executor=executor, channel_capacity=256) as session:
+        for text in sent:
+            await session.send(rm.Text(text))
+        got = value_of(await session.recv())
+        if "many" in sent:
+            for _ in range(200):
+                got = value_of(await session.recv())
+        assert isinstance(got, int)
+        assert got <= TURNS
 
 
 async def test_a_cleanup_that_cancels_what_it_awaits_is_named(executor: str) -> None:

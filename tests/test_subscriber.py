@@ -106,7 +106,10 @@ def test_a_receive_that_runs_out_of_time_is_none(
 
 @pytest.mark.parametrize(
     ("timeout", "error"),
-    [(-1, ValueError), (float("nan"), ValueError), ("5", TypeError), ([1], TypeError)],
+    [
+        *((-1, ValueError), (-0.5, ValueError), (float("nan"), ValueError)),
+        *((value, TypeError) for value in ("5", "", [1], [], True, False)),
+    ],
 )
 def test_a_timeout_that_is_none_is_refused(
     registry: ChannelRegistry, timeout: Any, error: type[Exception]

@@ -11,8 +11,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator  # noqa: TC003 (annotations of nodes are read)
-from concurrent.futures import Future  # noqa: TC003
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,14 +22,17 @@ from remotemedia import (
     EndOfStream,
     ExecutorError,
     MultiprocessConfig,
+    Node,
     Pipeline,
     PipelineError,
     PipelineTerminated,
+    ProcessCrashed,
     SessionNotFound,
     SyncRuntime,
     SyncSession,
     Text,
 )
+from remotemedia.core.loop_thread import LoopThread
 from remotemedia.core.multiprocess.events import SessionReady, SessionStateChanged
 from remotemedia.core.multiprocess.states import SessionState
 from remotemedia.nodes.text import Split, Suffix, Upper
@@ -44,6 +48,14 @@ def anyio_backend() -> str:
 
 def never(text: Text) -> Text:
     raise ValueError(text.text)
+
+
+class Unready(Node):
+    def initialize(self) -> None:
+        raise OSError("the model cannot be loaded today")
+
+    def process(self, text: Text) -> Text:
+        return text
 
 
 def shout() -> Pipeline:
@@ -142,6 +154,42 @@ def test_a_mistake_in_a_pipeline_is_shown_without_what_found_it(runtime: SyncRun
     assert raised.value.__cause__ is None
 
 
+def test_a_script_that_would_start_itself_is_told_so_once_and_in_few_lines(tmp_path: Path) -> None:
+    script = tmp_path / "shout.py"
+    script.write_text(
+        "import remotemedia as rm\n"
+        "class Upper(rm.Node):\n"
+        "    def process(self, text: rm.Text) -> rm.Text:\n"
+        "        return rm.Text(text.text.upper())\n"
+        "pipeline = rm.Pipeline('p').add_node('upper', Upper)\n"
+        "with rm.SyncRuntime() as runtime, runtime.session(pipeline):\n"
+        "    pass\n"
+    )
+    source = str(Path(remotemedia.__file__).parent.parent)
+    ran = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 1
+    *trace, last = ran.stderr.splitlines()
+    assert last.endswith('put what runs the pipeline under `if __name__ == "__main__":`')
+    assert ran.stderr.count("starts a session while it is loaded") == 1
+    assert f'File "{script}", line 6' in trace[1]
+    assert len(trace) < 12
+
+
+def test_a_node_that_fails_to_start_is_shown_without_what_started_it(runtime: SyncRuntime) -> None:
+    with pytest.raises(ProcessCrashed, match="cannot be loaded today") as raised:  # noqa: SIM117
+        with runtime.session(Pipeline("bad").add_node("a", Unready), executor="inline"):
+            pass
+    shown = [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+    assert shown[1:] == ["__enter__", "session"]
+    assert "in initialize" in raised.value.traceback
+
+
 def test_errors_are_those_of_the_asynchronous_runtime(runtime: SyncRuntime) -> None:
     pipeline = Pipeline("bad").add_node("never", never)
     with pytest.raises(PipelineTerminated) as caught:  # noqa: SIM117
@@ -157,6 +205,93 @@ def test_a_runtime_that_was_shut_down_says_so_and_shuts_down_again() -> None:
     runtime.shutdown()
     with pytest.raises(ExecutorError, match="shut down"):
         runtime.create_session("one", split(), executor="inline")
+
+
+async def nothing() -> None:
+    return
+
+
+class LateThread(LoopThread):
+    """Its callers are held up once they have the loop, until the test lets them go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_late = False
+        self.has_loop = threading.Event()
+        self.goes_on = threading.Event()
+
+    def start(self) -> asyncio.AbstractEventLoop:
+        loop = super().start()
+        if self.is_late:
+            self.has_loop.set()
+            assert self.goes_on.wait(10)
+        return loop
+
+
+def in_thread(function: Callable[[], object]) -> Future[object]:
+    """Call a function in a thread that holds up nothing, whatever becomes of it."""
+    result: Future[object] = Future()
+
+    def call() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return result
+
+
+def test_a_call_that_comes_when_another_thread_has_shut_down_is_told_so() -> None:
+    thread = LateThread()
+    thread.run(nothing())
+    thread.is_late = True
+    calling = in_thread(lambda: thread.run(nothing()))
+    assert thread.has_loop.wait(10)
+    thread.finish(nothing, nothing)
+    thread.goes_on.set()
+    with pytest.raises(ExecutorError, match="was shut down"):
+        calling.result(10)
+
+
+@pytest.mark.parametrize("when", ["while tasks are cancelled", "as the loop is closed"])
+def test_a_call_that_comes_while_another_thread_shuts_down_ends(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = LateThread()
+    loop = thread.start()
+    post, close = loop.call_soon_threadsafe, loop.close
+    is_posted = threading.Event()
+
+    def note_posted(callback: Callable[..., object], *arguments: Any) -> None:
+        post(callback, *arguments)
+        is_posted.set()
+
+    def let_it_come() -> None:
+        monkeypatch.setattr(loop, "call_soon_threadsafe", note_posted)
+        thread.goes_on.set()
+        assert is_posted.wait(10)
+
+    async def end_late() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            let_it_come()
+
+    def close_late() -> None:
+        let_it_come()
+        close()
+
+    if when == "as the loop is closed":
+        monkeypatch.setattr(loop, "close", close_late)
+    else:
+        asyncio.run_coroutine_threadsafe(end_late(), loop)
+    thread.is_late = True
+    calling = in_thread(lambda: thread.run(asyncio.sleep(3600)))
+    assert thread.has_loop.wait(10)
+    thread.finish(nothing, nothing)
+    with pytest.raises(ExecutorError, match=r"was cancelled|was shut down"):
+        calling.result(10)
 
 
 @pytest.mark.anyio

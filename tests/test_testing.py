@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator  # noqa: TC003 (annotations of nodes are read)
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from remotemedia import (
     input,  # noqa: A004
 )
 from remotemedia.testing import Residue, run_node
+from tests.executor_helpers import cause_of, running
 from tests.executor_nodes import Speller
 
 
@@ -87,6 +89,29 @@ class Duck(Node):
         return self.level(Json({"voice": text.text}))
 
 
+class Opens(Node):
+    """Yields, of what it has open, what it does not send."""
+
+    calls: ClassVar[list[str]] = []
+
+    def process(self, text: Text) -> Iterator[Text]:
+        self.calls.append("open")
+        try:
+            yield Json(0)  # type: ignore[misc]
+        finally:
+            self.calls.append("close")
+
+    def cleanup(self) -> None:
+        self.calls.append("cleanup")
+
+
+class OpensLater(Opens):
+    """The same, on an event loop."""
+
+    async def initialize(self) -> None:
+        return
+
+
 class Bundles(Node):
     """Yields a list, which is no message."""
 
@@ -116,6 +141,26 @@ def test_what_a_node_raises_is_raised_after_it_has_cleaned_up() -> None:
     with pytest.raises(RuntimeError, match="bad text"):
         run_node(Log, Text("bad"))
     assert Log.calls[-2:] == ["bad", "cleanup"]
+
+
+@pytest.mark.parametrize("kind", [Opens, OpensLater])
+def test_what_a_node_was_making_is_closed_before_its_cleanup_also_where_it_cannot_be_sent(
+    kind: type[Node],
+) -> None:
+    Opens.calls.clear()
+    with pytest.raises(TypeError, match="sends Text, not Json"):
+        run_node(kind, Text("a"))
+    assert Opens.calls == ["open", "close", "cleanup"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [Opens, OpensLater])
+async def test_in_a_session_it_is_closed_before_its_cleanup_too(kind: type[Node]) -> None:
+    Opens.calls.clear()
+    async with running(kind, executor="inline") as session:
+        await session.send(Text("a"))
+        assert "sends Text, not Json" in str(await cause_of(session.recv()))
+    assert Opens.calls == ["open", "close", "cleanup"]
 
 
 def test_an_asynchronous_node_runs_to_its_end() -> None:

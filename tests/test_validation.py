@@ -18,7 +18,7 @@ from remotemedia.core.pipeline import Connection, NodeConfig, Pipeline, Restart
 from remotemedia.core.pipeline_file import load_pipeline, parse_pipeline
 from remotemedia.core.ports import Addressed, Output, input  # noqa: A004
 from remotemedia.core.reference import ModuleReference
-from remotemedia.core.registry import Registry
+from remotemedia.core.registry import Registry, default_registry
 from remotemedia.core.validation import validate
 from remotemedia.data import Audio, Control, Json, RuntimeData, Text
 from remotemedia.errors import PipelineError
@@ -330,6 +330,21 @@ def test_a_cycle_that_only_blocks_is_refused() -> None:
         "cycle a -> b -> c -> a: every connection of it blocks, so it could wait for itself for "
         "ever (give the one that leads back policy drop_oldest, latest or error)"
     ]
+
+
+def test_a_cycle_is_reported_where_the_connection_is_written_that_closes_it() -> None:
+    text = """\
+version: v1
+name: k2
+nodes:
+  - {id: a, node_type: text.upper}
+  - {id: b, node_type: text.upper}
+connections:
+  - {from: a, to: b}
+  - {from: b, to: b}
+"""
+    (problem,) = problems(parse_pipeline(text, "k2.yaml"), default_registry)
+    assert problem.startswith("line 8, cycle b -> b: every connection of it blocks")
 
 
 def test_a_cycle_with_a_lossy_connection_is_feedback() -> None:

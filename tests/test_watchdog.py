@@ -13,7 +13,7 @@ import pytest
 import remotemedia as rm
 from remotemedia.core.multiprocess.watchdog import Look, Watchdog
 from tests import executor_nodes as nodes
-from tests.executor_helpers import cause_of, is_dead, running, texts
+from tests.executor_helpers import cause_of, is_dead, running, texts, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -168,11 +168,27 @@ async def test_a_node_that_is_stuck_ends_the_session_which_says_where(
 async def test_a_node_that_waits_for_its_reader_has_not_stalled() -> None:
     node = rm.NodeConfig(nodes.Words, "n1", stall_timeout_seconds=0.2)
     async with asyncio.timeout(10), running(node, channel_capacity=1) as session:
+        looks = looks_at(session, "n1")
         await session.send(rm.Text("a b c d e f"))
-        await asyncio.sleep(1.0)
+        # Each comes the time of a stall after the one before.
+        await wait_until(lambda: sum(look.is_waiting for look in looks) >= 3)
         got = [(await session.recv()) for _ in range(6)]
         assert len(got) == 6
         assert await texts(session, "g") == ["g"]
+
+
+def looks_at(session: rm.Session, node_id: str) -> list[Look]:
+    """Return what the watchdog of a node will see, as it sees it."""
+    watchdog, looks = session._parts.nodes[node_id]._watchdog, list[Look]()
+    assert watchdog is not None
+    look = watchdog._look
+
+    def remember() -> Look:
+        looks.append(look())
+        return looks[-1]
+
+    watchdog._look = remember
+    return looks
 
 
 async def test_a_node_that_works_in_time_has_not_stalled() -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from remotemedia.core.arguments import check_pipeline
 from remotemedia.core.loop_thread import LoopThread
 from remotemedia.core.runtime import Runtime
-from remotemedia.errors import PipelineError, SpawnError
+from remotemedia.errors import ExecutorError, PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,8 +79,9 @@ class SyncRuntime:
         )
         try:
             return SyncSession(self._thread.run(create), self._thread)
-        except (PipelineError, SpawnError) as error:
-            raise error.with_traceback(None) from error.__cause__  # the mistake is the user's
+        except (PipelineError, ExecutorError) as error:
+            # It says what is wrong, and where in the node; the rest of the trace is ours.
+            raise error.with_traceback(None) from error.__cause__
 
     @contextmanager
     def session(
@@ -99,7 +100,7 @@ class SyncRuntime:
         name = session_id or new_session_id()
         try:
             start = self.create_session(name, pipeline, executor=executor, on_event=on_event)
-        except (PipelineError, SpawnError) as error:
+        except (PipelineError, ExecutorError) as error:
             raise error.with_traceback(None) from error.__cause__
         with start as session:
             yield session

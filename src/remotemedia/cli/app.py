@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from importlib.metadata import version
 
 import click
 
@@ -13,6 +12,7 @@ from remotemedia.cli import INTERRUPTED
 from remotemedia.cli.doctor import doctor
 from remotemedia.cli.failure import INVALID, UNREADABLE
 from remotemedia.cli.graph import graph
+from remotemedia.cli.installed import version_of
 from remotemedia.cli.new import new
 from remotemedia.cli.nodes import nodes
 from remotemedia.cli.run import run
@@ -21,9 +21,11 @@ from remotemedia.cli.validate import validate
 
 __all__ = ["app", "run_app"]
 
+UNKNOWN = "of unknown version: found by PYTHONPATH, not installed"
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("remotemedia"), message="%(prog)s %(version)s")
+@click.version_option(version_of("remotemedia") or UNKNOWN, message="%(prog)s %(version)s")
 def app() -> None:
     """Pipelines of real-time media and AI nodes, each node a process of its own."""
 

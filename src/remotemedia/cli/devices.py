@@ -33,11 +33,11 @@ def sound_devices() -> Any:
     except ModuleNotFoundError as error:
         hint = f"run {install_command('mic')}"
         problem = f"a microphone or speaker needs the package sounddevice: {hint}"
-        raise Failure(problem, UNREADABLE) from error
+        raise Failure(problem) from error
     except OSError as error:
         hint = "install it (Debian, Ubuntu: libportaudio2)"
         problem = f"a microphone or speaker needs PortAudio, and: {error}; {hint}"
-        raise Failure(problem, UNREADABLE) from error
+        raise Failure(problem) from error
     return sounddevice
 
 

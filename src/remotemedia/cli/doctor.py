@@ -9,12 +9,13 @@ import resource
 import sys
 from ctypes.util import find_library
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from typing import TYPE_CHECKING
 
 import click
 
 from remotemedia.cli.failure import FAILED
+from remotemedia.cli.installed import version_of
 from remotemedia.cli.wording import bytes_text, json_text, plural
 from remotemedia.nodes.extras import install_command
 
@@ -30,7 +31,9 @@ LOW_BYTES = 64 << 20
 """What Docker gives a container by default."""
 LOW_DESCRIPTORS = 4096
 LOW_PROCESSES = 256
-DESCRIPTORS_PER_CHANNEL = 13
+DESCRIPTORS_PER_CHANNEL = 12
+"""What a program holds for a session, for each of its channels: measured with one node, which has
+two. With five in a chain it is 8, as the ends of most channels are in the processes of nodes."""
 STYLES = {"ok": "green", "absent": "blue", "warning": "yellow", "problem": "red"}
 NAMED_LEFTOVERS = 3
 OUR_EXTRAS = ("bench", "dev", "docs")
@@ -79,20 +82,13 @@ def doctor(clean: bool, as_json: bool) -> None:
 
 def _versions() -> Check:
     packages = ", ".join(
-        f"{name} {_version(name) or 'is not installed'}"
+        f"{name} {version_of(name) or 'is not installed'}"
         for name in ("remotemedia", "iceoryx2", "numpy")
     )
     text = f"Python {platform.python_version()}, {packages}"
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         return Check("versions", "problem", text, "use Python 3.11, 3.12 or 3.13")
     return Check("versions", "ok", text)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _kernel() -> Check:
@@ -209,8 +205,13 @@ def _named(paths: Sequence[Path], one: str) -> str:
 
 def _extras() -> list[Check]:
     """What the extras of this package install, by its own metadata."""
+    try:
+        requirements = requires("remotemedia") or []
+    except PackageNotFoundError:
+        text = "unknown, and no node type has its name: remotemedia is on PYTHONPATH, not installed"
+        return [Check("extras", "warning", text, "install it")]
     missing: dict[str, list[str]] = {}
-    for requirement in requires("remotemedia") or ():
+    for requirement in requirements:
         extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
         if extra is None or extra[1] in OUR_EXTRAS:
             continue
@@ -219,7 +220,7 @@ def _extras() -> list[Check]:
         python = re.search(r"python_version >= ['\"](\d+)\.(\d+)['\"]", requirement)
         if python is not None and sys.version_info[:2] < (int(python[1]), int(python[2])):
             packages.append(f"{package} (on Python {python[1]}.{python[2]} or later)")
-        elif _version(package) is None:
+        elif version_of(package) is None:
             packages.append(package)
     return [_extra(name, missing[name]) for name in sorted(missing)]
 

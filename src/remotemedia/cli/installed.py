@@ -1,8 +1,9 @@
-"""What a pipeline needs on this machine and does not find."""
+"""What is installed on this machine, and what a pipeline needs and does not find."""
 
 from __future__ import annotations
 
 import shutil
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,15 @@ if TYPE_CHECKING:
     from remotemedia.core.validation import ValidatedPipeline
     from remotemedia.errors import Finding
 
-__all__ = ["not_installed"]
+__all__ = ["not_installed", "version_of"]
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of a package; None if it is not installed, if on `PYTHONPATH` perhaps."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def not_installed(pipeline: ValidatedPipeline) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from remotemedia.core.ids import id_of
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.runtime import Runtime
 from remotemedia.data import Audio
+from remotemedia.errors import ChannelClosed
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
@@ -194,6 +195,13 @@ class Job:
             watch.sent += 1
 
     async def _receive(self, session: Session) -> None:
+        try:
+            await self._take_all(session)
+        except ChannelClosed:
+            if not self._is_asked.is_set():  # who asked for the end knows that there was more
+                raise
+
+    async def _take_all(self, session: Session) -> None:
         async for message in session.outputs():
             self.watch.received += 1
             self.watch.latency.note_output(message)

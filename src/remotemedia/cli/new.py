@@ -10,6 +10,7 @@ import click
 
 from remotemedia.cli.failure import INVALID, UNREADABLE, Failure
 from remotemedia.core.ids import ID_RULE, is_id
+from remotemedia.nodes.extras import installer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +40,7 @@ class Shout(rm.Node):
 
 PIPELINE = """\
 version: v1
-name: {name}
+name: "{name}"
 modules: [nodes.py]
 nodes:
   - {{id: shout, node_type: "nodes:Shout", params: {{mark: "!"}}}}
@@ -107,7 +108,7 @@ def new(folder: str) -> None:
     click.echo(f"made {folder}: {', '.join(texts)}\n")
     click.echo(f"  cd {shlex.quote(folder)}")
     click.echo("  remotemedia run pipeline.yaml --text hello")
-    click.echo("  python -m pytest            # installed by: pip install pytest")
+    click.echo(f"  python -m pytest            # installed by: {installer()} pytest")
 
 
 def _write(path: Path, files: Mapping[str, str]) -> None:

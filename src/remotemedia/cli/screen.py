@@ -258,7 +258,7 @@ class LiveScreen(LineScreen):
     def refresh(self, watch: Watch) -> None:
         """See `Screen.refresh`."""
         self._print_waiting()
-        self._live.update(live_view(watch), refresh=True)
+        self._live.update(live_view(watch, self.console.size), refresh=True)
 
     def note(self, text: str, style: str = "") -> None:
         """See `Screen.note`."""

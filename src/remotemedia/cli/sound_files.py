@@ -33,7 +33,7 @@ def sound_files() -> Any:
     except (ImportError, OSError) as error:
         hint = f"run {install_command('audio')}"
         problem = f"sound files need the package soundfile: {hint} ({error})"
-        raise Failure(problem, UNREADABLE) from error
+        raise Failure(problem) from error
     return soundfile
 
 
@@ -67,6 +67,8 @@ class SoundFileSource:
         if kind == "File":
             yield File(self._path.resolve())
             return
+        import numpy as np
+
         soundfile = sound_files()
         rate = self._file.samplerate
         frames = max(1, round(rate * CHUNK_SECONDS))
@@ -83,6 +85,9 @@ class SoundFileSource:
                 raise Failure(f"{self.name} {at}: {error.error_string}", UNREADABLE) from error
             if not len(samples):
                 return
+            if not np.isfinite(samples).all():  # nodes would pass it on, or hear nothing
+                problem = f"holds NaN or infinities from about {done / rate:.2f} s on"
+                raise Failure(f"{self.name} {problem}: they are no sound", UNREADABLE)
             yield Audio(samples, rate, timestamp_ns=began_ns + done * 10**9 // rate)
             done += len(samples)
 

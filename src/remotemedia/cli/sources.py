@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from remotemedia.data import RuntimeData
     from remotemedia.data.plain import JsonValue
 
-__all__ = ["TEXT_SUFFIXES", "Source", "open_source", "pick_input"]
+__all__ = ["JSON_LINES_SUFFIX", "TEXT_SUFFIXES", "Source", "open_source", "pick_input"]
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 JSON_LINES_SUFFIX = ".jsonl"
 JSON_SUFFIX = ".json"
+STANDARD_INPUT = "standard input"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # RFC 3986, section 3.1
 _READ_BYTES = 64 * 1024
 
@@ -68,7 +69,7 @@ def open_source(given: str | None, text: str | None) -> Source | None:
     if given is None:
         return None
     if given == "-":
-        return LineSource(0, "standard input")
+        return LineSource(0, STANDARD_INPUT)
     if given == "mic":
         return MicSource()
     if _URL.match(given):  # as a path it would lose one of its slashes
@@ -124,6 +125,8 @@ def pick_input(
         raise Failure(f"several inputs take it: {which}; say which: --to {example}", INVALID)
     takes = "; ".join(f"{one} takes {' or '.join(one.port.kinds)}" for one in inputs)
     problem = takes or "the pipeline has no input: its nodes are sources or connected"
+    if source.name == STANDARD_INPUT and any("Audio" in one.port.kinds for one in inputs):
+        problem += "; sound is not read from standard input: name a file"
     raise Failure(f"{source.name} is {source.kinds[0]}, and {problem}", INVALID)
 
 

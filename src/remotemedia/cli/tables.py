@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich import box
 from rich.console import Group
@@ -14,7 +14,9 @@ from remotemedia.cli.watch import percentile
 from remotemedia.cli.wording import bytes_text, duration_text, plural, progress_text, rate_text
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from collections.abc import Callable, Sequence
+
+    from rich.console import ConsoleDimensions, RenderableType
 
     from remotemedia.cli.watch import NodeView, Watch
     from remotemedia.core.multiprocess.channel.stats import ConnectionStats
@@ -31,21 +33,56 @@ STATE_STYLES = {
 }
 
 
-def live_view(watch: Watch) -> RenderableType:
-    """Return what to show of a session at this moment."""
+HEAD_ROWS = 2
+"""Of a table: the names of its columns, and a line."""
+
+Item = TypeVar("Item")
+
+
+def live_view(watch: Watch, size: ConsoleDimensions) -> RenderableType:
+    """Return what to show of a session at this moment.
+
+    Args:
+        watch: of the session.
+        size: of the terminal. Where it is too small for all, the busiest nodes and connections are
+            shown, and at least twice as many of these as of those.
+    """
     # The cursor rests on the empty line at its end, where the terminal writes its ^C.
     end = Text()
+    nodes = watch.read_nodes()
     if watch.ready_at is None:
         head = Text(f"starting for {duration_text(time.monotonic() - watch.started_at)}")
-        return Group(_headed(watch, head), Text(), _nodes(watch), end)
+        head = _headed(watch, head)
+        rows = size.height - _height(head, size.width) - HEAD_ROWS - 2
+        return Group(head, Text(), _nodes(nodes, rows), end)
     parts = [f"{duration_text(time.monotonic() - watch.ready_at)}"]
     if watch.pipeline.inputs:
         seconds = f" ({duration_text(watch.sent_seconds)})" if watch.sent_seconds else ""
         parts.append(f"in {watch.sent:,}{seconds}")
     parts.append(f"out {watch.received:,}")
-    head = Text("   ".join(parts))
-    connections = _connections(watch, is_live=True)
-    return Group(_headed(watch, head), Text(), _nodes(watch), Text(), connections, end)
+    head = _headed(watch, Text("   ".join(parts)))
+    connections = [(one, watch.rate(one)) for one in watch.connections()]
+    rows = size.height - _height(head, size.width) - 2 * HEAD_ROWS - 3
+    node_rows = max(rows - len(connections), rows // 3)
+    table = _connections(connections, rows - min(node_rows, len(nodes)))
+    return Group(head, Text(), _nodes(nodes, node_rows), Text(), table, end)
+
+
+def _height(text: Text, width: int) -> int:
+    return -(-text.cell_len // width)
+
+
+def _busiest(
+    items: Sequence[Item], rows: int, key: Callable[[Item], tuple[bool, float]]
+) -> list[Item]:
+    """Return the items of the largest keys, as many as have rows, at least one, in their order."""
+    ranked = sorted(range(len(items)), key=lambda at: key(items[at]), reverse=True)
+    return [items[at] for at in sorted(ranked[: max(1, rows)])]
+
+
+def _counted(name: str, shown: Sequence[Item], items: Sequence[Item]) -> str:
+    """Return the head of a column that says how many of all are shown, where some are not."""
+    return name if len(shown) == len(items) else f"{name} {len(shown)}/{len(items)}"
 
 
 def _headed(watch: Watch, head: Text) -> Text:
@@ -63,14 +100,19 @@ def _table() -> Table:
     )
 
 
-def _nodes(watch: Watch) -> Table:
+def _nodes(nodes: Sequence[NodeView], rows: int) -> Table:
+    def importance(node: NodeView) -> tuple[bool, float]:
+        is_usual = node.phase in ("ready", "processing") and not node.skipped and not node.restarts
+        return not is_usual, node.cpu_percent
+
+    shown = _busiest(nodes, rows, importance)
     table = _table()
-    table.add_column("node", no_wrap=True)
+    table.add_column(_counted("node", shown, nodes), no_wrap=True)
     table.add_column("type", style="dim", no_wrap=True)
     table.add_column("state", min_width=12)
     table.add_column("cpu", justify="right", no_wrap=True, min_width=5)
     table.add_column("memory", justify="right", no_wrap=True, min_width=9)
-    for node in watch.read_nodes():
+    for node in shown:
         memory = bytes_text(node.memory_bytes) if node.memory_bytes else ""
         cpu = f"{node.cpu_percent:.0f} %" if node.memory_bytes else ""
         table.add_row(node.node_id, node.type_name, _state(node), cpu, memory)
@@ -88,24 +130,41 @@ def _state(node: NodeView) -> Text:
     return text
 
 
-def _connections(watch: Watch, *, is_live: bool) -> Table:
+def _connections(connections: Sequence[tuple[ConnectionStats, float]], rows: int) -> Table:
+    def importance(row: tuple[ConnectionStats, float]) -> tuple[bool, float]:
+        one, rate = row
+        return one.queued * 2 >= one.capacity > 1, rate
+
+    shown = _busiest(connections, rows, importance)
+    table = _connection_table(_counted("connection", shown, connections), ("rate", "queued"))
+    for one, rate in shown:
+        queued = f"{one.queued}/{one.capacity}"
+        table.add_row(*_connection_row(one, rate_text(rate), queued))
+    return table
+
+
+def _totals(watch: Watch) -> Table:
+    table = _connection_table("connection", ("messages",))
+    for one in watch.connections():
+        table.add_row(*_connection_row(one, f"{one.sent:,}"))
+    return table
+
+
+def _connection_table(name: str, counts: Sequence[str]) -> Table:
     table = _table()
-    table.add_column("connection", overflow="fold", min_width=16)
+    table.add_column(name, overflow="fold", min_width=16)
     table.add_column("policy", style="dim", no_wrap=True)
-    table.add_column("rate" if is_live else "messages", justify="right", no_wrap=True)
-    if is_live:
-        table.add_column("queued", justify="right", no_wrap=True)
+    for count in counts:
+        table.add_column(count, justify="right", no_wrap=True)
     table.add_column("p50 <", justify="right", no_wrap=True)
     table.add_column("p99 <", justify="right", no_wrap=True)
     table.add_column("dropped", justify="right", no_wrap=True)
-    for one in watch.connections():
-        row = [shown_name(one.name), one.policy]
-        if is_live:
-            row += [rate_text(watch.rate(one)), f"{one.queued}/{one.capacity}"]
-        else:
-            row.append(f"{one.sent:,}")
-        table.add_row(*row, _percentile(one, 50), _percentile(one, 99), _dropped(one))
     return table
+
+
+def _connection_row(one: ConnectionStats, *counts: str) -> tuple[str | Text, ...]:
+    percentiles = (_percentile(one, percent) for percent in (50, 99))
+    return (shown_name(one.name), one.policy, *counts, *percentiles, _dropped(one))
 
 
 def shown_name(name: str) -> str:
@@ -135,7 +194,7 @@ def _dropped(one: ConnectionStats) -> Text:
 def summary(watch: Watch) -> RenderableType:
     """Return what is worth knowing of a session that has ended."""
     lines = _end_to_end(watch)
-    return Group(Text(), _connections(watch, is_live=False), *([Text()] if lines else []), *lines)
+    return Group(Text(), _totals(watch), *([Text()] if lines else []), *lines)
 
 
 def _end_to_end(watch: Watch) -> list[Text]:

@@ -102,9 +102,9 @@ class EndToEnd:
             self.to_first_sound.setdefault(end, now - self.stream_began_at - end)
 
 
-def percentile(delays: Iterable[float], percent: float) -> float:
-    """Return the smallest delay that `percent` of all do not exceed; there must be one."""
-    ordered = sorted(delays)
+def percentile(values: Iterable[float], percent: float) -> float:
+    """Return the smallest value that `percent` of all do not exceed; there must be one."""
+    ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]  # the nearest rank
 
 

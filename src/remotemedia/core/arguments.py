@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import math
 
-from remotemedia.core.findings import shortened
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.pipeline import Pipeline
 from remotemedia.core.validated import ValidatedPipeline
 from remotemedia.data import Message
+from remotemedia.data.message import shown
 from remotemedia.errors import ExecutorError
 
 __all__ = [
     "check_config",
     "check_input",
     "check_pipeline",
-    "check_seconds",
     "name_taken",
     "require_asyncio",
     "require_loop",
@@ -33,14 +31,14 @@ def check_pipeline(pipeline: object, session_id: object = None) -> None:
         hint = f"load a file first: load_pipeline({pipeline!r})"
     else:
         hint = 'make one: Pipeline().add_node("id", NodeType)'
-    raise TypeError(f"{shortened(pipeline)} is no pipeline; {hint}")
+    raise TypeError(f"{shown(pipeline)} is no pipeline; {hint}")
 
 
 def check_config(config: object) -> None:
     """Raise `TypeError` unless it is a `MultiprocessConfig`, or None."""
     if config is not None and not isinstance(config, MultiprocessConfig):
         raise TypeError(
-            f"config is {shortened(config)}; it must be a MultiprocessConfig, such as "
+            f"config is {shown(config)}; it must be a MultiprocessConfig, such as "
             f"MultiprocessConfig(channel_capacity=8)"
         )
 
@@ -51,17 +49,7 @@ def check_input(to: object) -> None:
         return
     is_swapped = isinstance(to, Message)
     hint = "message and input are swapped" if is_swapped else "it must be a str"
-    raise TypeError(f"the input is {shortened(to)}; {hint}: send(message, to), stream(message, to)")
-
-
-def check_seconds(name: str, value: object) -> None:
-    """Raise `TypeError` or `ValueError` unless it is a time to wait in seconds, or None."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is {shortened(value)}; it must be a number of seconds, or None")
-    if math.isnan(value) or value < 0:
-        raise ValueError(f"{name} is {value!r}; it must be 0 or more seconds, or None for ever")
+    raise TypeError(f"the input is {shown(to)}; {hint}: send(message, to), stream(message, to)")
 
 
 def name_taken(session_id: str) -> ExecutorError:

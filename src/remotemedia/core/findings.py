@@ -1,4 +1,4 @@
-"""Words that findings share: lists of names, the name that was probably meant, cut values."""
+"""Words that findings share: lists of names, the name that was probably meant, first lines."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from enum import Enum
 from types import NoneType
 from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
+from remotemedia.data.message import shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "MAX_SHOWN",
     "TWO_OF_ID",
     "did_you_mean",
     "first_line",
     "listed",
-    "shortened",
     "suggested",
     "wrong_choice",
 ]
 
 TWO_OF_ID = ("there are two nodes of this id", "rename one")
 """The problem and the suggestion, wherever it is found."""
+
+MAX_SHOWN = 60
+"""Characters of a value, where a finding says it: see `shown`."""
 
 _MAX_LISTED = 12
 
@@ -69,15 +74,9 @@ def wrong_choice(value: object, type_: object) -> tuple[str, str] | None:
     texts = [choice for choice in choices if isinstance(choice, str)]
     hint = did_you_mean(value, texts) if isinstance(value, str) else ""
     which = f"one of {', '.join(map(repr, choices))}" if len(choices) > 1 else repr(choices[0])
-    return f"must be {which}, got {shortened(value)}", hint
+    return f"must be {which}, got {shown(value, MAX_SHOWN)}", hint
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, without the details that follow on lines of their own."""
-    return str(error).splitlines()[0]
-
-
-def shortened(value: object) -> str:
-    """Return the repr of a value, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    """Return what an error says, without the details that follow; its type, if it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import suppress
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from remotemedia.core.multiprocess.transport.forks import inherited_whole
 from remotemedia.errors import ExecutorError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["LoopThread"]
 
 T = TypeVar("T")
+SHUT_DOWN = "the runtime was shut down; make another"
 
 
 class LoopThread:
@@ -28,6 +29,9 @@ class LoopThread:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._last: _Call[None] | None = None
+        # On their way: what the loop leaves behind as it is closed is refused. No lock instead: an
+        # iterator that is garbage is let go of wherever it is found, also by who holds the lock.
+        self._calls: set[_Call[Any]] = set()
         self._pid: int | None = None  # of the process that started it
         # What a Ctrl-C has led to the end of, or met in its end: a session, or this for the whole.
         self._interrupted: object | None = None
@@ -49,7 +53,7 @@ class LoopThread:
             raise inherited_whole("the runtime")
         with self._lock:
             if self.is_finished:
-                raise ExecutorError("the runtime was shut down; make another")
+                raise ExecutorError(SHUT_DOWN)
             if threading.current_thread() is self._thread:
                 raise RuntimeError(
                     "this is the thread of the runtime's own event loop, which cannot wait for "
@@ -59,23 +63,30 @@ class LoopThread:
                 self._pid = os.getpid()
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(
-                    target=_serve, args=(self._loop,), name="remotemedia", daemon=True
+                    target=_serve, args=(self._loop, self._calls), name="remotemedia", daemon=True
                 )
                 self._thread.start()
             return self._loop
 
     def run(self, coroutine: Coroutine[object, object, T]) -> T:
-        """Run a coroutine to its end; Ctrl-C cancels it."""
+        """Run a coroutine to its end; Ctrl-C cancels it.
+
+        Raises:
+            ExecutorError: the thread has ended, or ends before the coroutine; or is a parent's.
+            RuntimeError: this is the thread itself.
+            Exception: what the coroutine raised.
+        """
         try:
             loop = self.start()
         except BaseException:
             coroutine.close()
             raise
-        call = _Call(loop, coroutine)
+        call = _Call(loop, coroutine, self._calls)
         try:
             return call.future.result()
         except KeyboardInterrupt:
-            loop.call_soon_threadsafe(call.cancel)
+            with suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(call.cancel)
             wait([call.future])
             raise
 
@@ -152,7 +163,7 @@ class LoopThread:
                 is_second, self._interrupted = self._interrupted is not None, self
                 # While `last` runs, so does the loop: it is this thread that stops it.
                 if is_second and self._loop and self._last and not self._last.future.done():
-                    _Call(self._loop, kill())
+                    _Call(self._loop, kill(), self._calls)
         self.forget_interrupt()
         if interrupted is not None:
             raise interrupted
@@ -165,7 +176,7 @@ class LoopThread:
         if self._loop is None or self._thread is None:
             return
         if self._last is None:
-            self._last = _Call(self._loop, last())
+            self._last = _Call(self._loop, last(), self._calls)
         wait([self._last.future])
         with suppress(RuntimeError):  # it is closed
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -178,35 +189,58 @@ class LoopThread:
         loop = self._loop
         if close is None or loop is None or self.is_finished or self.is_inherited:
             return
-        call: _Call[None] = _Call(loop, close())
+        call: _Call[None] = _Call(loop, close(), self._calls)
         # An iterator that is garbage is let go of by whatever thread finds it.
         if threading.current_thread() is not self._thread:
             wait([call.future])
 
 
 class _Call(Generic[T]):
-    """A coroutine on its way on a loop, as other threads see it."""
+    """A coroutine on its way on a loop, as other threads see it.
+
+    Args:
+        loop: runs it.
+        coroutine: what is run; owned.
+        calls: those on their way: this one, until its future is set.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[object, object, T]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[object, object, T],
+        calls: set[_Call[Any]],
     ) -> None:
         self.future: Future[T] = Future()
         self._coroutine = coroutine
         self._loop = loop
+        self._calls = calls
         self._task: asyncio.Task[T] | None = None
-        loop.call_soon_threadsafe(self._start)
+        calls.add(self)  # before it is closed, which refuses it; or after, and then it says so
+        try:
+            loop.call_soon_threadsafe(self._start)
+        except RuntimeError:
+            self.refuse()
 
     def cancel(self) -> None:
         """Cancel it; on the loop."""
         if self._task is not None:
             self._task.cancel()
 
+    def refuse(self) -> None:
+        """Have it fail: the loop is closed and has not begun it. Twice is harmless."""
+        self._calls.discard(self)
+        self._coroutine.close()
+        with suppress(InvalidStateError):
+            self.future.set_exception(ExecutorError(SHUT_DOWN))
+
     def _start(self) -> None:
         self._task = self._loop.create_task(_awaited(self._coroutine))
         self._task.add_done_callback(self._settle)
 
     def _settle(self, task: asyncio.Task[T]) -> None:
+        self._calls.discard(self)
         if task.cancelled():
+            self._coroutine.close()  # it may not have begun
             self.future.set_exception(ExecutorError("it was cancelled"))
         elif (error := task.exception()) is not None:
             self.future.set_exception(error)
@@ -218,14 +252,23 @@ async def _awaited(coroutine: Coroutine[object, object, T]) -> T:
     return await coroutine
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, calls: set[_Call[Any]]) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
     finally:
-        for task in (tasks := asyncio.all_tasks(loop)):
-            task.cancel()  # its caller hears of it
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        _end_tasks(loop)
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
+        _end_tasks(loop)  # of calls that came meanwhile
         loop.close()
+        for call in list(calls):
+            call.refuse()
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel all tasks, also those that begin meanwhile; their callers hear of it."""
+    while tasks := asyncio.all_tasks(loop):
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))

@@ -7,6 +7,7 @@ the signature asks for (an enum, a dataclass, a path) where the node is made.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Union, get_args, get_origin
 import msgspec
 
 from remotemedia.core.annotations import resolved, type_name
-from remotemedia.core.findings import shortened, suggested, wrong_choice
+from remotemedia.core.findings import MAX_SHOWN, suggested, wrong_choice
 from remotemedia.core.node import Node
+from remotemedia.data.message import shown
 from remotemedia.errors import Finding, NodeDefinitionError
 
 if TYPE_CHECKING:
@@ -50,6 +52,9 @@ PROCESS_OPTIONS = (
 """What a `NodeConfig` says of a node's process, and a thread cannot do."""
 NODE_OPTIONS = frozenset([*PROCESS_OPTIONS, "executor", "on_error"])
 """What a `NodeConfig` says of how a node is run: none of it is a parameter."""
+
+_BOUND = re.compile(r"Expected `(?:int|float)` ([<>]=?) (\S+)")
+"""What msgspec says of a number that is out of its range, as a whole: of one inside says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,12 +260,22 @@ def _mistyped(value: object, parameter: TypedParameter, error: Exception) -> tup
     """Return what is wrong with a value and what to do, for a finding."""
     if (choice := wrong_choice(value, parameter.type)) is not None:
         return choice
-    problem = f"must be {type_name(parameter.type)}, got {shortened(value)}"
+    if (bound := _BOUND.fullmatch(str(error))) is not None:
+        return f"must be {_within(*bound.groups())}, got {shown(value, MAX_SHOWN)}", ""
+    problem = f"must be {type_name(parameter.type)}, got {shown(value, MAX_SHOWN)}"
     if parameter.type is str and not isinstance(value, (str, type(None))):
         return problem, "in quotes it is text, for --set in quotes within quotes"
     if isinstance(error, msgspec.ValidationError):
         return problem, str(error).replace("`", "'")
     return problem, f"a pipeline cannot give a value of this type: {error}"
+
+
+def _within(comparison: str, limit: str) -> str:
+    """Return the range that ends at a limit."""
+    limit = limit.removesuffix(".0")
+    before = {"<": "below ", ">": "above "}.get(comparison, "")
+    after = {"<=": " or less", ">=": " or more"}.get(comparison, "")
+    return f"{before}{limit}{after}"
 
 
 def _plain_name(value: object) -> str:

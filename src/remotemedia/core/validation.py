@@ -35,6 +35,7 @@ from remotemedia.errors import Finding, NodeDefinitionError, PipelineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from remotemedia.core.graph import Edge
     from remotemedia.core.reference import NodeReference
 
 __all__ = [
@@ -129,6 +130,7 @@ class _Checker:
         self.unread = unread
         self.nodes: dict[str, ValidatedNode] = {}
         self.connections: list[ValidatedConnection] = []
+        self.blocking: dict[Edge, int] = {}  # and where it is written, of those that block
 
     def check(self, executors: Collection[str] | None) -> ValidatedPipeline:
         self.load_modules()
@@ -364,6 +366,8 @@ class _Checker:
         )
         wish = target.port.capacity or source.port.capacity or self.limits.channel_capacity
         capacity = 1 if policy == "latest" else connection.capacity or wish
+        if policy == "block":
+            self.blocking[source.node_id, target.node_id] = index
         self.connections.append(
             ValidatedConnection(
                 source.node_id, source.port, target.node_id, target.port, policy, capacity
@@ -378,6 +382,7 @@ class _Checker:
                 "every connection of it blocks, so it could wait for itself for ever",
                 "give the one that leads back policy drop_oldest, latest or error",
                 "connections",
+                self.blocking.get((cycle[-2], cycle[-1]), 0),
             )
 
     def check_feedback(self, checked: Sequence[ValidatedConnection]) -> None:

@@ -58,8 +58,8 @@ class Text(Message):
         return self.text
 
     def __repr__(self) -> str:
-        shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
-        return f"<Text {shown!r}>"
+        start = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        return f"<Text {start!r}>"
 
 
 class Json(Message):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.node import Node
 
-__all__ = ["Extra", "extra_of", "install_command", "needs_extra", "uses_extra"]
+__all__ = ["Extra", "extra_of", "install_command", "installer", "needs_extra", "uses_extra"]
 
 NodeClass = TypeVar("NodeClass", bound="type[Node]")
 
@@ -54,6 +54,8 @@ class Extra:
 def install_command(extra: str) -> str:
     """Return the command that installs an extra: from the clone that this came from, else by name.
 
+    It installs it for the interpreter that this runs on.
+
     Args:
         extra: its name.
     """
@@ -67,7 +69,29 @@ def install_command(extra: str) -> str:
         record = {}
     folder = unquote(urlsplit(record.get("url", "")).path) if "dir_info" in record else ""
     option = "-e " if folder and record["dir_info"].get("editable") else ""
-    return f"pip install {option}'{folder or 'remotemedia'}[{extra}]'"
+    return f"{installer()} {option}'{folder or 'remotemedia'}[{extra}]'"
+
+
+def installer() -> str:
+    """Return the begin of a command that installs packages for the interpreter that this runs on.
+
+    That is `pip install` where the shell finds the pip of this virtual environment. What uv makes
+    has no pip.
+    """
+    import shlex
+    import shutil
+    import sys
+    from importlib.util import find_spec
+
+    python = shlex.quote(sys.executable)
+    if find_spec("pip") is None:
+        is_active = os.environ.get("VIRTUAL_ENV") == sys.prefix  # where uv looks first
+        return "uv pip install" if is_active else f"uv pip install --python {python}"
+    found = shutil.which("pip")
+    is_ours = found is not None and os.path.dirname(found) == os.path.dirname(sys.executable)
+    return (
+        "pip install" if is_ours and sys.prefix != sys.base_prefix else f"{python} -m pip install"
+    )
 
 
 def uses_extra(name: str, *modules: str) -> Callable[[NodeClass], NodeClass]:

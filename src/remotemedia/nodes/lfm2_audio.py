@@ -19,8 +19,9 @@ from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra, uses_extra
 from remotemedia.nodes.formats import check_mono
+from remotemedia.nodes.hub import given_path
 from remotemedia.nodes.lfm2_decoding import SAMPLE_RATE_HZ, SoundDecoder, TextDecoder
-from remotemedia.nodes.options import Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
+from remotemedia.nodes.options import Seed, Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Lfm2Audio(Node):
         audio_top_k: how many sounds it draws from, 0 to 2,048; 0: all.
         text_temperature: 0, always the likeliest word, to 2.
         history_turns: how many turns it is told again at most, 0 to 1,000.
-        seed: makes it draw the same again; None: not.
+        seed: makes it draw the same again, 0 to 2,147,483,647; None: not.
         threads: threads of the processor that it may use, 0 to 256; 0: half of those that the
             process may use, at most 4.
     """
@@ -86,7 +87,7 @@ class Lfm2Audio(Node):
         audio_top_k: Candidates = 4,
         text_temperature: Temperature = 0.0,
         history_turns: Turns = 8,
-        seed: int | None = None,
+        seed: Seed | None = None,
         threads: Threads = 0,
     ) -> None:
         self.model = model
@@ -134,7 +135,7 @@ class Lfm2Audio(Node):
             self._dtype = getattr(torch, self.dtype)
         name = MODELS.get(self.model, self.model)
         # The library takes any text for a name on the hub.
-        place = Path(name) if Path(name).is_dir() else name
+        place = given_path(name) or name
         self.progress(0.3, f"loading the tokenizer of {name}")
         processor = liquid_audio.LFM2AudioProcessor.from_pretrained(place, device=device)
         self._processor = processor.eval()

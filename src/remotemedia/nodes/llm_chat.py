@@ -17,8 +17,8 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Text
 from remotemedia.nodes.extras import needs_extra, uses_extra
-from remotemedia.nodes.hub import downloading
-from remotemedia.nodes.options import Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
+from remotemedia.nodes.hub import downloading, given_path
+from remotemedia.nodes.options import Seed, Temperature, Threads, Turns  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.sentences import Sentences
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
@@ -66,7 +66,7 @@ class Chat(Node):
             turns are left out when they would not fit.
         history_turns: how many turns it is told again at most, 0 to 1,000.
         temperature: 0, always the likeliest word, to 2.
-        seed: makes it draw the same words again; None: not.
+        seed: makes it draw the same words again, 0 to 2,147,483,647; None: not.
         threads: threads of the processor that it may use, 0 to 256; 0: half of those that the
             process may use, at most 4.
     """
@@ -81,7 +81,7 @@ class Chat(Node):
         context_tokens: ContextTokens = 2048,
         history_turns: Turns = 8,
         temperature: Temperature = 0.0,
-        seed: int | None = None,
+        seed: Seed | None = None,
         threads: Threads = 0,
     ) -> None:
         if max_tokens >= context_tokens:
@@ -186,14 +186,13 @@ def _close_to_others(params: Any) -> None:
 
 
 def _path_of(model: str) -> Path:
-    """Return the file of a model: given, packaged, or downloaded; ValueError if there is none."""
+    """Return the file of a model: given, packaged, or downloaded; an error if there is none."""
     if model == PACKAGED_MODEL:
         return _packaged()
-    path = Path(model)
-    if path.is_file():
+    if (path := given_path(model, "file")) is not None:
         return path
     parts = model.split("/")
-    if len(parts) < 3 or not model.endswith(".gguf") or path.is_absolute():
+    if len(parts) < 3 or not model.endswith(".gguf"):
         raise ValueError(
             f"model {model!r} is no file; give the path of a GGUF file, owner/name/file.gguf on "
             f"the hub, or {PACKAGED_MODEL}"

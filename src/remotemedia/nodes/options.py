@@ -6,8 +6,10 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-__all__ = ["Temperature", "Threads", "Turns"]
+__all__ = ["Seed", "Temperature", "Threads", "Turns"]
 
+Seed: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+"""What a model's random numbers begin with; the libraries refuse what is below 0."""
 Temperature: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=2)]
 """How freely a model draws: 0, always the likeliest, to 2."""
 Threads: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=256)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator  # noqa: TC003 (a node's annotations are read)
+from typing import Annotated, TypeAlias
+
+import msgspec
 
 from remotemedia.core.node import Node
 from remotemedia.core.registry import node
@@ -10,6 +13,8 @@ from remotemedia.data import Text
 from remotemedia.errors import DataError
 
 __all__ = ["Answer", "Caption", "Join", "Split", "Suffix", "Upper"]
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 
 
 @node("text.answer")
@@ -115,13 +120,11 @@ class Join(Node):
     """Collects texts and sends them as one; what is left at the end is sent then.
 
     Args:
-        count: how many make one.
+        count: how many make one, at least 1.
         separator: what is put between them.
     """
 
-    def __init__(self, count: int, separator: str = " ") -> None:
-        if count < 1:
-            raise ValueError(f"count is {count}; it must be at least 1")
+    def __init__(self, count: Count, separator: str = " ") -> None:
         self.count = count
         self.separator = separator
         self._parts: list[str] = []

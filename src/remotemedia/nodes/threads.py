@@ -6,6 +6,8 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from remotemedia.core.uncancelled import to_its_end
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
@@ -53,7 +55,7 @@ async def made_in_thread(make: Callable[[Outlet[T]], object]) -> AsyncGenerator[
     """Yield what a function makes in a thread, as it makes it.
 
     When this is closed or cancelled, the function is told so by the outlet's `is_wanted`, and
-    waited for: nothing of it goes on afterwards.
+    waited for, however often this is cancelled: nothing of it goes on afterwards.
 
     Args:
         make: called with the outlet that its items go to.
@@ -70,4 +72,4 @@ async def made_in_thread(make: Callable[[Outlet[T]], object]) -> AsyncGenerator[
         await work
     finally:
         outlet.is_wanted = False
-        await asyncio.wait([work])
+        await to_its_end(asyncio.wait([work]))

@@ -11,7 +11,7 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra, uses_extra
-from remotemedia.nodes.options import Threads  # noqa: TC001 (a node's annotations are read)
+from remotemedia.nodes.options import Seed, Threads  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads
 
 __all__ = ["Hibari"]
@@ -36,7 +36,8 @@ class Hibari(Node):
         speed: how fast it speaks, 0.5 to 2.
         threads: threads of the processor that it may use, 0 to 256; 0: half of those that the
             process may use, at most 4.
-        seed: makes the same text sound the same, sample for sample; None: not.
+        seed: makes the same text sound the same, sample for sample, 0 to 2,147,483,647; None:
+            not.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Hibari(Node):
         *,
         speed: Speed = 1.0,
         threads: Threads = 1,
-        seed: int | None = None,
+        seed: Seed | None = None,
     ) -> None:
         self.voice = voice
         self.speed = speed

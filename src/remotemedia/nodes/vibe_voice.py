@@ -17,7 +17,8 @@ from remotemedia.core.node import Node
 from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra, uses_extra
-from remotemedia.nodes.options import Threads  # noqa: TC001 (a node's annotations are read)
+from remotemedia.nodes.hub import given_path
+from remotemedia.nodes.options import Seed, Threads  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads, made_in_thread
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class VibeVoice(Node):
         guidance: how closely the voice is followed, 1 to 10.
         diffusion_steps: steps per piece of sound, 1 to 1,000; more are slower.
         max_audio_s: the longest sound for a text in seconds, up to 5,400, to the next piece.
-        seed: makes the same text sound the same; None: not.
+        seed: makes the same text sound the same, 0 to 2,147,483,647; None: not.
         threads: threads of the processor that it may use, 0 to 256; 0: half of those that the
             process may use, at most 4.
     """
@@ -78,7 +79,7 @@ class VibeVoice(Node):
         guidance: Guidance = 1.3,
         diffusion_steps: Steps = 10,
         max_audio_s: Seconds = 120,
-        seed: int | None = None,
+        seed: Seed | None = None,
         threads: Threads = 0,
     ) -> None:
         self.model = model
@@ -115,7 +116,7 @@ class VibeVoice(Node):
             from transformers.utils.logging import disable_progress_bar
         disable_progress_bar()
         torch.set_num_threads(self.threads or default_threads())
-        name = MODELS.get(self.model, self.model)
+        name = MODELS.get(self.model) or str(given_path(self.model) or self.model)
         self.progress(0.3, f"loading the tokenizer of {name}")
         self._processor: Any = VibeVoiceProcessor.from_pretrained(name)
         self._sample_rate = int(self._processor.feature_extractor.sampling_rate)

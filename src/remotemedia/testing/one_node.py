@@ -17,6 +17,8 @@ from remotemedia.core.hooks import warn_of_misspelled_hooks
 from remotemedia.core.multiprocess.channel.lending import lay_out, too_large
 from remotemedia.core.multiprocess.runner.context import (
     RunnerContext,
+    close_outputs,
+    finished,
     is_async_stream,
     opened,
     outputs_of,
@@ -161,7 +163,7 @@ class _Run:
     async def live_async(self, inputs: Iterable[tuple[Callable[..., object], RuntimeData]]) -> None:
         node = self.node
         try:
-            await _finished(node.initialize())
+            await finished(node.initialize())
             if not self.kind.inputs:
                 await self._emit_all_async(node.process())
             for handler, message in inputs:
@@ -170,11 +172,15 @@ class _Run:
             self.context.correlation_id = 0
             await self._emit_all_async(node.finish())
         finally:
-            await _finished(node.cleanup())
+            await finished(node.cleanup())
 
     def _emit_all(self, result: object) -> None:
-        for output in outputs_of(result):
-            self._emit(output)
+        outputs = outputs_of(result)
+        try:
+            for output in outputs:
+                self._emit(output)
+        finally:
+            close_outputs(outputs)
 
     def _emit(self, output: object) -> None:
         collector, message = self.context.route(output)
@@ -257,8 +263,3 @@ class _Loan:
             self._collector.send(cast("RuntimeData", self.message))
         self.message._array = None
         self.message._gone = "sent" if kind is None else "discarded"
-
-
-async def _finished(result: object) -> None:
-    if inspect.isawaitable(result):
-        await result

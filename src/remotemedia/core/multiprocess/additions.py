@@ -49,6 +49,7 @@ class Additions:
         outputs: tuple[SessionPort, ...],
     ) -> int:
         """See `Session.add_node`."""
+        await self._wiring.wait_free()
         exchange = self._supervisor.require_running()
         what = f"node {node.node_id!r} of session {self._wiring.session_id!r}"
         if node.node_id in self._nodes:

@@ -10,7 +10,7 @@
        |  Attach + descriptor ->   |     one more connection of an output port
        |  Count ->                 |     the session's inputs now come by a connection too
        |  Recount ->               |     a reader has died, and another is to take its place
-       |  <- Connected             |     any of these is done
+       |  <- Connected             |     any of these is done, or why it cannot be
        |  Drain ->                 |     sources: make no more
        |  <- NodeFailure ...       |     a message failed, and the node lives on
        |  <- Busy ...              |     a message was begun, said now and then where one may stall
@@ -71,10 +71,16 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 MAX_FRAME_BYTES = 192 * 1024
 """The largest packet: what a socket takes with the kernel's default limits."""
 MAX_TEXT_BYTES = 48 * 1024
+_LARGE_PARTS = {
+    "reference": ("the code of a node that was typed in and its constants", "put it into a module"),
+    "parameters": ("the parameters of the node", "pass large ones as a path to a file"),
+    "ticket": ("the connections of the node", "share them out among several nodes"),
+}
+"""Of a `Configure`: what may grow large, and what to do then."""
 _MAX_FDS = 253  # SCM_MAX_FD of the kernel
 
 
@@ -284,9 +290,15 @@ class Busy(msgspec.Struct, frozen=True, tag=True):
 
 
 class Connected(msgspec.Struct, frozen=True, tag=True):
-    """A connection is as was asked: the answer to `Join`, `Attach` and `Count`."""
+    """A connection is as was asked, or cannot be: the answer to `Join`, `Attach` and `Count`.
+
+    Attributes:
+        connection: its name.
+        error: why it cannot be, in a few words; empty if it is. The node works on without it.
+    """
 
     connection: str
+    error: str = ""
 
 
 class Drained(msgspec.Struct, frozen=True, tag=True):
@@ -336,10 +348,20 @@ def send(end: socket.socket, message: ToRunner | FromRunner, fds: Sequence[int] 
     if len(frame) > MAX_FRAME_BYTES:
         raise ExecutorError(
             f"a {type(message).__name__} takes {len(frame):,} bytes and a control frame holds "
-            f"{MAX_FRAME_BYTES:,}: pass large parameters as a path to a file"
+            f"{MAX_FRAME_BYTES:,}{_what_is_large(message)}"
         )
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     end.sendmsg([frame], rights, socket.MSG_NOSIGNAL)
+
+
+def _what_is_large(message: ToRunner | FromRunner) -> str:
+    """Say what takes the most room and what to do about it, where there is something to do."""
+    if not isinstance(message, Configure):
+        return ""
+    sizes = {part: len(memoryview(getattr(message, part))) for part in _LARGE_PARTS}
+    largest = max(sizes, key=sizes.__getitem__)
+    what, advice = _LARGE_PARTS[largest]
+    return f": {what} take {sizes[largest]:,} of them; {advice}"
 
 
 def receive(end: socket.socket) -> tuple[bytes, list[int]]:

@@ -151,7 +151,7 @@ class Diagnosis:
         """Return the error of a node that was not ready in time; see `InitTimeout`."""
         return InitTimeout(self._node_id, self._session_id, seconds, phase, stack)
 
-    # A node that nothing can be connected to.
+    # A node that cannot be connected.
 
     def being_restarted(self) -> ExecutorError:
         """Return the error of who connects it now and may again later."""
@@ -165,4 +165,11 @@ class Diagnosis:
         return ExecutorError(
             f"node {self._node_id!r} of session {self._session_id!r} {has}: nothing can be "
             f"connected to it any more"
+        )
+
+    def not_connected(self, message: control.Connected) -> ExecutorError:
+        """Return the error of a connection that could not be changed at its end."""
+        return ExecutorError(
+            f"{message.connection} of session {self._session_id!r} could not be connected at node "
+            f"{self._node_id!r}: {message.error}"
         )

@@ -12,7 +12,7 @@ from remotemedia.core.multiprocess.claims import MAX_SET_ASIDE, Claims
 from remotemedia.core.multiprocess.inputs import Inputs
 from remotemedia.core.multiprocess.losses import Losses
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
-from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.core.multiprocess.transport.loop_doorbell import TURNS, LoopDoorbell
 from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Exchange"]
 
 _log = logging.getLogger("remotemedia.session")
-TURNS = 32
-"""Sends and receives in a row before other tasks get a turn."""
 TAKEN_IN_A_TURN = 64
 """Outputs that one who waits takes for others before they get a turn."""
 T = TypeVar("T")
@@ -82,7 +80,8 @@ class Exchange:
         self._cut_off: set[int] = set()  # inputs whose streams the end of the session came before
         self._failures: dict[int, NodeFailed] = {}
         self._losses = Losses(wiring)
-        self._is_closing = False
+        self._is_closing = self._is_draining = False
+        self._is_cut_short = False  # it ended before it had finished with what was sent
         self._is_read = False  # somebody receives message by message, now or in a moment
         self._iterations = 0  # over outputs, that have begun and not ended
         self._turns = 0
@@ -148,7 +147,7 @@ class Exchange:
             self._losses.enter(number, key, sequence)
 
     async def let_others_run(self) -> None:
-        """Give way now and then: who always finds room, or a message, would never wait."""
+        """Give way now and then; see `TURNS`."""
         self._turns += 1
         if self._turns % TURNS == 0:
             await asyncio.sleep(0)
@@ -206,7 +205,7 @@ class Exchange:
 
     async def drain(self) -> None:
         """End the input, and wait until nothing more comes out; what nobody receives is dropped."""
-        self._is_closing = True
+        self._is_closing = self._is_draining = True
         self._inputs.finish()
         await self._doorbell.wait_for(self._drained, None)
 
@@ -262,6 +261,7 @@ class Exchange:
             self._take_out(self._subscribers)  # what had left the nodes before one of them failed
         if not self._has_finished:
             self._cut_off = {number for number in self._claims if not self._is_done(number)}
+            self._is_cut_short = self._is_draining or not self._is_done(self._inputs.last)
         self._is_closed = self._is_closing = self._has_finished = True
         self._doorbell.close()
 
@@ -299,6 +299,8 @@ class Exchange:
             if self._claims.unclaimed:
                 return self._claims.unclaimed.popleft()
             if not self._pump():
+                if self._is_cut_short:
+                    raise self._cut_short("all that was sent to it")
                 if self._has_finished:
                     raise EndOfStream(f"session {self._session_id!r} has finished")
                 return None
@@ -317,15 +319,17 @@ class Exchange:
             if self._pump():
                 continue
             if number in self._cut_off:
-                raise ChannelClosed(
-                    f"session {self._session_id!r} was ended before it had finished with input "
-                    f"{number}"
-                )
+                raise self._cut_short(f"input {number}")
             if self._has_finished or self._is_done(number):
                 return _DONE
             return None
         self.wake()
         return None
+
+    def _cut_short(self, what: str) -> ChannelClosed:
+        return ChannelClosed(
+            f"session {self._session_id!r} was ended before it had finished with {what}"
+        )
 
     def _pump(self) -> bool:
         """Take one output and give it to whom it belongs; False if there is none, or no room."""

@@ -98,6 +98,8 @@ class SessionExecutor(ABC):
             PipelineError: it cannot run as written, with everything that is wrong.
             ExecutorError: the name is taken or is no name, or the executor is shut down.
             SpawnError, ProcessCrashed, InitTimeout: a node did not start; all is rolled back.
+            ChannelError: another process of the user has been taking shared memory for 10 s, and
+                none else can meanwhile.
             ResourceLimit: a limit would be passed.
         """
         check_pipeline(pipeline, session_id)
@@ -320,6 +322,8 @@ class MultiprocessExecutor(SessionExecutor):
     async def _initialize(self) -> None:
         # Imported here: the process that only checks pipelines needs no iceoryx2.
         from remotemedia.core.multiprocess.transport.domain import new_domain
+        from remotemedia.core.multiprocess.transport.folder import private_folder
+        from remotemedia.core.multiprocess.transport.locks import wait_free
         from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 
         _raise_descriptor_limit()
@@ -327,6 +331,7 @@ class MultiprocessExecutor(SessionExecutor):
         # Before there are files: if this process dies, the spawner sweeps them in its stead.
         await manager.start()
         try:
+            await wait_free(private_folder())
             domain = new_domain()
         except BaseException:
             await manager.close()
@@ -363,8 +368,10 @@ class MultiprocessExecutor(SessionExecutor):
         try:
             self._domain.close_and_sweep()
         finally:
-            for manager in (*self._lost, self._manager):
-                await manager.close()
+            ends = [manager.close() for manager in (*self._lost, self._manager)]
+            for result in await asyncio.gather(*ends, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
 
 
 class InlineExecutor(SessionExecutor):

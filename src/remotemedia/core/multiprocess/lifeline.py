@@ -123,7 +123,8 @@ class Lifeline:
     def kill(self) -> None:
         """Kill the spawner; its runners die with it."""
         if not self._ended.is_set():
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def wait_ended(self) -> None:
         """Wait until the spawner has ended and is reaped."""

@@ -94,6 +94,8 @@ class NodeProcess:
         """
         if self._stall_seconds is not None:
             self._watchdog = Watchdog(self._stall_seconds, self._look, self._note_stall)
+        if not self.incarnation:  # else its channels were made for the one before
+            await self._wiring.wait_free()
         self._link.send_first(*self._wiring.configure(self.node, self._stall_seconds))
         self.launched = await self._launcher.launch(self.node, self._wiring, self._runner_end)
         # Only now: whoever hears that it is ready finds its process.
@@ -114,7 +116,7 @@ class NodeProcess:
         """Have it change a connection at its end; return when it has.
 
         Raises:
-            ExecutorError: it has finished, or ended meanwhile.
+            ExecutorError: it has finished, or ended meanwhile, or could not change it.
         """
         self.require_at_work()
         done = self._connecting[connection] = self._loop.create_future()
@@ -144,8 +146,8 @@ class NodeProcess:
     def stop(self) -> None:
         """Ask it to clean up and exit. Twice is harmless."""
         self._advance(ProcessEvent.STOP)
-        if self.state is ProcessState.STOPPING and self.launched is not None and self.has_exited:
-            self._advance(ProcessEvent.EXITED)  # it was to be restarted
+        if self.state is ProcessState.STOPPING and self.has_exited:
+            self._advance(ProcessEvent.EXITED)  # it was to be restarted, or was never launched
         self._end_watch()  # from here on the grace period bounds what it does
         self.tell(control.Stop())
 
@@ -225,8 +227,8 @@ class NodeProcess:
                 self._watchdog.note_busy(message.at_ns)
             case control.Failed():
                 self.fail(self._diagnosis.failure(message))
-            case control.Connected() if message.connection in self._connecting:
-                self._connecting[message.connection].set_result(None)
+            case control.Connected():
+                self._note_connected(message)
             case control.Drained():
                 self.is_drained = True
                 self._refuse_connections()
@@ -238,6 +240,15 @@ class NodeProcess:
         if was_initializing:  # else it was told to stop meanwhile
             self.phase = control.Phase.PROCESSING.value
             self._owner.node_ready(self)
+
+    def _note_connected(self, message: control.Connected) -> None:
+        done = self._connecting.get(message.connection)
+        if done is None or done.done():
+            return  # it was refused, or took too long
+        if message.error:
+            done.set_exception(self._diagnosis.not_connected(message))
+        else:
+            done.set_result(None)
 
     def _refuse_connections(self) -> None:
         for done in self._connecting.values():

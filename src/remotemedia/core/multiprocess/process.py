@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import logging
 import os
 import secrets
 import signal
@@ -46,6 +47,7 @@ __all__ = [
     "ask_then_kill",
 ]
 
+_log = logging.getLogger("remotemedia.spawner")
 GRACE_SECONDS = 5.0  # the contract's, between asking a process to end and killing it
 
 _HINTS = {
@@ -198,7 +200,13 @@ class ProcessManager:
         """
         chosen = [handles] if isinstance(handles, ProcessHandle) else list(handles)
         ends = [self._escalate(handle, grace_seconds) for handle in chosen]
-        for result in await asyncio.gather(*ends, return_exceptions=True):
+        try:
+            results = await asyncio.gather(*ends, return_exceptions=True)
+        except asyncio.CancelledError:
+            for handle in chosen:  # of whose ends some may not have taken a step
+                handle.kill()
+            raise
+        for result in results:
             if isinstance(result, BaseException):
                 raise result
 
@@ -223,10 +231,19 @@ class ProcessManager:
             self._is_lost = True
             self._lifeline.kill()
             await self._lifeline.wait_ended()
-        if self._cleanup is not None:
-            await self._cleanup
-        if self._is_lost:
-            spawner.sweep(self._patterns)
+        try:
+            if self._cleanup is not None:
+                async with asyncio.timeout(spawner.END_SECONDS):
+                    await self._cleanup
+        except TimeoutError:
+            _log.warning(
+                "processes of nodes whose spawner died have not ended within %g s of SIGKILL: they "
+                "are stuck in the kernel, waiting for a device or a file system",
+                spawner.END_SECONDS,
+            )
+        finally:
+            if self._is_lost:
+                spawner.sweep(self._patterns)
 
     def _handle_report(self, report: Report) -> None:
         process = self._processes[report["id"]]
@@ -258,9 +275,11 @@ class ProcessManager:
 
     async def _kill_left(self, left: list[Process]) -> None:
         sessions = {process.handle.pid for process in left if process.handle is not None}
-        await kill_leftovers(sessions, self._mark)
-        for process in left:
-            self._forget(process)
+        try:
+            await kill_leftovers(sessions, self._mark)
+        finally:
+            for process in left:
+                self._forget(process)
 
     def _forget(self, process: Process) -> None:
         del self._processes[process.number]

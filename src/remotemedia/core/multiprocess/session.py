@@ -7,7 +7,7 @@ import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from remotemedia.core.arguments import check_seconds, require_loop
+from remotemedia.core.arguments import require_loop
 from remotemedia.core.multiprocess import events
 from remotemedia.core.multiprocess.additions import Additions
 from remotemedia.core.multiprocess.parts import SessionParts
@@ -15,6 +15,7 @@ from remotemedia.core.multiprocess.states import ProcessState, SessionState
 from remotemedia.core.multiprocess.supervisor import Supervisor
 from remotemedia.core.multiprocess.transport.forks import inherited_whole, tell_children
 from remotemedia.core.multiprocess.wiring import Wiring
+from remotemedia.core.timeouts import check_timeout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -113,7 +114,8 @@ class Session:
             ChannelClosed: the session is closing or has ended.
             TypeError, ValueError: `to` is no text, or `timeout_seconds` no time to wait.
         """
-        check_seconds("timeout_seconds", timeout_seconds)
+        if timeout_seconds is not None:
+            check_timeout(timeout_seconds)
         return await self._open_exchange().send(message, to, timeout_seconds)
 
     async def send_nowait(self, message: RuntimeData, to: str | None = None) -> int:
@@ -131,11 +133,14 @@ class Session:
         Raises:
             TimeoutError: nothing came in time; nothing is lost by it.
             EndOfStream: the pipeline has finished: nothing more will come.
+            ChannelClosed: the session was ended before the pipeline had finished: there would have
+                been more.
             PipelineTerminated: the session has failed; `__cause__` says how.
             TypeError, ValueError: `timeout_seconds` is no time to wait.
         """
-        check_seconds("timeout_seconds", timeout_seconds)
-        self._require_own()
+        if timeout_seconds is not None:
+            check_timeout(timeout_seconds)
+        self._require_here()
         return await self._supervisor.exchange_to_receive().recv(timeout_seconds)
 
     async def outputs(self) -> AsyncGenerator[RuntimeData, None]:
@@ -145,9 +150,11 @@ class Session:
         failed comes before the error.
 
         Raises:
+            ChannelClosed: the session was ended before the pipeline had finished: there would have
+                been more.
             PipelineTerminated: the session has failed; `__cause__` says how.
         """
-        self._require_own()
+        self._require_here()
         exchange = self._supervisor.exchange_to_receive()
         async with aclosing(exchange.outputs()) as outputs:
             async for output in outputs:
@@ -196,7 +203,7 @@ class Session:
             ExecutorError: the session does not run, or its id is taken.
             PipelineTerminated: it did not start, which ends the session.
         """
-        self._require_own()
+        self._require_here()
         return await self._additions.add_node(node, inputs, outputs)
 
     async def connect(self, connection: Connection) -> None:
@@ -210,7 +217,7 @@ class Session:
             ExecutorError: the session does not run, a node has finished or is being restarted.
             PipelineTerminated: a node crashed meanwhile; none is restarted then.
         """
-        self._require_own()
+        self._require_here()
         await self._additions.connect(connection)
 
     def channels_of(self, node_id: str) -> dict[str, str]:
@@ -219,7 +226,7 @@ class Session:
 
     def events(self) -> events.EventStream:
         """Follow what happens in the session from now on: `async for event in session.events()`."""
-        self._require_own()
+        self._require_here()
         return self._parts.bus.subscribe()
 
     def stats(self) -> dict[str, PortStats]:
@@ -236,7 +243,7 @@ class Session:
             PipelineTerminated: the session has failed; `__cause__` says how.
             ChannelClosed: the session has ended.
         """
-        self._require_own()
+        self._require_here()
         self._supervisor.interrupt()
 
     async def close(self) -> None:
@@ -250,8 +257,7 @@ class Session:
             PipelineTerminated: the session has failed, now or before, and nobody was told: no
                 call raised it. It has ended nevertheless.
         """
-        self._require_own()
-        require_loop(self._loop, f"session {self.session_id!r}")
+        self._require_here()
         await self._supervisor.close()
 
     async def terminate(self) -> None:
@@ -259,8 +265,7 @@ class Session:
 
         Nodes are asked, and killed after `grace_period_seconds`. Cancelled, it goes on by itself.
         """
-        self._require_own()
-        require_loop(self._loop, f"session {self.session_id!r}")
+        self._require_here()
         await self._supervisor.terminate()
 
     async def kill(self) -> None:
@@ -268,8 +273,7 @@ class Session:
 
         An end that is under way is cut short by it. Otherwise as `terminate`.
         """
-        self._require_own()
-        require_loop(self._loop, f"session {self.session_id!r}")
+        self._require_here()
         await self._supervisor.kill()
 
     async def wait_ended(self) -> None:
@@ -278,7 +282,7 @@ class Session:
         Raises:
             PipelineTerminated: it failed.
         """
-        self._require_own()
+        self._require_here()
         await self._supervisor.wait_ended()
 
     async def __aenter__(self) -> Session:
@@ -316,6 +320,10 @@ class Session:
         if self._is_inherited:
             raise inherited_whole(f"session {self.session_id!r}")
 
-    def _open_exchange(self) -> Exchange:
+    def _require_here(self) -> None:
         self._require_own()
+        require_loop(self._loop, f"session {self.session_id!r}")
+
+    def _open_exchange(self) -> Exchange:
+        self._require_here()
         return self._supervisor.open_exchange()

@@ -177,6 +177,8 @@ class Supervisor:
     async def start(self) -> None:
         """See `Session.start`."""
         try:
+            await self._wiring.wait_free()
+            self._require_not_ended()
             self._wiring.require_memory()
             host = self._wiring.open_host()
             await self._start_nodes()
@@ -213,6 +215,9 @@ class Supervisor:
         failure = late or self._failure
         if failure is not None:
             raise failure
+        self._require_not_ended()
+
+    def _require_not_ended(self) -> None:
         if self._end_task is not None:
             raise ExecutorError(f"session {self._session_id!r} was ended while it started")
 
@@ -250,10 +255,18 @@ class Supervisor:
                 arrival.set_result(None)
 
     async def _roll_back(self) -> None:
+        """End what has been started; why it did not start is raised, whatever comes of that."""
         if self._end_task is None:
             self._advance(SessionEvent.FAILED)
             self._end_task = asyncio.create_task(self._tear_down(0.0))
-        await to_its_end(self._end_task)
+        try:
+            await to_its_end(self._end_task)
+        except Exception as error:
+            _log.warning(
+                "session %r did not start, and did not end as it should either: %s",
+                *(self._session_id, error),
+                exc_info=None if isinstance(error, ExecutorError) else error,
+            )
 
     # What nodes say.
 
@@ -334,7 +347,7 @@ class Supervisor:
         """See `Owner.node_exited`."""
         assert node.launched is not None
         if end.code != 0 or not is_expected:
-            self._wiring.note_dead(node.launched.pid)
+            self._wiring.note_dead(node.node_id, node.launched.pid)
         self._bus.emit(
             events.ProcessExited(
                 self._session_id, node.node_id, node.launched.pid, end, is_expected

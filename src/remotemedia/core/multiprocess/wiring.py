@@ -89,7 +89,7 @@ class Wiring(Flow):
         super().__init__(pipeline, registry)
         self.session_id = session_id
         self._transport = transport
-        self._dead_pids: set[int] = set()
+        self._dead_pids: dict[str, set[int]] = {}  # by node; not yet the registry's to free
         self._config = config
         self._inputs: dict[str, list[control.InputBinding]] = {}
         self._outputs: dict[str, list[control.OutputBinding]] = {}
@@ -289,6 +289,10 @@ class Wiring(Flow):
         what = f"session {self.session_id!r} (bytes by port: {told}{more})"
         require_free(sum(needed.values()), what)
 
+    async def wait_free(self) -> None:
+        """Wait, before channels are opened, as `Transport.wait_free` does."""
+        await self._transport.wait_free()
+
     def open_host(self) -> Endpoint:
         """Open the session's own end of its channels, in this process."""
         return self.registry.open(HOST)
@@ -320,20 +324,23 @@ class Wiring(Flow):
         )
         return configuration, () if ticket is None else ticket.fds
 
-    def note_dead(self, pid: int) -> None:
-        """A process of the session ended, and did not give back all that it held."""
-        self._dead_pids.add(pid)
+    def note_dead(self, node_id: str, pid: int) -> None:
+        """A process of a node ended, and did not give back all that it held."""
+        self._dead_pids.setdefault(node_id, set()).add(pid)
 
     def close(self) -> None:
         """Close the channels, and free what dead processes held: of this session, of no other."""
         self.registry.cleanup()
-        if self._dead_pids:
-            self._transport.clean_up_dead(self._dead_pids)
+        pids = set().union(*self._dead_pids.values())
+        if pids:
+            self._transport.clean_up_dead(pids)
 
     def vacate(self, node_id: str) -> int:
         """Have all wait for the next process of a node; see `ChannelRegistry.endpoint_restarts`."""
         processed = self.registry.ledger.words[self.slot(node_id) + EndpointWord.PROCESSED]
-        pids, self._dead_pids = self._dead_pids, set()  # the registry's to free, from here on
+        # The registry's to free, from here on. Not those of other nodes: until they are vacated
+        # too, it does not know that their readers have something to take from a dead process.
+        pids = self._dead_pids.pop(node_id, set())
         return self.registry.endpoint_restarts(endpoint_of(node_id), processed=processed, pids=pids)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from remotemedia.core.multiprocess.channel.checked import check_timeout
+from remotemedia.core.timeouts import check_timeout
 from remotemedia.errors import EndOfStream, PeerLost
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Inbox:
             PeerLost: the writer of one died, once for each; the next call goes on with the others.
             DecodeError, ChannelClosed: as `Subscriber.receive`.
         """
-        if timeout_seconds:
+        if timeout_seconds is not None:
             check_timeout(timeout_seconds)
         return self._doorbell.wait_for(self.take, timeout_seconds)
 
@@ -73,7 +73,7 @@ class Inbox:
         self, timeout_seconds: float | None = None
     ) -> tuple[Subscriber, Message] | None:
         """Await the next message of any connection; otherwise as `receive`."""
-        if timeout_seconds:
+        if timeout_seconds is not None:
             check_timeout(timeout_seconds)
         return await self._doorbell.in_loop().wait_for(self.take, timeout_seconds)
 

@@ -80,8 +80,9 @@ class Lender:
     """Lends the messages of one port, and lays the next one ready when it is told to.
 
     One stream has one format: what was asked for last is most often asked for again. Then the next
-    loan is taken as soon as the last has been sent, which takes a fifth off the way of a message.
-    It is never in anybody's way: whoever needs another has it given back first.
+    loan is taken as soon as the last has been sent, where its reader had taken the one before: it
+    waits, and a fifth comes off the way of the next message. A writer ahead of its reader would
+    gain nothing by it. It is never in anybody's way: whoever needs another has it given back first.
 
     Args:
         writer: the transport's end; not owned.

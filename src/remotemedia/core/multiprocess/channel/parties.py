@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -134,10 +135,11 @@ class Parties:
     def close(self) -> None:
         """Close what is open here, and every doorbell: ends first, which ring those they know."""
         endpoints = [party.endpoint for party in self if party.endpoint is not None]
-        for endpoint in endpoints:
-            endpoint.close_ends()
-        for party in self:
-            if party.endpoint is not None:
-                party.endpoint.close()
-                party.endpoint.leave()
-            party.close()
+        with ExitStack() as steps:  # which are all taken, from the last to the first
+            for party in self:
+                steps.callback(party.close)
+            for endpoint in endpoints:
+                steps.callback(endpoint.leave)
+                steps.callback(endpoint.close)
+            for endpoint in endpoints:
+                steps.callback(endpoint.close_ends)

@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from remotemedia.core.multiprocess.channel.bell import ring_sleepers
-from remotemedia.core.multiprocess.channel.checked import check_timeout
 from remotemedia.core.multiprocess.channel.lending import Lender, too_large
 from remotemedia.core.multiprocess.channel.sender import SENDING, Sender
 from remotemedia.core.multiprocess.channel.turns import Turns
 from remotemedia.core.multiprocess.transport.ledger import PortState, PortWord
+from remotemedia.core.timeouts import check_timeout
 from remotemedia.data.message import ArrayMessage
 from remotemedia.data.plain import MAX_MESSAGE_BYTES
 from remotemedia.data.wire import Payload, dissect, pack_metadata
@@ -95,8 +95,9 @@ class Publisher(Sender):
             DataError: it cannot be sent.
             PeerLost: the reader of a lossless connection died.
             ChannelClosed: the publisher is closed.
+            TypeError, ValueError: `timeout_seconds` is no time to wait.
         """
-        if timeout_seconds:
+        if timeout_seconds is not None:
             check_timeout(timeout_seconds)
         parcel = self._parcel(message, epoch)
         if self._try_send(*parcel) is None:
@@ -118,7 +119,7 @@ class Publisher(Sender):
         epoch: int | None = None,
     ) -> None:
         """Send a message, awaiting credit; otherwise as `send`. Cancelled, it has sent nothing."""
-        if timeout_seconds:
+        if timeout_seconds is not None:
             check_timeout(timeout_seconds)
         parcel = self._parcel(message, epoch)
         if self._try_send(*parcel) is None:
@@ -171,7 +172,7 @@ class Publisher(Sender):
 
     def send_loan(self, loan: Loan[Any], timeout_seconds: float | None = None) -> None:
         """Send what a loan holds. Called by `Loan`."""
-        if timeout_seconds:
+        if timeout_seconds is not None:
             check_timeout(timeout_seconds)
         if self.try_loan(loan) is None:
             self._wait(partial(self.try_loan, loan), timeout_seconds)
@@ -183,7 +184,7 @@ class Publisher(Sender):
 
     def wait_connected(self, timeout_seconds: float | None = None) -> bool:
         """Wait until every planned reader has opened; False when the time is over first."""
-        if timeout_seconds:
+        if timeout_seconds is not None:
             check_timeout(timeout_seconds)
         return bool(self._turns.wait_for(lambda: self.try_connect() or None, timeout_seconds))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess.channel.channel import Channel, require_channel
@@ -223,7 +224,11 @@ class ChannelRegistry(Succession):
         )
 
     def stats(self) -> dict[str, PortStats]:
-        """Counts and latencies of every channel, from the ledger."""
+        """Counts and latencies of every channel, from the ledger.
+
+        As every use of a registry, it frees what dead processes held where their readers have
+        taken all by now: files are removed, which takes milliseconds.
+        """
         self._require_open()
         self._clean_up_dead()
         words = self.ledger.words
@@ -264,14 +269,15 @@ class ChannelRegistry(Succession):
             return
         self._is_closed = True
         atexit.unregister(self.cleanup)
-        self._parties.close()
-        for channel in self._channels.values():
-            if channel.hold is not None:
-                channel.hold.close()
-        self._clean_up_dead(even_unread=True)
-        if self._own is not None:
-            self._own.close_and_sweep()
-        self.ledger.close()
+        with ExitStack() as steps:  # which are all taken, from the last to the first
+            steps.callback(self.ledger.close)
+            if self._own is not None:
+                steps.callback(self._own.close_and_sweep)
+            steps.callback(self._clean_up_dead, even_unread=True)
+            for channel in self._channels.values():
+                if channel.hold is not None:
+                    steps.callback(channel.hold.close)
+            steps.callback(self._parties.close)
 
     def __enter__(self) -> ChannelRegistry:
         return self
@@ -285,7 +291,7 @@ class ChannelRegistry(Succession):
         self.cleanup()
 
     def _create(self, channel: Channel) -> None:
-        """Make the service of a channel, unless it exists."""
+        """Make the service of a channel, unless it exists; what can be freed makes room for it."""
         self._clean_up_dead()
         if channel.hold is None:
             channel.hold = self._transport.create(channel.plan)

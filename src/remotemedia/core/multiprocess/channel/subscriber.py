@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from remotemedia.core.multiprocess.channel.checked import check_timeout
 from remotemedia.core.multiprocess.channel.intake import Intake
 from remotemedia.core.multiprocess.transport.ledger import (
     ConnectionWord,
@@ -13,6 +12,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     ReaderState,
     drop_unread,
 )
+from remotemedia.core.timeouts import check_timeout
 from remotemedia.data.memory import keep_until_unused
 from remotemedia.errors import ChannelClosed, EndOfStream, MessageLost, PeerLost
 
@@ -89,8 +89,9 @@ class Subscriber(Intake):
                 counted, and the next call goes on.
             DecodeError: the next message is damaged; it is counted, and the next call goes on.
             ChannelClosed: the subscriber is closed.
+            TypeError, ValueError: `timeout_seconds` is no time to wait.
         """
-        if timeout_seconds:
+        if timeout_seconds is not None:
             check_timeout(timeout_seconds)
         try:
             while True:
@@ -139,7 +140,7 @@ class Subscriber(Intake):
 
     async def receive_async(self, timeout_seconds: float | None = None) -> Message | None:
         """Await the next message; otherwise as `receive`. Cancelled, it has taken nothing."""
-        if timeout_seconds:
+        if timeout_seconds is not None:
             check_timeout(timeout_seconds)
         return await self._doorbell.in_loop().wait_for(self._take_or_end, timeout_seconds)
 

@@ -7,9 +7,14 @@ import inspect
 from functools import partial
 from typing import TYPE_CHECKING
 
-from remotemedia.core.multiprocess.runner.context import is_async_stream, opened, outputs_of
+from remotemedia.core.multiprocess.runner.context import (
+    close_outputs,
+    is_async_stream,
+    opened,
+    outputs_of,
+)
 from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
-from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.core.multiprocess.transport.loop_doorbell import TURNS, LoopDoorbell
 from remotemedia.errors import ChannelClosed
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ class AsyncLoop(Work):
         self._task = task
         self._is_busy = self._is_source = self._is_interrupting = False
         self._cancelled_by: set[str] = set()
+        self._turns = 0
         self.commands.wake_with(lambda: loop.call_soon_threadsafe(self._on_news))
         try:
             if source is not None:
@@ -79,6 +85,7 @@ class AsyncLoop(Work):
                 self.note_failure(error)  # raises it again, unless the node is to live on
             del message, make
             self.end(began)
+            await self._let_others_run()
 
     async def _work(self, make: Callable[[], object], *, is_source: bool = False) -> None:
         """Emit what a handler makes; an interrupt cancels it, a stop ends it with `Stopped`.
@@ -113,20 +120,31 @@ class AsyncLoop(Work):
                     if is_source and await self._is_source_done():
                         return
             return
-        for output in outputs_of(result):
-            if is_source:
-                await self._heed_interrupt()
-            await self._emit(output)
-            if is_source and await self._is_source_done():
-                return
-            if not is_source and self.is_outdated:
-                return  # the hook is called as soon as the loop looks for news
+        outputs = outputs_of(result)
+        try:
+            for output in outputs:
+                if is_source:
+                    await self._heed_interrupt()
+                await self._emit(output)
+                if is_source and await self._is_source_done():
+                    return
+                if not is_source and self.is_outdated:
+                    return  # the hook is called as soon as the loop looks for news
+        finally:
+            close_outputs(outputs)
 
     async def _emit(self, output: object) -> None:
         publisher, message = self.context.route(output)
         await publisher.send_async(message)
         if self.commands.changes:  # one that awaits nothing hears of them nowhere else
             self.change_connections(self.commands.take_changes())
+        await self._let_others_run()
+
+    async def _let_others_run(self) -> None:
+        """Give the node's own tasks a turn now and then; see `TURNS`."""
+        self._turns += 1
+        if self._turns % TURNS == 0:
+            await asyncio.sleep(0)
 
     async def _is_source_done(self) -> bool:
         if not self.commands.is_draining:

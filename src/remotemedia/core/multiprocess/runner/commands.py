@@ -11,9 +11,11 @@ import os
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess import control
+from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
     import socket
@@ -50,7 +52,7 @@ class Commands:
         configuration: the first command, with its descriptors.
         has_news: something has changed since `take_changes`, perhaps the epoch. Read it as
             often as you like.
-        is_stopping: the runner is to clean up and exit, or the executor is gone.
+        is_stopping: the runner is to clean up and exit, or the executor is gone, or not understood.
         is_draining: a source is to make no more.
         changes: of connections, those to add with the doorbell of the other end.
 
@@ -117,7 +119,15 @@ class Commands:
             if not frame:
                 self._note(control.Stop(), [])
                 return
-            self._note(control.decode_to_runner(frame), fds)
+            try:
+                command = control.decode_to_runner(frame)
+            except ExecutorError as error:
+                # As if the executor were gone: nothing can be asked of this any more.
+                with suppress(Exception):  # the node may have closed or replaced it
+                    sys.stderr.write(f"the node exits: {error}\n")
+                self._note(control.Stop(), [])
+                return
+            self._note(command, fds)
 
     def _note(self, command: control.ToRunner, fds: list[int]) -> None:
         if isinstance(command, control.ShowStack):

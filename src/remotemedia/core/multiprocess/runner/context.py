@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterator
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
@@ -138,6 +139,12 @@ def outputs_of(result: object) -> Iterator[object]:
     return iter((result,))
 
 
+def close_outputs(outputs: Iterator[object]) -> None:
+    """Have a generator's `finally` run now, and not when somebody drops it."""
+    if isinstance(outputs, Generator):
+        outputs.close()
+
+
 def is_async_stream(result: object) -> TypeGuard[AsyncIterable[object]]:
     """Whether a handler makes its outputs for `async for`."""
     return isinstance(result, AsyncIterable)
@@ -148,3 +155,9 @@ def opened(
 ) -> AbstractAsyncContextManager[AsyncIterable[object]]:
     """Have a stream closed at the end of a block, if it is one that can be, as generators can."""
     return aclosing(stream) if isinstance(stream, AsyncGenerator) else nullcontext(stream)
+
+
+async def finished(result: object) -> None:
+    """Await what a hook returned, if it is to be awaited."""
+    if inspect.isawaitable(result):
+        await result

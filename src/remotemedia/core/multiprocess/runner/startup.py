@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,12 +14,13 @@ from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.control import Phase
 from remotemedia.core.multiprocess.runner.commands import Commands, Reporter
-from remotemedia.core.multiprocess.runner.context import RunnerContext
+from remotemedia.core.multiprocess.runner.context import RunnerContext, finished
 from remotemedia.core.multiprocess.runner.ports import NodePorts
 from remotemedia.core.multiprocess.runner.tracebacks import format_error, summary
 from remotemedia.core.multiprocess.runner.work import Stopped, Work
 from remotemedia.core.parameters import create_node
 from remotemedia.core.reference import NodeReference
+from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
     import socket
@@ -137,7 +137,7 @@ class NodeRun:
         self._commands.wake_with(lambda: loop.call_soon_threadsafe(self._stop_loading, task))
         try:
             self._enter(Phase.LOADING)
-            await _finished(node.initialize())
+            await finished(node.initialize())
             work = self._connect(AsyncLoop, configuration, kind, context)
             doorbell = LoopDoorbell.of(work.endpoint.doorbell)
             if await doorbell.wait_for(self._is_connected, None) is False:
@@ -163,7 +163,7 @@ class NodeRun:
                 task.uncancel()
             with self._cleaning_up():
                 try:
-                    await _finished(node.cleanup())
+                    await finished(node.cleanup())
                 except asyncio.CancelledError as error:
                     raise RuntimeError(CANCELLED) from error
 
@@ -247,9 +247,11 @@ class NodeRun:
         hook = _HOOKS[self._phase]
         if hook == "process" and self._work is not None and self._work.is_finishing:
             hook = "finish"
-        self._reporter.say(
-            control.Failed(hook, summary(error), control.shorten(format_error(error)), working_on)
-        )
+        # What the executor says to a script that starts itself again names the script: all else in
+        # its traceback is ours.
+        is_told = hook == "import" and type(error) is ExecutorError
+        trace = "" if is_told else control.shorten(format_error(error))
+        self._reporter.say(control.Failed(hook, summary(error), trace, working_on))
 
 
 _TOLD = (Phase.IMPORTING, Phase.CREATING, Phase.LOADING, Phase.CONNECTING)
@@ -264,8 +266,3 @@ _HOOKS = {
     Phase.CLEANING_UP: "cleanup",
 }
 """What fails in a phase, by the name that the author of the node knows it."""
-
-
-async def _finished(result: object) -> None:
-    if inspect.isawaitable(result):
-        await result

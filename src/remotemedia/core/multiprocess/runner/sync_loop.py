@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import TYPE_CHECKING, cast
 
-from remotemedia.core.multiprocess.runner.context import outputs_of
+from remotemedia.core.multiprocess.runner.context import close_outputs, outputs_of
 from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
 from remotemedia.errors import ChannelClosed
 
@@ -92,8 +91,7 @@ class SyncLoop(Work):
                 if self._is_over(is_source=is_source):
                     return
         finally:
-            if isinstance(outputs, Generator):
-                outputs.close()  # its `finally` runs now, and not when somebody drops it
+            close_outputs(outputs)
 
     def _is_over(self, *, is_source: bool) -> bool:
         """Whether what is still to come of this is not wanted any more."""

@@ -8,6 +8,8 @@ from remotemedia.core.multiprocess import control
 
 _HERE = __file__.rpartition("/")[0] + "/"
 MAX_SUMMARY_BYTES = 4096
+_READ_ONLY_HINT = "; what was received is a read-only view: write to a copy, or to a self.loan"
+"""To what numpy says of an array: who has forgotten it looks for the mistake elsewhere."""
 
 
 def summary(error: BaseException) -> str:
@@ -16,7 +18,8 @@ def summary(error: BaseException) -> str:
         text = traceback.format_exception_only(error)[-1]
     else:
         text = traceback.format_exception_only(error)[0]
-    return control.shorten(text.strip(), MAX_SUMMARY_BYTES)
+    hint = _READ_ONLY_HINT if isinstance(error, ValueError) and "read-only" in text else ""
+    return control.shorten(text.strip() + hint, MAX_SUMMARY_BYTES)
 
 
 def format_error(error: BaseException) -> str:

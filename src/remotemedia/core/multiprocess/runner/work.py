@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -15,12 +16,13 @@ from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 from remotemedia.core.multiprocess.runner.ports import handler_of
 from remotemedia.core.multiprocess.runner.tracebacks import format_error, summary
 from remotemedia.core.multiprocess.transport.ledger import (
-    ENDPOINT_WORDS,
+    HISTOGRAM_AT,
     HISTOGRAM_BUCKETS,
     EndpointWord,
     LedgerWord,
 )
-from remotemedia.errors import EndOfStream
+from remotemedia.core.multiprocess.transport.limits import limit_reached
+from remotemedia.errors import EndOfStream, ResourceLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +44,6 @@ _BEGAN = int(EndpointWord.BEGAN_NS)
 _ENDED = int(EndpointWord.ENDED)
 _EPOCH = int(LedgerWord.EPOCH)
 _PROCESSED = int(EndpointWord.PROCESSED)
-_HISTOGRAM_AT = ENDPOINT_WORDS - HISTOGRAM_BUCKETS
 _LAST_BUCKET = HISTOGRAM_BUCKETS - 1
 Found: TypeAlias = "tuple[Subscriber, Message] | Wake"
 
@@ -147,7 +148,7 @@ class Work:
         words[slot + _BEGAN] = 0
         self._processed = words[slot + _PROCESSED] = self._processed + 1
         bucket = (time.monotonic_ns() - began_ns).bit_length()
-        words[slot + _HISTOGRAM_AT + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
+        words[slot + HISTOGRAM_AT + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
         self.working_on = None
         self.context.correlation_id = 0
         self.announce_ended()
@@ -214,28 +215,48 @@ class Work:
         return True
 
     def change_connections(self, changes: Iterable[tuple[control.Change, list[int]]]) -> None:
-        """Add connections, each with the descriptor of the other end's doorbell, or count them."""
+        """Add connections, each with the descriptor of the other end's doorbell, or count them.
+
+        One that cannot be added harms neither the others nor the node: who asked for it is told.
+        """
         for command, fds in changes:
             if isinstance(command, control.Count):
-                self._counted.append(self.endpoint.subscribers[command.connection])
-                self.reporter.say(control.Connected(command.connection))
-                continue
-            connection = msgspec.msgpack.decode(command.connection, type=ConnectionPlan)
-            bell = Bell(fds[0], command.asleep)
-            if isinstance(command, control.Attach):
-                self.endpoint.add_bell(connection.reader, bell)
-                bell = self.endpoint.bells[connection.reader]
-                self.endpoint.publishers[command.channel].add_connection(connection, bell)
+                name = command.connection
+                change = partial(self._count_connection, name)
             else:
-                port = msgspec.msgpack.decode(command.channel, type=PortPlan)
-                self.endpoint.add_bell(port.writer, bell)
-                subscriber = self.endpoint.subscribe(port, connection)
-                self.only = None if self.handlers else subscriber
-                self.handlers[subscriber] = handler_of(self.node, command.handler, command.input)
-                if command.input.is_counted:
-                    self._counted.append(subscriber)
-                self._inbox.add(subscriber, is_optional=command.input.is_feedback)
-            self.reporter.say(control.Connected(connection.name))
+                plan = msgspec.msgpack.decode(command.connection, type=ConnectionPlan)
+                name = plan.name
+                change = partial(self._add_connection, command, plan, fds)
+            error = ""
+            try:
+                change()
+            except Exception as failure:  # of any kind: it is told, and the node works on
+                error = summary(failure)
+            self.reporter.say(control.Connected(name, error))
+
+    def _count_connection(self, name: str) -> None:
+        self._counted.append(self.endpoint.subscribers[name])
+
+    def _add_connection(
+        self, command: control.Attach | control.Join, connection: ConnectionPlan, fds: list[int]
+    ) -> None:
+        if not fds:  # the kernel leaves out what there is no room for
+            what = f"taking the doorbell of the other end of {connection.name}"
+            raise limit_reached(what) or ResourceLimit(f"{what} failed: it did not come")
+        bell = Bell(fds[0], command.asleep)
+        if isinstance(command, control.Attach):
+            self.endpoint.add_bell(connection.reader, bell)
+            bell = self.endpoint.bells[connection.reader]
+            self.endpoint.publishers[command.channel].add_connection(connection, bell)
+            return
+        port = msgspec.msgpack.decode(command.channel, type=PortPlan)
+        self.endpoint.add_bell(port.writer, bell)
+        subscriber = self.endpoint.subscribe(port, connection)
+        self.only = None if self.handlers else subscriber
+        self.handlers[subscriber] = handler_of(self.node, command.handler, command.input)
+        if command.input.is_counted:
+            self._counted.append(subscriber)
+        self._inbox.add(subscriber, is_optional=command.input.is_feedback)
 
     def recount(self) -> None:
         """Look for credit anew before the next message of each output."""

@@ -117,6 +117,17 @@ class Transport(Protocol):
     def address(self) -> tuple[str, str] | None:
         """Folder and prefix by which other processes find it; None if they cannot."""
 
+    async def wait_free(self) -> None:
+        """Wait until no other process takes memory, while the event loop goes on.
+
+        What takes memory waits for that too, but by the thread that calls it: right after this it
+        waits only for who comes between.
+
+        Raises:
+            ChannelError: another process takes memory without end.
+            ResourceLimit: too many files are open.
+        """
+
     def create(self, port: PortPlan) -> Hold:
         """Create the service of a port. Done once, by the process that outlives its ends.
 

@@ -17,7 +17,7 @@ from remotemedia.core.multiprocess.transport.library import (
     never_drop,
     new_node,
 )
-from remotemedia.core.multiprocess.transport.locks import MemoryLock
+from remotemedia.core.multiprocess.transport.locks import MemoryLock, wait_free
 from remotemedia.core.multiprocess.transport.pages import Maps, require_free
 from remotemedia.errors import ChannelError
 
@@ -71,6 +71,10 @@ class IceoryxTransport:
     def address(self) -> tuple[str, str]:
         """See `Transport.address`."""
         return str(self._root), self._prefix
+
+    async def wait_free(self) -> None:
+        """See `Transport.wait_free`."""
+        await wait_free(self._root.parent)
 
     def create(self, port: PortPlan) -> IceoryxHold:
         """See `Transport.create`."""

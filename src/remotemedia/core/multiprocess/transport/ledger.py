@@ -1,7 +1,8 @@
 """The ledger: what was sent, received, released and dropped, word by word, in shared memory.
 
 One memfd of u64 words per session, passed by descriptor, so that it has no name to leak and
-outlives every process that writes to it. Every word has a single writer. It is flow control,
+outlives every process that writes to it. Every word has a single writer at a time: a process, and
+once that is dead the executor in its place, until the next process takes over. It is flow control,
 metrics, watchdog and black box at once.
 
 Invariant of every connection: `sent = released + dropped + in flight`.
@@ -51,7 +52,7 @@ class LedgerWord(IntEnum):
 
 
 class EndpointWord(IntEnum):
-    """Words of a process. Written by that process."""
+    """Words of a process. Written by that process; once it is dead, by the executor."""
 
     ASLEEP = 0
     """Not 0 while it is about to block or blocked: whoever has news for it rings its doorbell.
@@ -71,10 +72,10 @@ class EndpointWord(IntEnum):
 
 
 class PortWord(IntEnum):
-    """Words of an output port. Written by its writer."""
+    """Words of an output port. Written by its writer; once that is dead, by the executor."""
 
     STATE = 0
-    """A `PortState`. Written by the executor once the writer is dead."""
+    """A `PortState`."""
     SENT = auto()
     """Messages accepted for sending; the sequence number of the newest. Written before it is handed
     over, as `HANDED` is after."""
@@ -99,10 +100,13 @@ class PortWord(IntEnum):
 
 
 class ConnectionWord(IntEnum):
-    """Words of a connection. Written by its reader, but for the two that say otherwise."""
+    """Words of a connection. Written by its reader, but for the two that say "by the writer".
+
+    Once the one that writes a word is dead, the executor does.
+    """
 
     STATE = 0
-    """A `ReaderState`. Written by the executor once the reader is dead."""
+    """A `ReaderState`."""
     BASE = auto()
     """Sequence number before the first message meant for it; `UNLINKED` until the writer of an
     open port knows of it. Written by the writer."""
@@ -122,8 +126,8 @@ class ConnectionWord(IntEnum):
     DROPPED_CLOSED = auto()
     """Unread when the reader closed."""
     CREDIT_WANTED = auto()
-    """1 while the writer waits: each message that is taken wakes it. Written by the writer, and
-    once it is dead by the executor, which waits in its place."""
+    """1 while the writer waits: each message that is taken wakes it. Written by the writer; once
+    that is dead the executor waits in its place."""
     FIRST = auto()
     """Sequence number of the first message that the process which reads now can take."""
 
@@ -135,7 +139,8 @@ PORT_WORDS = 16
 CONNECTION_WORDS = 64
 UNLINKED = (1 << 64) - 1
 HISTOGRAM_AT = CONNECTION_WORDS - HISTOGRAM_BUCKETS
-"""Where in a connection's block (latency) and an endpoint's (compute time) the histogram begins.
+"""Where in a connection's block (latency) and an endpoint's (compute time) the histogram begins:
+both blocks have the same size.
 
 Bucket k counts durations d with k = bit_length(d in ns), that is 2**(k-1) <= d < 2**k; the last
 takes all that is longer.
@@ -226,7 +231,7 @@ class Ledger:
         if slot + count > WORDS:
             raise ResourceLimit(
                 f"the ledger of the session is full ({WORDS:,} words): each connection takes "
-                f"{CONNECTION_WORDS} of them, and so does each spare tap of a port; use fewer"
+                f"{CONNECTION_WORDS} of them; use fewer"
             )
         self.words[LedgerWord.ALLOCATED] = slot + count
         return slot
@@ -298,7 +303,7 @@ def taken(words: memoryview, slot: int) -> int:
 def drop_unread(words: memoryview, port_slot: int, slot: int, reason: ConnectionWord) -> None:
     """Count all that a connection has not taken as dropped: its reader will not take it any more.
 
-    Called by the reader, or once that is dead.
+    Called by the reader, or once that is dead by the executor.
     """
     base, sent = words[slot + ConnectionWord.BASE], words[port_slot + PortWord.SENT]
     unread = sent - taken(words, slot)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _DESCRIPTORS_OF_A_SERVICE = 16
-"""What opening a service takes and more: with fewer left, that is why it failed."""
+"""What an end of a service takes in the process that opens it, measured as 8 or 9, and more, for
+what is open for a moment: with fewer left, that is why it failed."""
 _ADDRESS_SPACE_OF_A_SERVICE = 4 << 20
 
 

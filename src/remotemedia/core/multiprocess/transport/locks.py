@@ -21,7 +21,7 @@ from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.errors import ChannelClosed, ChannelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 LOCK_SECONDS = 10.0
@@ -113,10 +113,7 @@ class MemoryLock:
     def __init__(self, folder: Path) -> None:
         self._threads = threading.RLock()
         self._depth = 0
-        try:
-            self._lock = FolderLock(folder)
-        except FileNotFoundError as error:
-            raise ChannelError(f"the runtime folder is gone: {error}") from error
+        self._lock = _open(folder)
 
     def run(self, action: Callable[[], T]) -> T:
         """Do something while no other process takes memory; what it returns.
@@ -146,13 +143,52 @@ class MemoryLock:
 
     @staticmethod
     def _wait_for(lock: FolderLock) -> None:
-        pause, until = _FIRST_PAUSE_SECONDS, time.monotonic() + LOCK_SECONDS
-        while not lock.try_take():
-            if time.monotonic() >= until:
-                raise ChannelError(
-                    f"{lock.holder()} has been taking shared memory for {LOCK_SECONDS:g} s, and "
-                    f"nobody else can meanwhile; if it is stopped (by SIGSTOP or a debugger), let "
-                    f"it go on (kill -CONT) or end it, then try again"
-                )
-            time.sleep(pause)  # flock(2) knows no time limit, and no event says that it is free
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        for pause_seconds in _pauses(lock):
+            time.sleep(pause_seconds)
+
+
+async def wait_free(folder: Path) -> None:
+    """Wait until nobody has the lock of a `MemoryLock`, while the event loop goes on.
+
+    For before a `run` by the thread of an event loop, which then waits only for who comes between.
+    Cancelled, it leaves nothing.
+
+    Args:
+        folder: as for `MemoryLock`.
+
+    Raises:
+        ChannelError: another process has not let go for `LOCK_SECONDS`, or the folder is gone.
+        ResourceLimit: too many files are open.
+    """
+    import asyncio  # not where no event loop runs: a node's process starts sooner without
+
+    lock = _open(folder)
+    try:
+        for pause_seconds in _pauses(lock):
+            await asyncio.sleep(pause_seconds)
+    finally:
+        if lock.fd >= 0:
+            fcntl.flock(lock.fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has it too
+        lock.close()
+
+
+def _open(folder: Path) -> FolderLock:
+    try:
+        return FolderLock(folder)
+    except FileNotFoundError as error:
+        raise ChannelError(f"the runtime folder is gone: {error}") from error
+
+
+def _pauses(lock: FolderLock) -> Iterator[float]:
+    """Try to take a lock, and yield how many seconds to pause before each next try."""
+    # flock(2) knows no time limit, and no event says that it is free.
+    pause_seconds, until = _FIRST_PAUSE_SECONDS, time.monotonic() + LOCK_SECONDS
+    while not lock.try_take():
+        if time.monotonic() >= until:
+            raise ChannelError(
+                f"{lock.holder()} has been taking shared memory for {LOCK_SECONDS:g} s, and "
+                f"nobody else can meanwhile; if it is stopped (by SIGSTOP or a debugger), let "
+                f"it go on (kill -CONT) or end it, then try again"
+            )
+        yield pause_seconds
+        pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)

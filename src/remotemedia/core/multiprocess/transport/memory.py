@@ -176,6 +176,9 @@ class MemoryTransport:
     def clean_up_dead(self, pids: Collection[int] | None = None) -> None:
         """See `Transport.clean_up_dead`: there is one process, and it lives."""
 
+    async def wait_free(self) -> None:
+        """See `Transport.wait_free`: there is no other process."""
+
     def create(self, port: PortPlan) -> MemoryHold:
         """See `Transport.create`."""
         if port.service in self._services:
