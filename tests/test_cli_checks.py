@@ -44,6 +44,21 @@ def test_validate_says_everything_with_its_line(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "words", ["validate ../p.yaml", "run ../p.yaml --text a", "graph ../p.yaml", "new a"]
+)
+def test_a_working_folder_that_was_removed_is_a_clear_error(tmp_path: Path, words: str) -> None:
+    (tmp_path / "m.py").write_text("")
+    path = tmp_path / "p.yaml"
+    path.write_text("version: v1\nmodules: [m.py]\nnodes: [{id: a, node_type: text.upper}]\n")
+    (tmp_path / "gone").mkdir()
+    script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    command = ["sh", "-c", script, "sh", str(tmp_path / "gone"), *COMMAND, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the working folder no longer exists; go to another\n"
+
+
 def test_validate_says_what_is_wrong_with_keys_and_with_the_rest_at_once(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("""version: v1

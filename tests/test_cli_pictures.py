@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,8 +11,9 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from remotemedia.cli import picture
 from remotemedia.cli.app import app
-from remotemedia.cli.picture import Vertex, draw
+from remotemedia.cli.picture import TooLarge, Vertex, draw
 from tests.cli_helpers import write_pipeline
 
 if TYPE_CHECKING:
@@ -78,11 +80,38 @@ def test_any_graph_shows_all_its_vertices_and_an_arrow_per_edge(
     pairs: set[tuple[int, int]], count: int
 ) -> None:
     edges = [(f"n{a}", f"n{b}") for a, b in sorted(pairs) if a < b < count]
-    picture = draw({f"n{n}": Vertex((f"n{n}",)) for n in range(count)}, edges)
+    drawn = draw({f"n{n}": Vertex((f"n{n}",)) for n in range(count)}, edges)
     for number in range(count):
-        assert picture.count(f"│ n{number} │") == 1
-    assert picture.count("▼") <= len(edges)
-    assert bool(edges) == ("▼" in picture)
+        assert drawn.count(f"│ n{number} │") == 1
+    assert drawn.count("▼") <= len(edges)
+    assert bool(edges) == ("▼" in drawn)
+
+
+@pytest.mark.parametrize("is_chain", [True, False], ids=["chain", "fan"])
+def test_a_picture_of_thousands_of_nodes_is_drawn_all_the_same(is_chain: bool) -> None:
+    count = 3000
+    names = [f"n{number}" for number in range(count)]
+    edges = [(names[n if is_chain else 0], names[n + 1]) for n in range(count - 1)]
+    drawn = draw({name: Vertex((name,)) for name in names}, edges)
+    assert drawn.count("▼") == count - 1
+
+
+@pytest.mark.parametrize("is_wide", [True, False])
+def test_a_picture_that_nobody_could_look_at_is_refused(is_wide: bool) -> None:
+    count = 30_000 if is_wide else 1_000
+    names = [f"n{number}" for number in range(count)]
+    edges = [] if is_wide else [*pairwise(names), *((names[0], name) for name in names[1:])]
+    with pytest.raises(TooLarge, match=r"more than 1,000,000 characters"):
+        draw({name: Vertex((name,)) for name in names}, edges)
+
+
+def test_who_asks_for_a_picture_that_is_too_large_is_told_of_mermaid(
+    fork: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picture, "MAX_CHARACTERS", 10)
+    done = CliRunner().invoke(app, ["graph", str(fork)])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.endswith("characters; --mermaid prints it as a flowchart\n")
 
 
 def test_a_file_is_drawn_with_its_connections_below(fork: Path) -> None:

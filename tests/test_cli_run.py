@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import re
 import signal
 import struct
@@ -250,9 +251,9 @@ def test_a_file_that_breaks_in_the_middle_gives_what_came_before(
     assert soundfile.info(out).frames > 0
 
 
-def wav_head(data_bytes: int) -> bytes:
+def wav_head(data_bytes: int, channels: int = 1, rate: int = RATE) -> bytes:
     """Return the head of a WAV file that says it holds so many bytes of sound."""
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, 2 * rate, 2 * channels, 16)
     riff = struct.pack("<4sI4s", b"RIFF", 36 + data_bytes, b"WAVE")
     return riff + form + struct.pack("<4sI", b"data", data_bytes)
 
@@ -264,9 +265,18 @@ UNREADABLE = {
     "header.wav": (b"RIFF\x24\x00\x00\x00WAVEfmt ", "cut off: it has 16 of 44 bytes; there is no"),
     "frameless.wav": (wav_head(0), "is a sound file of 0 frames; there is no sound in it"),
     "headonly.wav": (wav_head(32_000), "it has 44 of 32,044 bytes; there is no sound in it"),
+    "rate.wav": (wav_head(320, rate=0) + bytes(320), "a sample rate that no sound has"),
     "bytes.mp3": (bytes(range(256)), "is no sound file that can be read: it begins as no format"),
     "latin.txt": (b"\xe9t\xe9\n", "is no UTF-8 text"),
 }
+
+
+def test_a_sound_file_of_too_many_channels_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "many.wav"
+    path.write_bytes(wav_head(20_480, channels=1024) + bytes(20_480))
+    done = inside("run", write_pipeline(tmp_path, ("Gain", {})), "-q", "-i", path)
+    assert done.returncode == 3
+    assert done.stderr.endswith("many.wav has 1,024 channels, and sound here has at most 256\n")
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
@@ -570,6 +580,46 @@ def test_a_disk_that_is_full_is_a_clear_error(echo: Path, command: list[str]) ->
     assert done.returncode == 3
     assert done.stderr.endswith("cannot be written: No space left on device\n")
     assert "Traceback" not in done.stderr
+
+
+def without(streams: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run the command with standard streams closed or led elsewhere, as a shell writes that."""
+    command = ["sh", "-c", f'exec "$@" {streams}', "sh", *COMMAND, *map(str, words)]
+    around = {**os.environ, "PYTHONUNBUFFERED": ""}  # what is in a buffer may fail once more
+    return subprocess.run(command, env=around, capture_output=True, text=True, timeout=60)
+
+
+def test_a_closed_standard_input_is_a_clear_error(echo: Path) -> None:
+    done = without("<&-", "run", echo, "-i", "-", "-q")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "error: standard input cannot be read: Bad file descriptor\n"
+
+
+@pytest.mark.parametrize(("streams", "why"), [(">&-", "Bad file desc"), (">/dev/full", "No space")])
+@pytest.mark.parametrize(
+    "command", [["run", "PIPELINE", "--text", "x", "-q"], ["validate", "PIPELINE"], ["nodes"]]
+)
+def test_a_standard_output_that_is_closed_or_full_is_a_clear_error(
+    echo: Path, command: list[str], streams: str, why: str
+) -> None:
+    done = without(streams, *(echo if word == "PIPELINE" else word for word in command))
+    assert done.returncode == 3
+    assert f"output cannot be written: {why}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full", "<&- 2>&-"])
+def test_a_run_needs_no_standard_error(echo: Path, tmp_path: Path, streams: str) -> None:
+    done = without(streams, "run", echo, "--text", "x", "-o", tmp_path / "o.txt", "-o", "-")
+    assert (done.returncode, done.stdout) == (0, "x\n")
+    assert (tmp_path / "o.txt").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full"])
+def test_exit_codes_are_the_same_without_standard_error(tmp_path: Path, streams: str) -> None:
+    (tmp_path / "bad.yaml").write_text("version: v1\nnodes: [{id: a, node_type: nope}]\n")
+    for command in ("run", "validate", "graph"):
+        assert without(streams, command, tmp_path / "bad.yaml").returncode == 2, command
 
 
 def test_many_lines_on_a_terminal_do_not_hold_the_pipeline_up(echo: Path, tmp_path: Path) -> None:

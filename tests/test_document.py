@@ -98,6 +98,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(
         (LAUGHS, "this holds more than 100,000 values"),
         ("[" * 65 + "]" * 65, "this nests more than 64 deep"),
         ("[" * 200_000, "this"),
+        ("a:\n  " + "9" * 5_000, "line 2, file: this number has 5,000 characters, more than 400"),
     ],
 )
 def test_hostile_and_broken_yaml_is_refused_at_once(text: str, problem: str) -> None:

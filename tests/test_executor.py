@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import remotemedia as rm
+from remotemedia.core.multiprocess import lifeline
 from remotemedia.core.multiprocess.launch import ProcessLauncher
 from remotemedia.core.multiprocess.process import ProcessManager
 from remotemedia.core.multiprocess.transport import folder
@@ -127,6 +128,28 @@ async def test_an_executor_that_was_shut_down_starts_nothing(
     await executor.shutdown()
     with pytest.raises(rm.ExecutorError, match="shut down"):
         await executor.create_session("s", chain(nodes.Echo))
+
+
+async def test_a_shutdown_waits_for_no_spawner_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    deaf = tmp_path / "python"
+    deaf.write_text("#!/bin/sh\nexec sleep 600\n")
+    deaf.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(deaf))
+    monkeypatch.setattr(lifeline, "START_SECONDS", 90.0)
+    before = open_fds()
+    executor = rm.MultiprocessExecutor()
+    starting = asyncio.create_task(executor.create_session("s", chain(nodes.Echo)))
+    waiting = asyncio.create_task(executor.create_session("t", chain(nodes.Echo)))
+    await asyncio.sleep(0)  # the spawner was launched
+    assert not starting.done()
+    async with asyncio.timeout(60):
+        await executor.shutdown()
+    for session in (starting, waiting):
+        with pytest.raises(rm.ExecutorError, match="the executor was shut down"):
+            await session
+    assert open_fds() == before
 
 
 async def test_a_session_that_does_not_end_well_is_told_when_all_is_shut_down(

@@ -205,6 +205,12 @@ def test_a_module_that_cannot_be_loaded_is_an_import_error(tmp_path: Path) -> No
         registry.load_module("missing", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["", "../../proc/self/mem", "a..b", ".beside"])
+def test_a_module_is_a_python_file_or_a_dotted_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"neither a path that ends in \.py nor a dotted name"):
+        Registry().load_module(name, tmp_path)
+
+
 def test_two_modules_of_one_name_are_refused(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,15 @@ async def test_an_unknown_executor_is_an_error_with_a_suggestion() -> None:
             await runtime.create_session(
                 "s", chain(rm.NodeConfig(nodes.Echo, "n1", executor="inlin"))
             )
+
+
+async def test_parameters_given_for_the_executor_are_an_error_that_says_so() -> None:
+    mistaken: Any = {"path": "x"}
+    pipeline = chain(rm.NodeConfig(nodes.Echo, "n1", mistaken))
+    says = r"node 'n1', executor: it is a dict; it must be a name \(did you mean config=\?\)"
+    async with rm.Runtime() as runtime:
+        with pytest.raises(rm.PipelineError, match=says):
+            await runtime.create_session("s", pipeline)
 
 
 async def test_an_unknown_executor_of_a_pipeline_that_was_validated_elsewhere_is_an_error() -> None:

@@ -6,7 +6,7 @@ import cProfile
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -376,6 +376,17 @@ def test_an_executor_must_be_there_where_they_are_known() -> None:
     validate(pipeline)
     with pytest.raises(PipelineError, match=r"no executor 'pyton' \(did you mean 'python'\?\)"):
         validate(pipeline, executors=["python"])
+
+
+@pytest.mark.parametrize("executors", [None, ["python"]])
+@pytest.mark.parametrize("option", [field.name for field in fields(NodeConfig)[2:]])
+def test_an_option_of_another_type_is_a_finding(option: str, executors: list[str] | None) -> None:
+    mistakes: list[object] = [{"path": object()}, [{}], b"", object()]
+    for mistake in mistakes:
+        config = NodeConfig(Upper, "a")
+        object.__setattr__(config, option, mistake)  # past the type checker
+        with pytest.raises(PipelineError, match="node 'a'"):
+            validate(Pipeline().add_node(config), executors=executors)
 
 
 MODULE = """

@@ -25,9 +25,15 @@ def main() -> None:
     """Run the command line and exit with its code."""
     try:
         with ending_at_once():
+            from remotemedia.cli.streams import leave_streams, open_streams
+
+            open_streams()
             from remotemedia.cli.app import run_app
 
-        sys.exit(run_app())
+        try:
+            sys.exit(run_app())
+        finally:
+            leave_streams()
     except KeyboardInterrupt:  # before there is anything to bring to an end
         sys.exit(INTERRUPTED)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
 
 import click
 
 from remotemedia.cli import INTERRUPTED
 from remotemedia.cli.doctor import doctor
-from remotemedia.cli.failure import UNREADABLE
+from remotemedia.cli.failure import INVALID, UNREADABLE
 from remotemedia.cli.graph import graph
 from remotemedia.cli.installed import version_of
 from remotemedia.cli.new import new
 from remotemedia.cli.nodes import nodes
 from remotemedia.cli.run import run
+from remotemedia.cli.streams import give_up
 from remotemedia.cli.validate import validate
 
 __all__ = ["app", "run_app"]
@@ -39,10 +42,23 @@ def run_app() -> int:
         error.show()
         return error.exit_code
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if _is_nowhere():
+            click.echo("error: the working folder no longer exists; go to another", err=True)
+            return INVALID
+        if error.errno not in (errno.ENOSPC, errno.EBADF):  # a full disk, a closed output
             raise
+        give_up(sys.stdout)
         click.echo(f"error: the output cannot be written: {error.strerror}", err=True)
         return UNREADABLE
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _is_nowhere() -> bool:
+    """Whether the working folder was removed: relative paths lead nowhere then."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False

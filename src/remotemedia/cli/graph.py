@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from remotemedia.cli.failure import INVALID, Failure
+from remotemedia.cli.failure import FAILED, INVALID, Failure
 from remotemedia.cli.loading import load, settings_option
 from remotemedia.cli.wording import json_text
 
@@ -24,7 +24,8 @@ __all__ = ["graph", "mermaid"]
 def graph(file: str, settings: tuple[str, ...], as_mermaid: bool, as_json: bool) -> None:
     """Draw the pipeline FILE, here or as Mermaid; nothing is started.
 
-    The exit code is 2 where it cannot run: `validate` says all that is wrong.
+    The exit code is 2 where it cannot run: `validate` says all that is wrong. It is 1 where a
+    picture would be too large to look at.
     """
     if as_mermaid and as_json:
         raise Failure("--mermaid and --json cannot both be given", INVALID)
@@ -35,7 +36,7 @@ def graph(file: str, settings: tuple[str, ...], as_mermaid: bool, as_json: bool)
     if as_mermaid:
         click.echo(mermaid(pipeline))
         return
-    from remotemedia.cli.picture import Vertex, draw
+    from remotemedia.cli.picture import TooLarge, Vertex, draw
 
     vertices = {
         **{f"input {one}": Vertex(("input", str(one)), is_box=False) for one in pipeline.inputs},
@@ -47,7 +48,10 @@ def graph(file: str, settings: tuple[str, ...], as_mermaid: bool, as_json: bool)
         *((one.from_node, one.to_node) for one in pipeline.connections if not one.is_feedback),
         *((one.node_id, f"output {one}") for one in pipeline.outputs),
     ]
-    click.echo(draw(vertices, edges))
+    try:
+        click.echo(draw(vertices, edges))
+    except TooLarge as error:
+        raise Failure(f"{error}; --mermaid prints it as a flowchart", FAILED) from error
     click.echo()
     for line in _connection_lines(pipeline):
         click.echo(line)

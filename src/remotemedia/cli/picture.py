@@ -14,12 +14,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["Vertex", "draw"]
+__all__ = ["TooLarge", "Vertex", "draw"]
 
 UP, DOWN, LEFT, RIGHT = 1, 2, 4, 8
 LINES = " ╵╷│╴┘┐┤╶└┌├─┴┬┼"
 """By the sum of the directions that a line goes in."""
 GAP = 3
+MAX_CHARACTERS = 1_000_000
+MAX_STEPS = 100_000
+"""Of lines, from layer to layer."""
+
+
+class TooLarge(Exception):
+    """The picture would have more than a million characters; it says so."""
+
+    def __init__(self) -> None:
+        super().__init__(f"a picture of it would have more than {MAX_CHARACTERS:,} characters")
 
 
 @dataclass(slots=True)
@@ -64,12 +74,33 @@ class _Canvas:
             self.text[x + offset, y] = char
 
     def render(self) -> str:
-        places = [*self.lines, *self.text]
+        ends: defaultdict[int, int] = defaultdict(int)
+        for x, y in (*self.lines, *self.text):
+            ends[y] = max(ends[y], x + 1)
+        if sum(ends.values()) > MAX_CHARACTERS:
+            raise TooLarge
         rows = []
-        for y in range(max(y for _, y in places) + 1):
-            columns = range(max((x for x, at in places if at == y), default=-1) + 1)
-            rows.append("".join(self.text.get((x, y)) or LINES[self.lines[x, y]] for x in columns))
+        for y in range(max(ends) + 1):
+            places = [(x, y) for x in range(ends[y])]
+            rows.append("".join(self.text.get(at) or LINES[self.lines.get(at, 0)] for at in places))
         return "\n".join(row.rstrip() for row in rows)
+
+    def require_room(self) -> None:
+        """Raise `TooLarge` as soon as more is drawn than will be shown."""
+        if len(self.lines) > MAX_CHARACTERS:
+            raise TooLarge
+
+
+class _Steps(list[tuple[str, str]]):
+    """Lines from layer to layer, in their order, and by either end."""
+
+    def __init__(self, steps: Iterable[tuple[str, str]]) -> None:
+        super().__init__(steps)
+        self.above: defaultdict[str, list[str]] = defaultdict(list)
+        self.below: defaultdict[str, list[str]] = defaultdict(list)
+        for source, target in self:
+            self.above[target].append(source)
+            self.below[source].append(target)
 
 
 def draw(vertices: Mapping[str, Vertex], edges: Iterable[tuple[str, str]]) -> str:
@@ -78,11 +109,19 @@ def draw(vertices: Mapping[str, Vertex], edges: Iterable[tuple[str, str]]) -> st
     Args:
         vertices: by name.
         edges: from and to, by name; without cycles. Parallel ones are drawn once.
+
+    Raises:
+        TooLarge: it would be of no use.
     """
     every = dict(vertices)
-    steps = _steps(every, _layered(every, list(dict.fromkeys(edges))))
+    whole = _Steps(dict.fromkeys(edges))
+    _set_layers(every, whole)
+    steps = _steps(every, whole)
     layers = _ordered(every, steps)
     _place(every, layers, steps)
+    by_layer: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
+    for a, b in steps:
+        by_layer[every[a].layer].append((a, b))
     canvas = _Canvas()
     y = 0
     for number, names in enumerate(layers):
@@ -90,8 +129,7 @@ def draw(vertices: Mapping[str, Vertex], edges: Iterable[tuple[str, str]]) -> st
         for name in names:
             _draw_vertex(canvas, every[name], y, height)
         if number + 1 < len(layers):
-            below = [(a, b) for a, b in steps if every[a].layer == number]
-            y = _draw_lines(canvas, every, below, y, y + height)
+            y = _draw_lines(canvas, every, by_layer[number], y, y + height)
     return canvas.render()
 
 
@@ -99,23 +137,26 @@ def _height(vertex: Vertex) -> int:
     return len(vertex.text) + (2 if vertex.is_box else 0) if vertex.text else 1
 
 
-def _layered(
-    vertices: dict[str, Vertex], edges: Sequence[tuple[str, str]]
-) -> list[tuple[str, str]]:
+def _set_layers(vertices: Mapping[str, Vertex], edges: _Steps) -> None:
     """Set the layers: as far up as what leads there allows, but inputs right above their reader."""
-    for _ in vertices:  # a longest path has no more steps than there are vertices
-        for source, target in edges:
-            lowest = vertices[source].layer + 1
+    awaited = {name: len(edges.above[name]) for name in vertices}
+    ready = [name for name, count in awaited.items() if not count]
+    for name in ready:  # it grows
+        for target in edges.below[name]:
+            lowest = vertices[name].layer + 1
             vertices[target].layer = max(vertices[target].layer, lowest)
+            awaited[target] -= 1
+            if not awaited[target]:
+                ready.append(target)
     for name, vertex in vertices.items():
-        targets = [vertices[b].layer for a, b in edges if a == name]
-        if targets and all(b != name for _, b in edges):
-            vertex.layer = min(targets) - 1
-    return list(edges)
+        if edges.below[name] and not edges.above[name]:
+            vertex.layer = min(vertices[target].layer for target in edges.below[name]) - 1
 
 
-def _steps(vertices: dict[str, Vertex], edges: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def _steps(vertices: dict[str, Vertex], edges: _Steps) -> _Steps:
     """Cut edges that pass layers into steps from layer to layer, with bends between them."""
+    if sum(vertices[b].layer - vertices[a].layer for a, b in edges) > MAX_STEPS:
+        raise TooLarge
     steps = []
     for source, target in edges:
         at = source
@@ -125,33 +166,33 @@ def _steps(vertices: dict[str, Vertex], edges: Sequence[tuple[str, str]]) -> lis
             steps.append((at, bend))
             at = bend
         steps.append((at, target))
-    return steps
+    return _Steps(steps)
 
 
-def _ordered(vertices: dict[str, Vertex], steps: Sequence[tuple[str, str]]) -> list[list[str]]:
+def _ordered(vertices: Mapping[str, Vertex], steps: _Steps) -> list[list[str]]:
     depth = max(vertex.layer for vertex in vertices.values()) + 1
-    layers = [[name for name in vertices if vertices[name].layer == n] for n in range(depth)]
+    layers: list[list[str]] = [[] for _ in range(depth)]
+    for name, vertex in vertices.items():
+        layers[vertex.layer].append(name)
     for above, names in pairwise(layers):
         places = {name: number for number, name in enumerate(above)}
 
         def mean(name: str, places: dict[str, int] = places) -> float:
-            over = [places[a] for a, b in steps if b == name]
+            over = [places[a] for a in steps.above[name]]
             return sum(over) / len(over) if over else len(places)
 
         names.sort(key=mean)
     return layers
 
 
-def _place(
-    vertices: dict[str, Vertex], layers: Sequence[Sequence[str]], steps: Sequence[tuple[str, str]]
-) -> None:
+def _place(vertices: Mapping[str, Vertex], layers: Sequence[Sequence[str]], steps: _Steps) -> None:
     """Put each vertex below the middle of those above it, or as near as there is room."""
     for names in layers:
         free = 0
         for name in names:
             vertex = vertices[name]
-            over = [vertices[a].middle for a, b in steps if b == name]
-            siblings = max((_siblings(a, steps) for a, b in steps if b == name), default=1)
+            over = [vertices[a].middle for a in steps.above[name]]
+            siblings = max((len(steps.below[a]) for a in steps.above[name]), default=1)
             wish = sum(over) // len(over) - vertex.width // 2 if over and siblings == 1 else free
             vertex.left = max(free, wish)
             free = vertex.left + vertex.width + GAP
@@ -160,15 +201,11 @@ def _place(
         limit = None
         for name in reversed(names):
             vertex = vertices[name]
-            under = [vertices[b].middle for a, b in steps if a == name]
+            under = [vertices[b].middle for b in steps.below[name]]
             wish = sum(under) // len(under) - vertex.width // 2 if under else vertex.left
             room = wish if limit is None else min(wish, limit - vertex.width - GAP)
             vertex.left = max(vertex.left, room)
             limit = vertex.left
-
-
-def _siblings(name: str, steps: Sequence[tuple[str, str]]) -> int:
-    return sum(1 for a, _ in steps if a == name)
 
 
 def _draw_vertex(canvas: _Canvas, vertex: Vertex, y: int, height: int) -> None:
@@ -190,43 +227,43 @@ def _draw_vertex(canvas: _Canvas, vertex: Vertex, y: int, height: int) -> None:
 def _draw_lines(
     canvas: _Canvas,
     vertices: Mapping[str, Vertex],
-    steps: Sequence[tuple[str, str]],
+    lines: Sequence[tuple[str, str]],
     top: int,
     bottom: int,
 ) -> int:
     """Draw the lines from the layer in rows [top, bottom) to the next; return where that begins."""
+    steps = _Steps(lines)
     ends = _ends(vertices, steps)
-    sources = dict.fromkeys(a for a, _ in steps)
     # Lines of one source share a row. Those to the right go below each other from the right, so
     # that they do not cross; those to the left the other way round.
-    middles = {name: vertices[name].middle for name in sources}
-    bent = [n for n in sources if any(ends[n, b] != middles[n] for a, b in steps if a == n)]
-    leans = {n: sum(ends[n, b] - middles[n] for a, b in steps if a == n) for n in bent}
+    middles = {name: vertices[name].middle for name in steps.below}
+    bent = [n for n in middles if any(ends[n, b] != middles[n] for b in steps.below[n])]
+    leans = {n: sum(ends[n, b] - middles[n] for b in steps.below[n]) for n in bent}
     bent.sort(key=lambda n: -middles[n] if leans[n] > 0 else middles[n])
     rows = {name: bottom + number for number, name in enumerate(bent)}
     arrows = bottom + max(1, len(bent))
-    for a, b in steps:
+    for a, targets in steps.below.items():
         start = top + _height(vertices[a]) - 1 if vertices[a].text else top
         start += 0 if vertices[a].is_box else 1
-        x, end = middles[a], ends[a, b]
-        turn = rows.get(a, bottom)
+        x, turn = middles[a], rows.get(a, bottom)
+        columns = [x, *(ends[a, b] for b in targets)]
         canvas.vertical(x, min(start, turn), turn)
         if not vertices[a].is_box:
             canvas.lines[x, start] |= UP
-        canvas.horizontal(turn, min(x, end), max(x, end))
-        canvas.vertical(end, turn, arrows + (0 if vertices[b].text else 1))
-        if vertices[b].text:
-            canvas.write(end, arrows, "▼")
+        canvas.horizontal(turn, min(columns), max(columns))
+        for b in targets:
+            canvas.vertical(ends[a, b], turn, arrows + (0 if vertices[b].text else 1))
+            if vertices[b].text:
+                canvas.write(ends[a, b], arrows, "▼")
+        canvas.require_room()
     return arrows + 1
 
 
-def _ends(
-    vertices: Mapping[str, Vertex], steps: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], int]:
+def _ends(vertices: Mapping[str, Vertex], steps: _Steps) -> dict[tuple[str, str], int]:
     """Choose the column where each line arrives: side by side, in the order they come from."""
     ends = {}
-    for name in dict.fromkeys(b for _, b in steps):
-        over = sorted((a for a, b in steps if b == name), key=lambda a: vertices[a].middle)
+    for name, sources in steps.above.items():
+        over = sorted(sources, key=lambda a: vertices[a].middle)
         spread = 2 if vertices[name].width >= 2 * len(over) + 1 else 1
         first = vertices[name].middle - spread * (len(over) - 1) // 2
         for number, a in enumerate(over):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -14,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from remotemedia.cli.failure import UNREADABLE, Failure
+from remotemedia.cli.streams import give_up
 from remotemedia.cli.tables import live_view, summary
 from remotemedia.cli.wording import duration_text, plural, progress_text
 from remotemedia.core.multiprocess import events
@@ -141,8 +141,7 @@ class QuietScreen:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
         except OSError as error:
-            # What is left in its buffer would fail once more when the program ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            give_up(sys.stdout)
             if isinstance(error, BrokenPipeError):
                 raise
             problem = f"standard output cannot be written: {error.strerror}"

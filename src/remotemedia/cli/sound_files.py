@@ -10,6 +10,7 @@ from remotemedia.cli.devices import CHUNK_SECONDS
 from remotemedia.cli.failure import UNREADABLE, Failure
 from remotemedia.cli.wording import duration_text, not_written, plural
 from remotemedia.data import Audio, File
+from remotemedia.data.media import MAX_CHANNELS
 from remotemedia.nodes.extras import install_command
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ class SoundFileSource:
         frames = max(1, round(rate * CHUNK_SECONDS))
         done = 0
         began_ns = time.monotonic_ns()
+        if self._file.channels > MAX_CHANNELS:
+            problem = f"{self._file.channels:,} channels, and sound here has at most {MAX_CHANNELS}"
+            raise Failure(f"{self.name} has {problem}", UNREADABLE)
         while True:
             try:
                 samples = self._file.read(frames, dtype="float32", always_2d=True)
@@ -103,6 +107,8 @@ def _unreadable(path: Path, problem: str) -> str:
     size = path.stat().st_size
     if cut := _cut_off(path):
         return f"{cut}; there is no sound in it"
+    if "SF_INFO" in problem:  # what it says of a rate of 0, or one that is too high
+        problem = "its head says a sample rate that no sound has"
     if "not a regular file" in problem:  # what libsndfile says where it tried MP3 last
         problem = "it begins as no format does that is known"
     return f"{path} ({size:,} bytes) is no sound file that can be read: {problem.rstrip('.')}"

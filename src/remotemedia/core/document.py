@@ -23,6 +23,8 @@ __all__ = ["Located", "Syntax", "parse_json", "parse_yaml"]
 
 MAX_VALUES = 100_000
 MAX_DEPTH = 64
+MAX_DIGITS = 400
+"""Of a number, its sign, point and exponent among them; Python itself takes 4,300."""
 
 _FORMS: tuple[tuple[re.Pattern[str], type], ...] = (
     (re.compile(r"[-+]?[0-9]+"), int),
@@ -205,7 +207,8 @@ def _converted(event: yaml.Event) -> _Event | None:
     match event:
         case yaml.ScalarEvent():
             is_plain = event.implicit[0] and not event.style
-            return _Scalar(_scalar(event.value) if is_plain else event.value, line, event.anchor)
+            value = _scalar(event.value, line) if is_plain else event.value
+            return _Scalar(value, line, event.anchor)
         case yaml.MappingStartEvent():
             return _Open({}, line, event.anchor)
         case yaml.SequenceStartEvent():
@@ -217,12 +220,15 @@ def _line(event: yaml.Event) -> int:
     return event.start_mark.line + 1 if event.start_mark is not None else 1
 
 
-def _scalar(text: str) -> object:
+def _scalar(text: str, line: int) -> object:
     """Read a plain scalar by the core schema of YAML 1.2, section 10.3.2."""
     if text in _WORDS:
         return _WORDS[text]
     for pattern, type_ in _FORMS:
-        if pattern.fullmatch(text) and len(text) < 400:
+        if pattern.fullmatch(text):
+            if len(text) > MAX_DIGITS:
+                problem = f"this number has {len(text):,} characters, more than {MAX_DIGITS}"
+                raise Syntax(problem, line, "if it is text, write it in quotes")
             return type_(text)
     if re.fullmatch(r"0x[0-9a-fA-F]{1,16}|0o[0-7]{1,22}", text):
         return int(text, 0)

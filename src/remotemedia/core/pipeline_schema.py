@@ -18,7 +18,7 @@ from remotemedia.core.environment import text_problem, variable_problem
 from remotemedia.core.findings import wrong_choice
 from remotemedia.core.ids import ID_PATTERN, ID_RULE
 from remotemedia.core.multiprocess.plan import PolicyName
-from remotemedia.core.pipeline import OnError
+from remotemedia.core.pipeline import OnError, Restart
 
 if TYPE_CHECKING:
     from remotemedia.core.pipeline import NodeConfig
@@ -120,7 +120,13 @@ def option_problems(config: NodeConfig) -> list[tuple[str, str, str]]:
     for field in _options():
         value = getattr(config, field.name)
         problem = value_problem(value, field.type)
-        if problem is not None:
+        found = f"it is a {type(value).__name__}; it must be"
+        if field.name == "executor" and isinstance(value, Mapping):
+            # It comes right after the id, where `add_node` takes parameters.
+            problems.append((field.name, f"{found} a name", "did you mean config=?"))
+        elif field.name == "restart" and not isinstance(value, Restart):
+            problems.append((field.name, f"{found} a Restart", 'such as Restart("on_failure")'))
+        elif problem is not None:
             problems.append((field.name, *problem))
         else:
             problems += [(field.name, text, "") for text in _text_problems(value)]

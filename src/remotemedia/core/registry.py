@@ -119,9 +119,11 @@ class Registry:
 
         Raises:
             ImportError: there is no such module, or its code fails.
-            ValueError: it registers a name twice, or its own name is taken.
+            ValueError: it registers a name twice, or its own name is taken or is neither.
         """
         is_file = name.endswith(".py")
+        if not is_file and ("/" in name or not all(name.split("."))):
+            raise ValueError("it is neither a path that ends in .py nor a dotted name")
         key = module_key(name)
         if key in self._modules:
             raise ValueError(f"there are two modules {key!r}; rename one of the files")

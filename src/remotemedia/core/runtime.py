@@ -211,8 +211,9 @@ class Runtime:
             if isinstance(pipeline, ValidatedPipeline):
                 wanted = {node.config.executor or DEFAULT_EXECUTOR for node in pipeline.nodes}
             else:
-                wanted = {config.executor or DEFAULT_EXECUTOR for config in pipeline.nodes}
-                wanted &= self._executors.keys()  # validation names the others, with their nodes
+                given = (config.executor or DEFAULT_EXECUTOR for config in pipeline.nodes)
+                # Validation names those that there are not, and what is no name, with their nodes.
+                wanted = {name for name in given if name in list(self._executors)}
             if len(wanted) > 1:
                 names = ", ".join(sorted(wanted))
                 raise ExecutorError(

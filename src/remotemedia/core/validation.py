@@ -239,7 +239,7 @@ class _Checker:
         self, index: int, config: NodeConfig, executors: Collection[str] | None
     ) -> None:
         name = config.executor
-        if executors is not None and name is not None and name not in executors:
+        if executors is not None and isinstance(name, str) and name not in executors:
             self.find(
                 f"node {config.node_id!r}, executor",
                 f"there is no executor {name!r}",

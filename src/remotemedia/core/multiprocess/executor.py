@@ -30,7 +30,7 @@ from remotemedia.core.pipeline import Connection, NodeConfig
 from remotemedia.core.reference import local_reference_to, reference_to, script_being_loaded
 from remotemedia.core.uncancelled import to_its_end
 from remotemedia.core.validation import ValidatedPipeline, validate
-from remotemedia.errors import ExecutorError, SessionNotFound
+from remotemedia.errors import ExecutorError, SessionNotFound, SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,10 +194,14 @@ class SessionExecutor(ABC):
                     raise ExecutorError("the executor runs by other settings; make another")
                 self.config = config
             self._require_not_shut_down()
-            if not self._is_initialized:
-                await self._initialize()
-                self._is_initialized = True
-            await self._renew()
+            try:
+                if not self._is_initialized:
+                    await self._initialize()
+                    self._is_initialized = True
+                await self._renew()
+            except SpawnError:
+                self._require_not_shut_down()  # meanwhile, which killed the spawner
+                raise
             self._require_not_shut_down()  # meanwhile
 
     def _require_not_shut_down(self) -> None:
@@ -300,6 +304,7 @@ class MultiprocessExecutor(SessionExecutor):
         super().__init__(config, registry=registry)
         self._manager: ProcessManager | None = None  # from when it is initialised, as the domain
         self._domain: Domain | None = None
+        self._newest: ProcessManager | None = None  # it may not have started, or never will
         self._files: list[str] = []  # of the domain: to be swept whoever dies
         self._lost: list[ProcessManager] = []  # whose spawners were killed
 
@@ -322,7 +327,7 @@ class MultiprocessExecutor(SessionExecutor):
         from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 
         _raise_descriptor_limit()
-        manager = ProcessManager()
+        manager = self._newest = ProcessManager()
         # Before there are files: if this process dies, the spawner sweeps them in its stead.
         await manager.start()
         try:
@@ -341,7 +346,7 @@ class MultiprocessExecutor(SessionExecutor):
         assert self._manager is not None
         if self._manager.is_lost:
             self._manager.set_sweep([])
-            manager = ProcessManager()
+            manager = self._newest = ProcessManager()
             await manager.start()  # may fail, and is tried again then
             self._lost.append(self._manager)
             self._manager = manager
@@ -351,6 +356,11 @@ class MultiprocessExecutor(SessionExecutor):
         assert self._domain is not None
         assert self._manager is not None
         return self._domain, ProcessLauncher(self._manager, self.config)
+
+    async def _end_all(self) -> None:
+        if self._newest is not None:
+            self._newest.give_up_start()
+        await super()._end_all()
 
     async def _shut_down(self) -> None:
         assert self._domain is not None

@@ -78,6 +78,7 @@ class ProcessManager:
         self._numbers = itertools.count(1)
         self._processes: dict[int, Process] = {}  # by number, until gone
         self._patterns: list[str] = []
+        self._is_starting = False  # the spawner was launched and has not answered
         self._is_started = False
         self._is_lost = False  # the spawner ended, or was ended, before it had done its work
         self._cleanup: asyncio.Task[None] | None = None  # of what a lost spawner left
@@ -121,9 +122,18 @@ class ProcessManager:
         Raises:
             SpawnError: it could not be started.
         """
-        await self._lifeline.open()
+        self._is_starting = True
+        try:
+            await self._lifeline.open()
+        finally:
+            self._is_starting = False
         self._is_started = True
         self._lifeline.send({"op": "sweep", "patterns": self._patterns})
+
+    def give_up_start(self) -> None:
+        """Kill a spawner that has not answered yet: `start` raises `SpawnError` soon."""
+        if self._is_starting:
+            self._lifeline.kill()
 
     def set_sweep(self, patterns: Iterable[str]) -> None:
         """Say what is to be unlinked when this manager ends, however it ends.
