@@ -597,6 +597,26 @@ def test_a_reader_waits_for_the_next_process_of_its_writer(shared: ChannelRegist
     assert connection_stats_of(shared, reader).is_confirmed
 
 
+def test_what_a_dead_writer_had_sent_outlasts_the_next_process_of_another(
+    shared: ChannelRegistry,
+) -> None:
+    readers, peers = {}, {}
+    for name in ("first", "second"):
+        shared.add_endpoint(name)
+        readers[name] = shared.create_subscriber(shared.create_channel(name, 64, writer=name))
+        peers[name] = Peer.of(shared, name, "burst", times=10, nbytes=5000, stays=True)
+    for name, peer in peers.items():
+        peer.wait_ready()
+        assert peer.hear() == "sent"
+        peer.kill()
+        shared.endpoint_restarts(name, pids={peer.process.pid})
+    following = Peer.of(shared, "first", "burst", times=1, nbytes=16, stays=True)
+    following.wait_ready()
+    # Its memory is in none that the reader has met.
+    assert [value_of(readers["second"].receive(30)) for _ in range(10)] == list(range(10))
+    following.kill()
+
+
 @pytest.mark.parametrize("policy", ["block", "error"])
 def test_a_writer_waits_for_the_next_process_of_its_reader(
     shared: ChannelRegistry, policy: str

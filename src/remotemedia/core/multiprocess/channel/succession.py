@@ -38,8 +38,8 @@ class Succession(Planner):
     def __init__(self, scope: str, ledger: Ledger, transport: Transport) -> None:
         super().__init__(scope, ledger)
         self._transport = transport
-        self._has_dead = False
-        self._dead_pids: set[int] | None = set()  # whose memory is still to be freed; None: all
+        # Processes whose memory is still to be freed, by endpoint index; None is any that is dead.
+        self._dead_pids: dict[int, set[int] | None] = {}
 
     def endpoint_died(self, name: str, *, pids: Collection[int] | None = None) -> None:
         """Tell everybody that a process is dead. Call it once the process has been reaped.
@@ -137,14 +137,16 @@ class Succession(Planner):
     def _spread_death(self, party: Party, pids: Collection[int] | None) -> None:
         """Have everybody look at what the ledger says by now of the ends of a dead process."""
         self._parties.ring()
-        others = self._dead_pids
-        self._dead_pids = None if pids is None or others is None else others.union(pids)
-        party.is_dead = self._has_dead = True
+        others = self._dead_pids.get(party.index, set())
+        both = None if pids is None or others is None else others.union(pids)
+        self._dead_pids[party.index] = both
+        party.is_dead = True
         self._clean_up_dead()
 
     def _make_way(self, party: Party) -> None:
         """Have the ends of a dead process awaited again, by the next, and free what it left."""
-        self._clean_up_dead(even_unread=True)
+        # Not what others left that died since: their readers have not been waited for.
+        self._free([self._dead_pids.pop(party.index, set())])
         party.is_dead = False
         party.close_stand_in()
         for channel in self._channels_of(party):
@@ -152,10 +154,15 @@ class Succession(Planner):
 
     def _clean_up_dead(self, *, even_unread: bool = False) -> None:
         """Free what dead processes left, unless there is something in it that is still to come."""
-        if not self._has_dead:
+        if not self._dead_pids:
             return
         words, channels = self.ledger.words, self._channels.values()
         if even_unread or not any(owed(words, one.plan) for one in channels):
-            self._has_dead = False
-            pids, self._dead_pids = self._dead_pids, set()
-            self._transport.clean_up_dead(pids)
+            dead, self._dead_pids = self._dead_pids, {}
+            self._free(dead.values())
+
+    def _free(self, pids: Collection[set[int] | None]) -> None:
+        known = [one for one in pids if one is not None]
+        named = set().union(*known) if len(known) == len(pids) else None
+        if named is None or named:
+            self._transport.clean_up_dead(named)
