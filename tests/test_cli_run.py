@@ -11,6 +11,7 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -560,6 +561,26 @@ def test_it_ends_when_who_reads_its_output_has_gone(tmp_path: Path) -> None:
         errors = process.stderr.read()
         assert process.wait(30) == 141
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("command", ["nodes", "graph", "validate"])
+def test_every_command_ends_alike_when_who_reads_its_output_has_gone(
+    tmp_path: Path, command: str
+) -> None:
+    count = write_pipeline(tmp_path, ("Count", {}))
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = [] if command == "nodes" else [str(count)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "remotemedia", command, *arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_it_ends_when_nobody_sees_any_more_how_it_goes(tmp_path: Path) -> None:

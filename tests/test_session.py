@@ -661,6 +661,17 @@ async def test_whoever_receives_is_told_that_an_end_cut_off_what_was_sent(
                 await task
 
 
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+async def test_what_had_come_out_before_an_end_comes_after_it(executor: str, how: str) -> None:
+    async with running(nodes.Words, executor=executor) as session:
+        await session.send(rm.Text("first second"))
+        await wait_until(lambda: session.stats()["n1.out"].sent == 2)
+        await getattr(session, how)()
+        assert [text_of(await session.recv()) for _ in range(2)] == ["first", "second"]
+        with pytest.raises(rm.ChannelError, match="finished"):  # it may not have said that it had
+            await session.recv()
+
+
 async def test_whoever_receives_hears_of_no_loss_when_nothing_was_under_way(executor: str) -> None:
     async with running(nodes.Echo, executor=executor) as session:
         iterating = asyncio.create_task(_all(session))

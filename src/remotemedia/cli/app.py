@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
 
 import click
 
 from remotemedia.cli import INTERRUPTED
 from remotemedia.cli.doctor import doctor
-from remotemedia.cli.failure import INVALID, UNREADABLE
+from remotemedia.cli.failure import INVALID, READER_GONE, UNREADABLE
 from remotemedia.cli.graph import graph
 from remotemedia.cli.installed import version_of
 from remotemedia.cli.new import new
@@ -24,7 +25,19 @@ __all__ = ["app", "run_app"]
 UNKNOWN = "of unknown version: found by PYTHONPATH, not installed"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _App(click.Group):
+    """Ends by one exit code when who reads its output has gone, where click ends with 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """See click's."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            give_up(sys.stdout)
+            return READER_GONE
+
+
+@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version_of("remotemedia") or UNKNOWN, message="%(prog)s %(version)s")
 def app() -> None:
     """Pipelines of real-time media and AI nodes, each node a process of its own."""
@@ -39,7 +52,8 @@ def run_app() -> int:
     try:
         code = app.main(prog_name="remotemedia", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        with suppress(BrokenPipeError):  # nobody sees it, and the exit code says it
+            error.show()
         return error.exit_code
     except OSError as error:
         if _is_nowhere():

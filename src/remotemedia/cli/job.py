@@ -14,7 +14,7 @@ from remotemedia.core.ids import id_of
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.runtime import Runtime
 from remotemedia.data import Audio
-from remotemedia.errors import ChannelClosed
+from remotemedia.errors import ChannelClosed, RemoteMediaError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
@@ -115,6 +115,9 @@ class Job:
                 finally:
                     refresh.cancel()
                     await asyncio.wait([refresh])
+        except RemoteMediaError:
+            if self._blinded_by is None:  # else it was brought to its end for that
+                raise
         finally:
             for number in END_SIGNALS:
                 loop.remove_signal_handler(number)

@@ -191,7 +191,10 @@ def _run(
             source.close()
         ends, late = _close(sinks)
     failure = failure or late
-    _report(job, screen, ends, failure, as_json=as_json)
+    try:
+        _report(job, screen, ends, failure, as_json=as_json)
+    except BrokenPipeError:
+        return READER_GONE if failure is None else failure.exit_code
     if failure is not None:
         raise failure
     return 0 if job.ended_by is None else 128 + job.ended_by

@@ -18,6 +18,7 @@ from remotemedia.errors import (
     ChannelClosed,
     EndOfStream,
     ExecutorError,
+    MessageLost,
     NodeFailed,
     RemoteMediaError,
 )
@@ -80,7 +81,7 @@ class Exchange:
         self._cut_off: set[int] = set()  # inputs whose streams the end of the session came before
         self._failures: dict[int, NodeFailed] = {}
         self._losses = Losses(wiring)
-        self._is_closing = self._is_draining = False
+        self._is_closing = self._is_draining = self._is_ending = False
         self._is_cut_short = False  # it ended before it had finished with what was sent
         self._is_read = False  # somebody receives message by message, now or in a moment
         self._iterations = 0  # over outputs, that have begun and not ended
@@ -247,18 +248,17 @@ class Exchange:
     def close_inputs(self) -> None:
         """Take no more input; whoever waits for room gets `ChannelClosed`. Twice is harmless.
 
-        Of a session that has failed, what has come out is taken now: once its nodes have stopped,
-        the memory it is in can no longer be mapped.
+        What has come out is taken now: once the nodes have stopped, the memory it is in can no
+        longer be mapped.
         """
-        self._is_closing = True
-        if self._has_failed():
-            self._take_out(self._subscribers)
+        self._is_closing = self._is_ending = True
+        self._take_out(self._subscribers)
         self.wake()
 
     def close(self) -> None:
         """Send and receive no more; whoever waits gets `ChannelClosed`. Twice is harmless."""
-        if self._has_failed() and not self._is_closed:
-            self._take_out(self._subscribers)  # what had left the nodes before one of them failed
+        if not self._is_closed:
+            self._take_out(self._subscribers)  # what had left the nodes before they stopped
         if not self._has_finished:
             self._cut_off = {number for number in self._claims if not self._is_done(number)}
             self._is_cut_short = self._is_draining or not self._is_done(self._inputs.last)
@@ -269,11 +269,14 @@ class Exchange:
         self, attempt: Callable[[], T | None], timeout_seconds: float | None = None
     ) -> T:
         def checked() -> T | None:
-            """What came before a failure comes out first."""
+            """What came before a failure comes out first; an end says itself what it cut off."""
             try:
                 found = attempt()
-            except RemoteMediaError:
-                if not self._has_failed():
+            except RemoteMediaError as error:
+                if self._is_ending and isinstance(error, MessageLost):
+                    self._log_lost(error)
+                    self.wake()  # there may be more
+                elif not self._has_failed():
                     raise
                 found = None
             if (found is None or found is _DONE) and (failure := self._why_not()) is not None:
