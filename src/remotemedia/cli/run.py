@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from remotemedia.cli import ending_at_once
-from remotemedia.cli.failure import FAILED, INVALID, READER_GONE, Failure, explained
+from remotemedia.cli.failure import FAILED, INVALID, Failure, explained
 from remotemedia.cli.installed import not_installed
 from remotemedia.cli.loading import load, settings_option
 from remotemedia.cli.wording import json_text
@@ -180,8 +180,6 @@ def _run(
             if source is not None and source.warning:
                 screen.note(f"warning: {source.warning}", "yellow")
             asyncio.run(job.run())
-    except BrokenPipeError:
-        return READER_GONE
     except Failure as error:
         failure = error
     except RemoteMediaError as error:
@@ -194,7 +192,9 @@ def _run(
     try:
         _report(job, screen, ends, failure, as_json=as_json)
     except BrokenPipeError:
-        return READER_GONE if failure is None else failure.exit_code
+        if failure is None:
+            raise
+        return failure.exit_code
     if failure is not None:
         raise failure
     return 0 if job.ended_by is None else 128 + job.ended_by

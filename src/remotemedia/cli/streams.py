@@ -38,7 +38,9 @@ def give_up(stream: TextIO) -> None:
 
     It could not be written, and would fail once more when the program ends.
     """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def leave_streams() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -12,7 +11,7 @@ from remotemedia.core.multiprocess.claims import MAX_SET_ASIDE, Claims
 from remotemedia.core.multiprocess.inputs import Inputs
 from remotemedia.core.multiprocess.losses import Losses
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
-from remotemedia.core.multiprocess.transport.loop_doorbell import TURNS, LoopDoorbell
+from remotemedia.core.multiprocess.transport.loop_doorbell import Checkpoint, LoopDoorbell
 from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,
@@ -20,6 +19,7 @@ from remotemedia.errors import (
     ExecutorError,
     MessageLost,
     NodeFailed,
+    PeerLost,
     RemoteMediaError,
 )
 
@@ -85,7 +85,7 @@ class Exchange:
         self._is_cut_short = False  # it ended before it had finished with what was sent
         self._is_read = False  # somebody receives message by message, now or in a moment
         self._iterations = 0  # over outputs, that have begun and not ended
-        self._turns = 0
+        self._checkpoint = Checkpoint()
         self._inputs = Inputs(host, wiring, self)
         self._take_in()
 
@@ -146,12 +146,6 @@ class Exchange:
         """See `Receiving.note_sent`."""
         if number in self._claims:
             self._losses.enter(number, key, sequence)
-
-    async def let_others_run(self) -> None:
-        """Give way now and then; see `TURNS`."""
-        self._turns += 1
-        if self._turns % TURNS == 0:
-            await asyncio.sleep(0)
 
     async def recv(self, timeout_seconds: float | None) -> Output:
         """See `Session.recv`."""
@@ -283,7 +277,7 @@ class Exchange:
                 raise failure
             return found
 
-        await self.let_others_run()
+        await self._checkpoint.passed()
         try:
             found = await self._doorbell.wait_for(checked, timeout_seconds)
         except ChannelClosed:
@@ -360,6 +354,8 @@ class Exchange:
         for subscriber in waiting:
             try:
                 message = subscriber.receive_nowait()
+            except (EndOfStream, PeerLost):
+                continue  # one loss before was more messages than one
             except RemoteMediaError as error:
                 self._log_lost(error)
             else:

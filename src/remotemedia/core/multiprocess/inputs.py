@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from remotemedia.core.arguments import check_input
-from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
+from remotemedia.core.multiprocess.transport.loop_doorbell import Checkpoint, LoopDoorbell
 from remotemedia.core.ports import DATA_TYPES
 from remotemedia.errors import ChannelClosed, DataError
 
@@ -54,9 +54,6 @@ class Receiving(Protocol):
     def note_sent(self, number: int, key: tuple[str, str], sequence: int) -> None:
         """An input was sent, by this port and as this message of it."""
 
-    async def let_others_run(self) -> None:
-        """Give way now and then."""
-
 
 class Inputs:
     """Sends inputs, for any number of tasks of one event loop.
@@ -76,6 +73,7 @@ class Inputs:
         self._receiving = receiving
         self._session_id = wiring.session_id
         self._doorbell = LoopDoorbell.of(host.doorbell)
+        self._checkpoint = Checkpoint()
         self._ports: dict[tuple[str, str], _Port] = {}
         self.last = 0
         self.extend()
@@ -107,7 +105,7 @@ class Inputs:
         port.pending.add(number)
         try:
             # Cancelled here, the message was not sent, and its number is never used again.
-            await self._receiving.let_others_run()
+            await self._checkpoint.passed()
             await self._send(port, message, number, timeout_seconds)
         finally:
             port.pending.discard(number)

@@ -14,7 +14,7 @@ from remotemedia.core.multiprocess.runner.context import (
     outputs_of,
 )
 from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
-from remotemedia.core.multiprocess.transport.loop_doorbell import TURNS, LoopDoorbell
+from remotemedia.core.multiprocess.transport.loop_doorbell import Checkpoint, LoopDoorbell
 from remotemedia.errors import ChannelClosed
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class AsyncLoop(Work):
         self._task = task
         self._is_busy = self._is_source = self._is_interrupting = False
         self._cancelled_by: set[str] = set()
-        self._turns = 0
+        self._checkpoint = Checkpoint()
         self.commands.wake_with(lambda: loop.call_soon_threadsafe(self._on_news))
         try:
             if source is not None:
@@ -85,7 +85,7 @@ class AsyncLoop(Work):
                 self.note_failure(error)  # raises it again, unless the node is to live on
             del message, make
             self.end(began)
-            await self._let_others_run()
+            await self._checkpoint.passed()
 
     async def _work(self, make: Callable[[], object], *, is_source: bool = False) -> None:
         """Emit what a handler makes; an interrupt cancels it, a stop ends it with `Stopped`.
@@ -138,13 +138,7 @@ class AsyncLoop(Work):
         await publisher.send_async(message)
         if self.commands.changes:  # one that awaits nothing hears of them nowhere else
             self.change_connections(self.commands.take_changes())
-        await self._let_others_run()
-
-    async def _let_others_run(self) -> None:
-        """Give the node's own tasks a turn now and then; see `TURNS`."""
-        self._turns += 1
-        if self._turns % TURNS == 0:
-            await asyncio.sleep(0)
+        await self._checkpoint.passed()
 
     async def _is_source_done(self) -> bool:
         if not self.commands.is_draining:
