@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 SYSTEMS: tuple[System, ...] = (
     Remotemedia("remotemedia"),
     Remotemedia("remotemedia-copy"),
-    RawIceoryx2(),
+    RawIceoryx2("raw-iceoryx2"),
+    RawIceoryx2("raw-iceoryx2-used"),
     ZeroMq(),
     MpQueue(),
 )

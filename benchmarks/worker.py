@@ -12,6 +12,7 @@ MODULES = {
     "remotemedia": "benchmarks.systems.ours",
     "remotemedia-copy": "benchmarks.systems.ours",
     "raw-iceoryx2": "benchmarks.systems.raw_iceoryx2",
+    "raw-iceoryx2-used": "benchmarks.systems.raw_iceoryx2",
     "pyzmq": "benchmarks.systems.zeromq",
 }
 

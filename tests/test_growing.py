@@ -481,12 +481,12 @@ async def test_an_async_source_takes_a_connection_while_it_waits(
 
 
 async def test_a_source_that_takes_no_connection_holds_up_no_other() -> None:
-    async with MultiprocessExecutor(MultiprocessConfig(init_timeout_secs=2.0)) as executor:
+    async with MultiprocessExecutor(MultiprocessConfig(init_timeout_secs=5.0)) as executor:
         source = await executor.execute_node(QuietSync, "quiet", MIDDLE)
         for name in ("a", "b"):
             await executor.execute_node(Keep, name, MIDDLE)
         await executor.execute_node(Single, "single", MIDDLE)
-        with pytest.raises(ExecutorError, match=r"quiet.out -> a.in .* not connected in 2 s: a n"):
+        with pytest.raises(ExecutorError, match=r"quiet.out -> a.in .* not connected in 5 s: a n"):
             await executor.connect_nodes("quiet", "out", "a", "in")
         assert source.session.state.value == "ready"
         await source.session.kill()

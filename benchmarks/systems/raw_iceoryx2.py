@@ -1,7 +1,8 @@
 """The bare library through its public Python interface: the limit for Python.
 
 It waits like we do, with our own doorbell, and carries no header, type, count or check. It does not
-even look at the payload: that is the limit.
+even look at the payload: that is the limit. `raw-iceoryx2-used` is the same with a byte written and
+read by its users, as those of every other system do.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class RawEnds:
         self._next = (fds[after], _slot(after) + EndpointWord.ASLEEP)
         self._previous = (fds[before], _slot(before) + EndpointWord.ASLEEP)
         self._subscriber = into.subscriber_builder().create()
+        self._take = self._subscriber.receive
         self._publisher = (
             out.publisher_builder()
             .initial_max_slice_len(job.size_bytes)
@@ -86,7 +88,7 @@ class RawEnds:
 
     def receive(self) -> None:
         """See `Ends.receive`."""
-        sample = self._doorbell.wait_for(self._subscriber.receive, DEADLINE_SECONDS)
+        sample = self._doorbell.wait_for(self._take, DEADLINE_SECONDS)
         if sample is None:
             raise TimeoutError
         del sample
@@ -112,10 +114,31 @@ class RawEnds:
         return self._publisher.loan_slice_uninit(self._nbytes).assume_init().send() or None
 
 
+class UsedEnds(RawEnds):
+    """The same, and messages are filled and looked at."""
+
+    def __init__(self, node: Any, index: int, fds: list[int], ledger: Ledger, job: Job) -> None:
+        super().__init__(node, index, fds, ledger, job)
+        self._take = self._take_and_look
+
+    def _take_and_look(self) -> Any:
+        sample = self._subscriber.receive()
+        assert sample is None or sample.payload()[0] == 1
+        return sample
+
+    def _try_send(self) -> bool | None:
+        sample = self._publisher.loan_slice_uninit(self._nbytes)
+        sample.payload()[0] = 1
+        return sample.assume_init().send() or None
+
+
+_ENDS = {"raw-iceoryx2": RawEnds, "raw-iceoryx2-used": UsedEnds}
+
+
 class RawRing:
     """A ring over the bare library."""
 
-    def __init__(self, processes: int, job: Job) -> None:
+    def __init__(self, name: str, processes: int, job: Job) -> None:
         self._root = tempfile.mkdtemp(prefix="rmb")
         self._prefix = f"rmb{secrets.token_hex(4)}_"
         self._workers = Workers()
@@ -132,8 +155,8 @@ class RawRing:
                 "fds": self._fds,
                 "ledger_fd": self._ledger.fd,
             }
-            self._workers.start("raw-iceoryx2", arguments, [*self._fds, self._ledger.fd])
-        self.ends: Ends = RawEnds(node, 0, self._fds, self._ledger, job)
+            self._workers.start(name, arguments, [*self._fds, self._ledger.fd])
+        self.ends: Ends = _ENDS[name](node, 0, self._fds, self._ledger, job)
         self._holds = holds
 
     @property
@@ -164,20 +187,21 @@ class RawRing:
 class RawIceoryx2:
     """See `System`."""
 
-    name = "raw-iceoryx2"
     modes = ("block", "adaptive")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def ring(self, processes: int, job: Job) -> Ring:
         """See `System.ring`."""
-        return RawRing(processes, job)
+        return RawRing(self.name, processes, job)
 
 
 def open_ends(
     system: str, job: Job, root: str, prefix: str, index: int, fds: list[int], ledger_fd: int
 ) -> Ends:
     """Open the ends of another process of the ring."""
-    del system
-    return RawEnds(_node(root, prefix), index, fds, Ledger(ledger_fd), job)
+    return _ENDS[system](_node(root, prefix), index, fds, Ledger(ledger_fd), job)
 
 
 def _slot(index: int) -> int:
