@@ -50,6 +50,7 @@ LAYERS = {
         for name in (
             "wiring",
             "flow",
+            "tally",
             "launch",
             "watchdog",
             "control_link",

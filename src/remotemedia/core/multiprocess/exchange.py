@@ -7,6 +7,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from remotemedia.core.multiprocess import flow
 from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.claims import MAX_SET_ASIDE, Claims
 from remotemedia.core.multiprocess.inputs import Inputs
@@ -105,11 +106,12 @@ class Exchange:
                 self._subscribers.append(subscriber)
                 self._inbox.add(subscriber)
         self._error_words = {
-            node_id: wiring.slot(node_id) + EndpointWord.ERRORS for node_id in self._nodes
+            node_id: wiring.tally.slot(node_id) + EndpointWord.ERRORS for node_id in self._nodes
         }
-        self._makers, reached = wiring.makers(), wiring.reached()
+        self._makers = flow.makers(wiring.pipeline)
+        reached = flow.reached(wiring.pipeline)
         self._ends = [
-            wiring.slot(node.node_id) + EndpointWord.ENDED
+            wiring.tally.slot(node.node_id) + EndpointWord.ENDED
             for node in wiring.pipeline.nodes
             if not node.type.outputs and node.node_id in reached
         ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remotemedia.core.findings import first_line
+from remotemedia.core.multiprocess import flow
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.errors import NodeFailed, ProcessCrashed
 
@@ -77,14 +78,15 @@ class Losses:
 
     def vacate(self, node_id: str, error: ExecutorError) -> None:
         """Have all wait for the next process of a node, and suspect what it leaves of losses."""
-        wiring, slot = self._wiring, self._wiring.slot(node_id)
+        pipeline, tally = self._wiring.pipeline, self._wiring.tally
+        slot = tally.slot(node_id)
         is_busy, last = (
             self._words[slot + word] for word in (EndpointWord.BEGAN_NS, EndpointWord.CORRELATION)
         )
-        keys, ended = wiring.leads_to(node_id), self._words[slot + EndpointWord.ENDED]
-        taken = {key: wiring.taken(key) for key in keys}
-        to_it, from_it = wiring.lost(node_id)
-        in_hand = wiring.vacate(node_id)
+        keys, ended = flow.leads_to(pipeline, node_id), self._words[slot + EndpointWord.ENDED]
+        taken = {key: tally.taken(key) for key in keys}
+        to_it, from_it = tally.lost(node_id)
+        in_hand = self._wiring.vacate(node_id)
         # What has not been read where it came in, has not come as far as the node.
         numbers = {
             number
@@ -92,7 +94,7 @@ class Losses:
             if key in keys and (key[0] == node_id or sequence <= taken[key])
         }
         ahead = {number for number in numbers if number > ended}
-        if keys and wiring.is_single_way(node_id):
+        if keys and flow.is_single_way(pipeline, node_id):
             # All come to it in the order in which they came in: those before its last have gone by.
             (key,) = keys
             first = taken[key] + 1 - in_hand
@@ -103,7 +105,7 @@ class Losses:
         lost = to_it + (in_hand if is_busy else 0), from_it
         # They may come to it, or to where it was, before its next process does.
         behind = {n for n, (key, _) in self._entries.items() if key in keys} - numbers
-        now = wiring.lost(node_id)
+        now = tally.lost(node_id)
         self._suspicions += [
             _Suspicion(node_id, error, worked_on, ahead, numbers, lost, keys, is_open=False),
             _Suspicion(node_id, error, 0, behind, set(behind), now, keys, is_open=True),
@@ -126,7 +128,7 @@ class Losses:
     def _is_hit(self, one: _Suspicion, number: int) -> bool:
         if number == one.worked_on:
             return True
-        to_it, from_it = self._wiring.lost(one.node_id)
+        to_it, from_it = self._wiring.tally.lost(one.node_id)
         return (number in one.ahead and to_it > one.lost[0]) or from_it > one.lost[1]
 
     def _failure(self, one: _Suspicion, number: int) -> NodeFailed:
