@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from remotemedia.cli import doctor
 from remotemedia.cli.app import app
-from remotemedia.core.multiprocess import leftovers, remains
+from remotemedia.core.multiprocess import orphans, remains
 from remotemedia.core.multiprocess.transport import folder
 from remotemedia.nodes.extras import install_command
 
@@ -45,7 +45,7 @@ MARK = f"REMOTEMEDIA_TEST_{os.getpid()}"
 def only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files may be young, and processes of others are left alone."""
     monkeypatch.setattr(remains, "MIN_AGE_SECONDS", 0.0)
-    monkeypatch.setattr(leftovers, "MARK", MARK)
+    monkeypatch.setattr(orphans, "MARK", MARK)
 
 
 def checks(*arguments: str) -> dict[str, dict[str, str]]:

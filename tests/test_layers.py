@@ -38,7 +38,7 @@ LAYERS = {
             "spec",
             "lifeline",
             "output",
-            "leftovers",
+            "orphans",
             "remains",
             "handle",
         )

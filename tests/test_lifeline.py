@@ -133,7 +133,7 @@ async def test_closing_waits_within_a_bound_for_what_a_killed_spawner_left(
     async def wait_for_ever(*_: object) -> None:  # as for a process that is stuck in the kernel
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(process, "kill_leftovers", wait_for_ever)
+    monkeypatch.setattr(process, "kill_orphans", wait_for_ever)
     monkeypatch.setattr(spawner, "END_SECONDS", 0.1)
     (tmp_path / "rm_1").touch()
     manager = ProcessManager()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remotemedia.core.multiprocess.leftovers import MARK
+from remotemedia.core.multiprocess.orphans import MARK
 from remotemedia.core.multiprocess.process import (
     ExitReason,
     ProcessExit,

@@ -27,8 +27,8 @@ from remotemedia.core.multiprocess.handle import (
     ProcessStatus,
     ask_then_kill,
 )
-from remotemedia.core.multiprocess.leftovers import MARK, kill_leftovers
 from remotemedia.core.multiprocess.lifeline import Lifeline, Report
+from remotemedia.core.multiprocess.orphans import MARK, kill_orphans
 from remotemedia.core.multiprocess.output import NodeOutput
 from remotemedia.core.multiprocess.spec import SpawnSpec
 
@@ -276,7 +276,7 @@ class ProcessManager:
     async def _kill_left(self, left: list[Process]) -> None:
         sessions = {process.handle.pid for process in left if process.handle is not None}
         try:
-            await kill_leftovers(sessions, self._mark)
+            await kill_orphans(sessions, self._mark)
         finally:
             for process in left:
                 self._forget(process)

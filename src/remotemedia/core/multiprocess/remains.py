@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from remotemedia.core.multiprocess.leftovers import all_pids, kill_orphan, orphans
+from remotemedia.core.multiprocess.orphans import all_pids, find_orphans, kill_orphan
 from remotemedia.core.multiprocess.transport import folder
 from remotemedia.core.multiprocess.transport.locks import MemoryLock
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
@@ -56,7 +56,7 @@ def find_remains() -> Remains:
     """
     here = folder.private_folder()
     folders = tuple(root for root, is_alive in _domains(here) if not is_alive)
-    return Remains(folders, tuple(_orphaned_files(here)), orphans())
+    return Remains(folders, tuple(_orphaned_files(here)), find_orphans())
 
 
 def living_domains() -> int:

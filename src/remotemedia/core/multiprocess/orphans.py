@@ -1,4 +1,4 @@
-"""Finds and kills the processes of spawners that died before they could.
+"""Orphans: processes that nodes have started, whose spawner died before it could kill them.
 
 Runners die with their spawner, but what they started falls to the next reaper of the machine. It is
 known by its session, which is a runner's, or by the mark that a spawner's processes carry in their
@@ -20,14 +20,14 @@ from remotemedia.core.multiprocess import spawner
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-__all__ = ["MARK", "all_pids", "kill_leftovers", "kill_orphan", "orphans", "wait_dead"]
+__all__ = ["MARK", "all_pids", "find_orphans", "kill_orphan", "kill_orphans", "wait_dead"]
 
 MARK = "REMOTEMEDIA_SPAWNER"  # environment variable: the spawner that a process descends from
 _SPAWNER = f"{spawner.__name__.replace('.', '/')}.py".encode()  # in the command line of each
 MAX_ROUNDS = 100  # each ends when all that it found is dead: only a fork bomb needs many
 
 
-async def kill_leftovers(sessions: Collection[int], mark: str) -> None:
+async def kill_orphans(sessions: Collection[int], mark: str) -> None:
     """Kill every process in one of `sessions` or with `mark` in its environment; return when dead.
 
     Cancelled, it has killed what it had found by then.
@@ -57,7 +57,7 @@ async def wait_dead(pidfd: int) -> None:
         os.close(pidfd)
 
 
-def orphans() -> dict[int, str]:
+def find_orphans() -> dict[int, str]:
     """Return the processes that nodes have started and no spawner is above any more.
 
     Of any executor of this user; by pid, with the names of their programs.
@@ -71,7 +71,7 @@ def orphans() -> dict[int, str]:
 
 
 def kill_orphan(pid: int) -> None:
-    """Kill a process that `orphans` found, unless it has ended or is none any more."""
+    """Kill a process that `find_orphans` found, unless it has ended or is none any more."""
     pidfd = _kill_if(_is_orphan, pid)
     if pidfd is not None:
         os.close(pidfd)
