@@ -38,8 +38,8 @@ LAYERS = {
             "spec",
             "lifeline",
             "output",
+            "leftovers",
             "orphans",
-            "remains",
             "handle",
         )
     },
@@ -175,9 +175,8 @@ def test_one_module_imports_iceoryx2() -> None:
 
 def test_the_transport_over_iceoryx2_is_loaded_only_where_it_is_used() -> None:
     doors = {f"{MULTIPROCESS}.transport.{name}" for name in ("iceoryx", "domain")}
-    names = doors | {
-        f"{MULTIPROCESS}.transport.{name}" for name in ("dead", "iceoryx_ends", "library")
-    }
+    inner = ("iceoryx_ends", "iceoryx_leftovers", "library")
+    names = doors | {f"{MULTIPROCESS}.transport.{name}" for name in inner}
     for name in MODULES.keys() - names:
         used = own_imports(name) & names
         assert used <= doors, name

@@ -346,7 +346,7 @@ class Wiring:
         self.registry.cleanup()
         pids = set().union(*self._dead_pids.values())
         if pids:
-            self._transport.clean_up_dead(pids)
+            self._transport.free_leftovers(pids)
 
     def vacate(self, node_id: str) -> int:
         """Have all wait for the next process of a node; see `ChannelRegistry.endpoint_restarts`."""

@@ -137,7 +137,7 @@ class Succession:
         known = [one for one in pids if one is not None]
         named = set().union(*known) if len(known) == len(pids) else None
         if named is None or named:
-            self._transport.clean_up_dead(named)
+            self._transport.free_leftovers(named)
 
 
 def _mark_lost(words: memoryview, plan: PortPlan, index: int) -> None:

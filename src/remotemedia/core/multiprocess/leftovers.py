@@ -1,4 +1,4 @@
-"""What programs that were killed have left on this machine, and its removal.
+"""Leftovers: what programs that were killed have left on this machine, and its removal.
 
 A runtime that ends, however it ends, leaves nothing as long as one of its processes is there to
 clean up, and the next one removes what is left where none was. So this finds little: what is left
@@ -23,20 +23,20 @@ from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Remains", "clean", "find_remains", "living_domains"]
+__all__ = ["Leftovers", "clean", "find_leftovers", "living_domains"]
 
 MIN_AGE_SECONDS = 60.0
 """Files younger than this may belong to a runtime that is just starting."""
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
+class Leftovers:
     """What nobody owns any more.
 
     Attributes:
         folders: runtime folders whose process is dead.
         files: in shared memory.
-        processes: pids of what nodes have started, with the names of their programs.
+        processes: pids of orphans, with the names of their programs.
     """
 
     folders: tuple[Path, ...]
@@ -48,7 +48,7 @@ class Remains:
         return bool(self.folders or self.files or self.processes)
 
 
-def find_remains() -> Remains:
+def find_leftovers() -> Leftovers:
     """Look for what dead runtimes of this user have left; nothing is changed.
 
     Raises:
@@ -56,7 +56,7 @@ def find_remains() -> Remains:
     """
     here = folder.private_folder()
     folders = tuple(root for root, is_alive in _domains(here) if not is_alive)
-    return Remains(folders, tuple(_orphaned_files(here)), find_orphans())
+    return Leftovers(folders, tuple(_unowned_files(here)), find_orphans())
 
 
 def living_domains() -> int:
@@ -68,13 +68,13 @@ def living_domains() -> int:
     return sum(is_alive for _, is_alive in _domains(folder.private_folder()))
 
 
-def clean(remains: Remains) -> None:
+def clean(leftovers: Leftovers) -> None:
     """Remove what was found: kill the processes, then unlink the rest."""
-    for pid in remains.processes:
+    for pid in leftovers.processes:
         kill_orphan(pid)
     here = folder.private_folder()
     MemoryLock(here).run(lambda: folder.sweep_dead(here))
-    for path in remains.files:
+    for path in leftovers.files:
         path.unlink(missing_ok=True)
 
 
@@ -83,7 +83,7 @@ def _domains(here: Path) -> list[tuple[Path, bool]]:
     return MemoryLock(here).run(lambda: list(folder.domains(here)))
 
 
-def _orphaned_files(here: Path) -> Iterator[Path]:
+def _unowned_files(here: Path) -> Iterator[Path]:
     """Yield our files in shared memory that have no runtime folder and that no process uses.
 
     A runtime with another `XDG_RUNTIME_DIR` has its folder elsewhere, and holds that open.
