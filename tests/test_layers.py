@@ -70,7 +70,7 @@ LAYERS = {
             "runner",
         )
     },
-    f"{MULTIPROCESS}.growing": 4,
+    f"{MULTIPROCESS}.by_hand": 4,
     f"{MULTIPROCESS}.executor": 4,
 }
 
