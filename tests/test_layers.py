@@ -34,13 +34,13 @@ LAYERS = {
         f"{MULTIPROCESS}.{name}": 1
         for name in (
             "spawner",
-            "process",
+            "process_manager",
             "spec",
             "lifeline",
-            "output",
+            "stdio",
             "leftovers",
             "orphans",
-            "handle",
+            "process_handle",
         )
     },
     f"{MULTIPROCESS}.exits": 0,

@@ -21,7 +21,7 @@ from remotemedia.core.multiprocess.by_hand import (
 )
 from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.launch import Launcher, ProcessLauncher, ThreadLauncher
-from remotemedia.core.multiprocess.process import ProcessManager
+from remotemedia.core.multiprocess.process_manager import ProcessManager
 from remotemedia.core.multiprocess.session import Session
 from remotemedia.core.multiprocess.transport.forks import inherited_whole, tell_children
 from remotemedia.core.multiprocess.transport.limits import limits_named

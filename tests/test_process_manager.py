@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remotemedia.core.multiprocess.orphans import MARK
-from remotemedia.core.multiprocess.process import (
+from remotemedia.core.multiprocess.process_manager import (
     ExitReason,
     ProcessExit,
     ProcessHandle,
