@@ -227,7 +227,9 @@ class Exchange:
 
     def vacate(self, node_id: str, error: ExecutorError) -> None:
         """Have all wait for the next process of a node that crashed, and take what it had sent."""
-        self._losses.vacate(node_id, error)
+        before = self._losses.last_state(node_id)
+        in_hand = self._wiring.vacate(node_id)
+        self._losses.suspect(before, in_hand, error)
         origins = self._wiring.host_outputs
         self._take_out(
             [one for name, one in self._host.subscribers.items() if origins[name][0] == node_id]
