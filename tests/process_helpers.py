@@ -8,7 +8,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from remotemedia.core.multiprocess.leftovers import wait_dead
+from remotemedia.core.multiprocess.orphans import wait_dead
 from remotemedia.core.multiprocess.spec import SpawnSpec
 
 if TYPE_CHECKING:

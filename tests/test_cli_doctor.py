@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from remotemedia.cli import doctor
 from remotemedia.cli.app import app
-from remotemedia.core.multiprocess import leftovers, remains
+from remotemedia.core.multiprocess import leftovers, orphans
 from remotemedia.core.multiprocess.transport import folder
 from remotemedia.nodes.extras import install_command
 
@@ -44,8 +44,8 @@ MARK = f"REMOTEMEDIA_TEST_{os.getpid()}"
 @pytest.fixture
 def only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files may be young, and processes of others are left alone."""
-    monkeypatch.setattr(remains, "MIN_AGE_SECONDS", 0.0)
-    monkeypatch.setattr(leftovers, "MARK", MARK)
+    monkeypatch.setattr(leftovers, "MIN_AGE_SECONDS", 0.0)
+    monkeypatch.setattr(orphans, "MARK", MARK)
 
 
 def checks(*arguments: str) -> dict[str, dict[str, str]]:
@@ -100,9 +100,9 @@ def test_what_dead_programs_have_left_is_found_and_removed() -> None:
     lost = [f"{folder.PREFIX}abcdef0123_{number}" for number in range(5)]
     for file in (f"{name}_of_a_dead_one", *lost):
         Path(f"/dev/shm/{file}").write_bytes(b"x")
-    leftovers = checks()["leftovers"]
-    assert leftovers["state"] == "problem"
-    folders, _, files = leftovers["text"].partition("; ")
+    check = checks()["leftovers"]
+    assert check["state"] == "problem"
+    folders, _, files = check["text"].partition("; ")
     assert folders == f"1 folder in {root.parent}: {name}"
     named = re.fullmatch(r"5 files in /dev/shm: (\S+), (\S+), (\S+) and 2 more", files)
     assert named is not None, files

@@ -14,7 +14,7 @@ import pytest
 import remotemedia as rm
 from remotemedia.core.multiprocess import lifeline
 from remotemedia.core.multiprocess.launch import ProcessLauncher
-from remotemedia.core.multiprocess.process import ProcessManager
+from remotemedia.core.multiprocess.process_manager import ProcessManager
 from remotemedia.core.multiprocess.transport import folder
 from remotemedia.core.multiprocess.transport.locks import FolderLock
 from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from remotemedia.core.multiprocess.launch import Launcher
-    from remotemedia.core.multiprocess.process import ProcessHandle
+    from remotemedia.core.multiprocess.process_manager import ProcessHandle
     from remotemedia.core.multiprocess.transport.base import Transport
     from remotemedia.core.multiprocess.wiring import Wiring
     from remotemedia.core.validation import ValidatedNode

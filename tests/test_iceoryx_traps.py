@@ -419,7 +419,7 @@ def test_a_stopped_process_is_not_cleaned_up_and_goes_on(registry: ChannelRegist
     other.process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, other.process.pid, os.WSTOPPED | os.WNOWAIT)
     transport: Any = registry._transport
-    transport.clean_up_dead()
+    transport.free_leftovers()
     other.process.send_signal(signal.SIGCONT)
     other.do("publishers[0].send(Binary(b'2'))")
     assert [reader.receive(5), reader.receive(5)] == [Binary(b"1"), Binary(b"2")]
@@ -491,7 +491,7 @@ def test_a_process_killed_while_it_joins_or_leaves_leaves_nothing(
             process.stdout.readline()
         process.kill()
         process.wait()
-    transport.clean_up_dead([process.pid])
+    transport.free_leftovers([process.pid])
     assert set(Path(root).rglob("*")) == before
 
 
@@ -534,7 +534,7 @@ def test_a_process_killed_while_it_opens_its_ports_leaves_nothing(
                 process.wait(random.uniform(0, 0.02))  # any moment of its opening
             process.kill()
             process.wait()
-    transport.clean_up_dead([process.pid])
+    transport.free_leftovers([process.pid])
     assert left() == before
 
 

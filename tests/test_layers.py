@@ -34,13 +34,13 @@ LAYERS = {
         f"{MULTIPROCESS}.{name}": 1
         for name in (
             "spawner",
-            "process",
+            "process_manager",
             "spec",
             "lifeline",
-            "output",
+            "stdio",
             "leftovers",
-            "remains",
-            "handle",
+            "orphans",
+            "process_handle",
         )
     },
     f"{MULTIPROCESS}.exits": 0,
@@ -50,6 +50,7 @@ LAYERS = {
         for name in (
             "wiring",
             "flow",
+            "tally",
             "launch",
             "watchdog",
             "control_link",
@@ -69,7 +70,7 @@ LAYERS = {
             "runner",
         )
     },
-    f"{MULTIPROCESS}.growing": 4,
+    f"{MULTIPROCESS}.by_hand": 4,
     f"{MULTIPROCESS}.executor": 4,
 }
 
@@ -174,9 +175,8 @@ def test_one_module_imports_iceoryx2() -> None:
 
 def test_the_transport_over_iceoryx2_is_loaded_only_where_it_is_used() -> None:
     doors = {f"{MULTIPROCESS}.transport.{name}" for name in ("iceoryx", "domain")}
-    names = doors | {
-        f"{MULTIPROCESS}.transport.{name}" for name in ("dead", "iceoryx_ends", "library")
-    }
+    inner = ("iceoryx_ends", "iceoryx_leftovers", "library")
+    names = doors | {f"{MULTIPROCESS}.transport.{name}" for name in inner}
     for name in MODULES.keys() - names:
         used = own_imports(name) & names
         assert used <= doors, name

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remotemedia.core.multiprocess import process, spawner
-from remotemedia.core.multiprocess.process import ProcessManager
+from remotemedia.core.multiprocess import process_manager, spawner
+from remotemedia.core.multiprocess.process_manager import ProcessManager
 from remotemedia.errors import SpawnError
 from tests.process_helpers import (
     FAMILY,
@@ -42,7 +42,7 @@ PATIENCE_SECONDS = 30.0
 HOST = """
 import asyncio, os, signal, sys
 from tests.process_helpers import FAMILY, python
-from remotemedia.core.multiprocess.process import ProcessManager
+from remotemedia.core.multiprocess.process_manager import ProcessManager
 
 async def main():
     fd = int(sys.argv[2])
@@ -133,7 +133,7 @@ async def test_closing_waits_within_a_bound_for_what_a_killed_spawner_left(
     async def wait_for_ever(*_: object) -> None:  # as for a process that is stuck in the kernel
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(process, "kill_leftovers", wait_for_ever)
+    monkeypatch.setattr(process_manager, "kill_orphans", wait_for_ever)
     monkeypatch.setattr(spawner, "END_SECONDS", 0.1)
     (tmp_path / "rm_1").touch()
     manager = ProcessManager()

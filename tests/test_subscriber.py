@@ -304,7 +304,8 @@ def test_what_reaches_a_reader_before_the_writer_knows_of_it_is_not_meant_for_it
     channel = registry.create_channel("port", 4)
     publisher = registry.create_publisher(channel)
     connection = registry.connect(channel, "late", policy=policy)
-    monkeypatch.setattr(registry, "_link_late", lambda *_: None)  # told later, as across processes
+    # Told later, as across processes.
+    monkeypatch.setattr(registry._opener, "_link_late", lambda *_: None)
     (late,) = registry.open("late").subscribers.values()
     # The transport may connect them before the plan does.
     publisher._writer.connect()

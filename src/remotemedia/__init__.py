@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from remotemedia.core.executor import NodeContext as NodeContext
     from remotemedia.core.executor import NodeExecutor as NodeExecutor
     from remotemedia.core.executor import NodeHandle as NodeHandle
+    from remotemedia.core.multiprocess.by_hand import MultiprocessHandle as MultiprocessHandle
     from remotemedia.core.multiprocess.channel.endpoint import Endpoint as Endpoint
     from remotemedia.core.multiprocess.channel.publisher import Publisher as Publisher
     from remotemedia.core.multiprocess.channel.registry import Channel as Channel
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.executor import (
         SessionExecutor as SessionExecutor,
     )
-    from remotemedia.core.multiprocess.growing import MultiprocessHandle as MultiprocessHandle
     from remotemedia.core.multiprocess.plan import Policy as Policy
     from remotemedia.core.multiprocess.plan import SpareTaps as SpareTaps
     from remotemedia.core.multiprocess.session import Session as Session
@@ -175,7 +175,7 @@ _MODULE_OF = {
     ),
     **dict.fromkeys(("SyncRuntime", "SyncSession"), "sync"),
     **dict.fromkeys(("NodeContext", "NodeExecutor", "NodeHandle"), "core.executor"),
-    "MultiprocessHandle": "core.multiprocess.growing",
+    "MultiprocessHandle": "core.multiprocess.by_hand",
     **dict.fromkeys(("Channel", "ChannelRegistry"), "core.multiprocess.channel.registry"),
     "Endpoint": "core.multiprocess.channel.endpoint",
     "Ticket": "core.multiprocess.channel.ticket",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from remotemedia.core.multiprocess.remains import Remains
+    from remotemedia.core.multiprocess.leftovers import Leftovers
 
 __all__ = ["doctor"]
 
@@ -161,19 +161,19 @@ def _processes() -> Check:
 
 
 def _runtime_folder(*, clean: bool) -> list[Check]:
-    from remotemedia.core.multiprocess import remains
+    from remotemedia.core.multiprocess import leftovers
     from remotemedia.core.multiprocess.transport.folder import private_folder
     from remotemedia.errors import ExecutorError
 
     try:
         here = private_folder()
-        running = remains.living_domains()
-        found = remains.find_remains()
+        running = leftovers.living_domains()
+        found = leftovers.find_leftovers()
     except ExecutorError as error:
         return [Check("runtime folder", "problem", str(error))]
     if clean and found:
-        remains.clean(found)
-        left = remains.find_remains()
+        leftovers.clean(found)
+        left = leftovers.find_leftovers()
         check = (
             Check("leftovers", "problem", f"not removed: {_listed(left)}")
             if left
@@ -187,7 +187,7 @@ def _runtime_folder(*, clean: bool) -> list[Check]:
     return [Check("runtime folder", "ok", f"{here}, {plural(running, 'runtime')} running"), check]
 
 
-def _listed(found: Remains) -> str:
+def _listed(found: Leftovers) -> str:
     parts = [
         *([_named(found.folders, "folder")] if found.folders else []),
         *([_named(found.files, "file")] if found.files else []),

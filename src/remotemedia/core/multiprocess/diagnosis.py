@@ -41,7 +41,7 @@ class Diagnosis:
         self._config = node.config
         self._session_id = wiring.session_id
         self._incarnation = incarnation
-        self._slot = wiring.slot(node.node_id)
+        self._slot = wiring.tally.slot(node.node_id)
         self._words = wiring.registry.ledger.words
 
     # A process that ended, or is to end.

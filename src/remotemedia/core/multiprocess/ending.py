@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from remotemedia.core.findings import listed
+from remotemedia.core.multiprocess import flow
 from remotemedia.core.multiprocess.states import ProcessState
 from remotemedia.errors import ChannelError
 
@@ -54,7 +55,10 @@ class Ending:
         if self._is_cut_short:
             return
         for node in self._nodes.values():
-            if not self._wiring.is_fed(node.node_id) and node.state is ProcessState.READY:
+            if (
+                not flow.is_fed(self._wiring.pipeline, node.node_id)
+                and node.state is ProcessState.READY
+            ):
                 node.drain()
         slow = asyncio.get_running_loop().call_later(SLOW_DRAIN_SECONDS, self._log_slow_drain)
         self._draining = asyncio.create_task(exchange.drain())

@@ -6,6 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from remotemedia.core.multiprocess import flow
 from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.claims import MAX_SET_ASIDE, Claims
 from remotemedia.core.multiprocess.inputs import Inputs
@@ -105,11 +106,12 @@ class Exchange:
                 self._subscribers.append(subscriber)
                 self._inbox.add(subscriber)
         self._error_words = {
-            node_id: wiring.slot(node_id) + EndpointWord.ERRORS for node_id in self._nodes
+            node_id: wiring.tally.slot(node_id) + EndpointWord.ERRORS for node_id in self._nodes
         }
-        self._makers, reached = wiring.makers(), wiring.reached()
+        self._makers = flow.makers(wiring.pipeline)
+        reached = flow.reached(wiring.pipeline)
         self._ends = [
-            wiring.slot(node.node_id) + EndpointWord.ENDED
+            wiring.tally.slot(node.node_id) + EndpointWord.ENDED
             for node in wiring.pipeline.nodes
             if not node.type.outputs and node.node_id in reached
         ]
@@ -219,7 +221,9 @@ class Exchange:
 
     def vacate(self, node_id: str, error: ExecutorError) -> None:
         """Have all wait for the next process of a node that crashed, and take what it had sent."""
-        self._losses.vacate(node_id, error)
+        before = self._losses.last_state(node_id)
+        in_hand = self._wiring.vacate(node_id)
+        self._losses.suspect(before, in_hand, error)
         origins = self._wiring.host_outputs
         self._take_out(
             [one for name, one in self._host.subscribers.items() if origins[name][0] == node_id]

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from remotemedia.core.arguments import check_config, check_pipeline, name_taken, require_loop
 from remotemedia.core.ids import ID_RULE, is_id
-from remotemedia.core.multiprocess.config import MultiprocessConfig
-from remotemedia.core.multiprocess.growing import (
+from remotemedia.core.multiprocess.by_hand import (
     MultiprocessHandle,
     empty_pipeline,
     plan_node,
     require_room,
     session_of,
 )
+from remotemedia.core.multiprocess.config import MultiprocessConfig
 from remotemedia.core.multiprocess.launch import Launcher, ProcessLauncher, ThreadLauncher
-from remotemedia.core.multiprocess.process import ProcessManager
+from remotemedia.core.multiprocess.process_manager import ProcessManager
 from remotemedia.core.multiprocess.session import Session
 from remotemedia.core.multiprocess.transport.forks import inherited_whole, tell_children
 from remotemedia.core.multiprocess.transport.limits import limits_named

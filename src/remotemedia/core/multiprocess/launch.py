@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from remotemedia.core.multiprocess.config import MultiprocessConfig
-    from remotemedia.core.multiprocess.process import ProcessHandle, ProcessManager
+    from remotemedia.core.multiprocess.process_manager import ProcessHandle, ProcessManager
     from remotemedia.core.multiprocess.wiring import Wiring
     from remotemedia.core.validation import ValidatedNode
 

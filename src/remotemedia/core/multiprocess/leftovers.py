@@ -1,123 +1,123 @@
-"""Finds and kills the processes of spawners that died before they could.
+"""Leftovers: what programs that were killed have left on this machine, and its removal.
 
-Runners die with their spawner, but what they started falls to the next reaper of the machine. It is
-known by its session, which is a runner's, or by the mark that a spawner's processes carry in their
-environment. What left both behind is not found: that takes the spawner.
+A runtime that ends, however it ends, leaves nothing as long as one of its processes is there to
+clean up, and the next one removes what is left where none was. So this finds little: what is left
+when all processes of a runtime were killed at once and none was started since.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import signal
-from functools import partial
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from remotemedia.core.multiprocess import spawner
+from remotemedia.core.multiprocess.orphans import all_pids, find_orphans, kill_orphan
+from remotemedia.core.multiprocess.transport import folder
+from remotemedia.core.multiprocess.transport.locks import MemoryLock
+from remotemedia.core.multiprocess.transport.pages import SHM_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Iterator
 
-__all__ = ["MARK", "all_pids", "kill_leftovers", "kill_orphan", "orphans", "wait_dead"]
+__all__ = ["Leftovers", "clean", "find_leftovers", "living_domains"]
 
-MARK = "REMOTEMEDIA_SPAWNER"  # environment variable: the spawner that a process descends from
-_SPAWNER = f"{spawner.__name__.replace('.', '/')}.py".encode()  # in the command line of each
-MAX_ROUNDS = 100  # each ends when all that it found is dead: only a fork bomb needs many
+MIN_AGE_SECONDS = 60.0
+"""Files younger than this may belong to a runtime that is just starting."""
 
 
-async def kill_leftovers(sessions: Collection[int], mark: str) -> None:
-    """Kill every process in one of `sessions` or with `mark` in its environment; return when dead.
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What nobody owns any more.
 
-    Cancelled, it has killed what it had found by then.
-
-    Args:
-        sessions: pids of the runners, each of which led a session.
-        mark: the value of `MARK`.
+    Attributes:
+        folders: runtime folders whose process is dead.
+        files: in shared memory.
+        processes: pids of orphans, with the names of their programs.
     """
-    is_left = partial(_is_left, sessions=sessions, mark=mark)
-    for _ in range(MAX_ROUNDS):
-        killed = [_kill_if(is_left, pid) for pid in all_pids()]
-        pidfds = [pidfd for pidfd in killed if pidfd is not None]
-        if not pidfds:
-            return
-        await asyncio.gather(*map(wait_dead, pidfds))
+
+    folders: tuple[Path, ...]
+    files: tuple[Path, ...]
+    processes: dict[int, str]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.folders or self.files or self.processes)
 
 
-async def wait_dead(pidfd: int) -> None:
-    """Wait until a process has died, and close its `pidfd`, also when cancelled."""
-    loop = asyncio.get_running_loop()
-    is_dead = asyncio.Event()
-    loop.add_reader(pidfd, is_dead.set)  # pidfd_open(2): readable once the process has ended
-    try:
-        await is_dead.wait()
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
+def find_leftovers() -> Leftovers:
+    """Look for what dead runtimes of this user have left; nothing is changed.
 
-
-def orphans() -> dict[int, str]:
-    """Return the processes that nodes have started and no spawner is above any more.
-
-    Of any executor of this user; by pid, with the names of their programs.
+    Raises:
+        ExecutorError: the runtime folder is not usable.
     """
-    found = {}
+    here = folder.private_folder()
+    folders = tuple(root for root, is_alive in _domains(here) if not is_alive)
+    return Leftovers(folders, tuple(_unowned_files(here)), find_orphans())
+
+
+def living_domains() -> int:
+    """Count the runtimes of this user that run now.
+
+    Raises:
+        ExecutorError: the runtime folder is not usable.
+    """
+    return sum(is_alive for _, is_alive in _domains(folder.private_folder()))
+
+
+def clean(leftovers: Leftovers) -> None:
+    """Remove what was found: kill the processes, then unlink the rest."""
+    for pid in leftovers.processes:
+        kill_orphan(pid)
+    here = folder.private_folder()
+    MemoryLock(here).run(lambda: folder.sweep_dead(here))
+    for path in leftovers.files:
+        path.unlink(missing_ok=True)
+
+
+def _domains(here: Path) -> list[tuple[Path, bool]]:
+    """Return the folder of each runtime, and whether its process lives."""
+    return MemoryLock(here).run(lambda: list(folder.domains(here)))
+
+
+def _unowned_files(here: Path) -> Iterator[Path]:
+    """Yield our files in shared memory that have no runtime folder and that no process uses.
+
+    A runtime with another `XDG_RUNTIME_DIR` has its folder elsewhere, and holds that open.
+    """
+    pattern = re.compile(rf"({re.escape(folder.PREFIX)}[0-9a-f]{{10}})(?![0-9a-f])")
+    now = time.time()
+    found: dict[str, list[Path]] = {}
+    young: set[str] = {root.name for root in here.iterdir()}
+    for path in Path(SHM_FOLDER).iterdir():
+        match = pattern.match(path.name)
+        if match is None:
+            continue
+        with suppress(FileNotFoundError):
+            state = path.stat()
+            if state.st_uid == os.getuid():
+                found.setdefault(match[1], []).append(path)
+                if now - state.st_mtime < MIN_AGE_SECONDS:
+                    young.add(match[1])
+    unknown = found.keys() - young
+    if unknown:
+        unknown -= _in_use(pattern)
+    for prefix in sorted(unknown):
+        yield from found[prefix]
+
+
+def _in_use(pattern: re.Pattern[str]) -> set[str]:
+    """Return the names of runtimes of which a process has a file mapped, or anything open."""
+    used: set[str] = set()
     for pid in all_pids():
-        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
-            if _is_orphan(pid):
-                found[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
-    return found
-
-
-def kill_orphan(pid: int) -> None:
-    """Kill a process that `orphans` found, unless it has ended or is none any more."""
-    pidfd = _kill_if(_is_orphan, pid)
-    if pidfd is not None:
-        os.close(pidfd)
-
-
-def all_pids() -> list[int]:
-    """Return the pids of all processes."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _kill_if(is_meant: Callable[[int], bool], pid: int) -> int | None:
-    """Kill a process if it is one that is meant; return its pidfd then."""
-    try:
-        pidfd = os.pidfd_open(pid)  # first, so that what is checked is what is killed
-    except OSError:
-        return None
-    with contextlib.suppress(OSError):  # ended meanwhile, or another user's
-        if is_meant(pid):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            return pidfd
-    os.close(pidfd)
-    return None
-
-
-def _is_left(pid: int, sessions: Collection[int], mark: str) -> bool:
-    state, _, _, session = _stat(pid)
-    if state in b"ZX":
-        return False
-    return int(session) in sessions or f"{MARK}={mark}".encode() in _environment(pid).split(b"\0")
-
-
-def _is_orphan(pid: int) -> bool:
-    if f"{MARK}=".encode() not in _environment(pid):
-        return False
-    while pid > 1:
-        if _SPAWNER in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return False
-        pid = int(_stat(pid)[1])
-    return True
-
-
-def _stat(pid: int) -> list[bytes]:
-    """Return state, parent, group and session of a process."""
-    # proc_pid_stat(5): they come after the name, which is in parentheses.
-    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:4]
-
-
-def _environment(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/environ").read_bytes()
+        texts = []
+        with suppress(OSError):  # ended meanwhile, or another user's
+            texts.append(Path(f"/proc/{pid}/maps").read_text(errors="replace"))
+            for fd in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(FileNotFoundError):
+                    texts.append(str(fd.readlink()))
+        used.update(match[1] for text in texts for match in pattern.finditer(text))
+    return used

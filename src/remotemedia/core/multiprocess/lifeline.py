@@ -21,7 +21,7 @@ from collections import deque
 from typing import TYPE_CHECKING, BinaryIO, TypedDict
 
 from remotemedia.core.multiprocess import spawner
-from remotemedia.core.multiprocess.output import PipeReader
+from remotemedia.core.multiprocess.stdio import PipeReader
 from remotemedia.core.uncancelled import to_its_end
 from remotemedia.errors import SpawnError
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remotemedia.core.findings import first_line
+from remotemedia.core.multiprocess import flow
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.errors import NodeFailed, ProcessCrashed
 
@@ -18,7 +19,27 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.wiring import Wiring
     from remotemedia.errors import ExecutorError
 
-__all__ = ["Losses"]
+__all__ = ["LastState", "Losses"]
+
+
+@dataclass(frozen=True, slots=True)
+class LastState:
+    """What the ledger said of a node that crashed, before its next process was waited for.
+
+    Attributes:
+        node_id: the node.
+        last, is_busy: the input whose message it had last, and whether it was working on that.
+        ended: it had finished with every input up to this number.
+        taken: up to which message each input of the session that reaches it has been read.
+        lost: how many messages had been lost on the way to it and from it.
+    """
+
+    node_id: str
+    last: int
+    is_busy: bool
+    ended: int
+    taken: dict[tuple[str, str], int]
+    lost: tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -75,35 +96,48 @@ class Losses:
             one.ahead.discard(number)
         self._tidy()
 
-    def vacate(self, node_id: str, error: ExecutorError) -> None:
-        """Have all wait for the next process of a node, and suspect what it leaves of losses."""
-        wiring, slot = self._wiring, self._wiring.slot(node_id)
-        is_busy, last = (
-            self._words[slot + word] for word in (EndpointWord.BEGAN_NS, EndpointWord.CORRELATION)
+    def last_state(self, node_id: str) -> LastState:
+        """Return what the ledger says of a node that crashed; `Wiring.vacate` overwrites it."""
+        words, tally = self._words, self._wiring.tally
+        slot = tally.slot(node_id)
+        return LastState(
+            node_id,
+            last=words[slot + EndpointWord.CORRELATION],
+            is_busy=words[slot + EndpointWord.BEGAN_NS] != 0,
+            ended=words[slot + EndpointWord.ENDED],
+            taken={key: tally.taken(key) for key in flow.leads_to(self._wiring.pipeline, node_id)},
+            lost=tally.lost(node_id),
         )
-        keys, ended = wiring.leads_to(node_id), self._words[slot + EndpointWord.ENDED]
-        taken = {key: wiring.taken(key) for key in keys}
-        to_it, from_it = wiring.lost(node_id)
-        in_hand = wiring.vacate(node_id)
+
+    def suspect(self, before: LastState, in_hand: int, error: ExecutorError) -> None:
+        """Note which inputs a crash may have cost messages.
+
+        Args:
+            before: of the node, before all waited for its next process, as they do now.
+            in_hand: how many messages it had taken, where none may be lost, and not worked off.
+            error: how it crashed.
+        """
+        node_id, last, taken, keys = before.node_id, before.last, before.taken, set(before.taken)
         # What has not been read where it came in, has not come as far as the node.
         numbers = {
             number
             for number, (key, sequence) in self._entries.items()
             if key in keys and (key[0] == node_id or sequence <= taken[key])
         }
-        ahead = {number for number in numbers if number > ended}
-        if keys and wiring.is_single_way(node_id):
+        ahead = {number for number in numbers if number > before.ended}
+        if keys and flow.is_single_way(self._wiring.pipeline, node_id):
             # All come to it in the order in which they came in: those before its last have gone by.
             (key,) = keys
             first = taken[key] + 1 - in_hand
             if key[0] != node_id:
                 first = self._entries[last][1] if last in self._entries else 0
             ahead = {number for number in ahead if self._entries[number][1] >= first}
-        worked_on = last if is_busy else 0
-        lost = to_it + (in_hand if is_busy else 0), from_it
+        worked_on = last if before.is_busy else 0
+        to_it, from_it = before.lost
+        lost = to_it + (in_hand if before.is_busy else 0), from_it
         # They may come to it, or to where it was, before its next process does.
         behind = {n for n, (key, _) in self._entries.items() if key in keys} - numbers
-        now = wiring.lost(node_id)
+        now = self._wiring.tally.lost(node_id)
         self._suspicions += [
             _Suspicion(node_id, error, worked_on, ahead, numbers, lost, keys, is_open=False),
             _Suspicion(node_id, error, 0, behind, set(behind), now, keys, is_open=True),
@@ -126,7 +160,7 @@ class Losses:
     def _is_hit(self, one: _Suspicion, number: int) -> bool:
         if number == one.worked_on:
             return True
-        to_it, from_it = self._wiring.lost(one.node_id)
+        to_it, from_it = self._wiring.tally.lost(one.node_id)
         return (number in one.ahead and to_it > one.lost[0]) or from_it > one.lost[1]
 
     def _failure(self, one: _Suspicion, number: int) -> NodeFailed:

@@ -67,7 +67,7 @@ class NodeProcess:
         self._wiring = wiring
         self._launcher = launcher
         self._owner = owner
-        self._slot = wiring.slot(node.node_id)
+        self._slot = wiring.tally.slot(node.node_id)
         self._words = wiring.registry.ledger.words
         self.failures = self._words[self._slot + EndpointWord.ERRORS]
         self._diagnosis = Diagnosis(node, wiring, incarnation)
@@ -260,7 +260,7 @@ class NodeProcess:
     def _look(self) -> Look:
         assert self.launched is not None
         began = self._words[self._slot + EndpointWord.BEGAN_NS]
-        return Look(began, *self._wiring.room(self.node_id), is_traced(self.launched.pid))
+        return Look(began, *self._wiring.tally.room(self.node_id), is_traced(self.launched.pid))
 
     def _note_stall(self) -> None:
         self._stalling = self._loop.create_task(self._end_stall())

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from remotemedia.core.findings import first_line
-from remotemedia.core.multiprocess import control
+from remotemedia.core.multiprocess import control, flow
 from remotemedia.core.multiprocess.events import NodeRestarting
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.errors import ExecutorError, ProcessCrashed
@@ -119,7 +119,7 @@ class Restarting:
             return
         ready.set_result(None)
         self._exchange.note_back(node.node_id)
-        if self._is_closing.is_set() and not self._wiring.is_fed(node.node_id):
+        if self._is_closing.is_set() and not flow.is_fed(self._wiring.pipeline, node.node_id):
             node.drain()  # as the other sources were asked to
 
     def suspend(self) -> None:
@@ -149,7 +149,7 @@ class Restarting:
             await asyncio.wait(self._works)
 
     def _plan(self, node: NodeProcess) -> tuple[int, float] | None:
-        has_finished = node.is_drained or self._wiring.has_finished(node.node_id)
+        has_finished = node.is_drained or self._wiring.tally.has_finished(node.node_id)
         if self._exchange is None or self._is_over or has_finished or self._suspensions:
             return None
         if not self._wiring.registry.crosses_processes:
@@ -208,7 +208,7 @@ class Restarting:
         """Have its peers wait for the next process, and send nothing to the last."""
         assert self._exchange is not None
         self._exchange.vacate(node_id, error)
-        for writer in self._wiring.writers_of(node_id):
+        for writer in flow.writers_of(self._wiring.pipeline, node_id):
             self._nodes[writer].tell(control.Recount())
 
     async def _wait_until_mapped(self, node_id: str) -> None:

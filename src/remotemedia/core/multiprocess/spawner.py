@@ -131,7 +131,7 @@ class Spawner:
             os.read(self._wakeup, 4096)
             self._reap()
         if self._leaving or self._deadline is not None:
-            self._kill_leftovers()
+            self._kill_orphans()
 
     def _end(self) -> None:
         if self._deadline is not None:
@@ -205,7 +205,7 @@ class Spawner:
                 self._spawn(message, received)
             case "signal":
                 self._signal(message["id"], message["number"])
-            case "kill_tree":  # the rest follows: see `_kill_leftovers`
+            case "kill_tree":  # the rest follows: see `_kill_orphans`
                 self._signal(message["id"], signal.SIGKILL)
             case "sweep":
                 self._patterns = message["patterns"]
@@ -284,15 +284,15 @@ class Spawner:
         self._oom_kills += 1
         return True
 
-    def _kill_leftovers(self) -> None:
+    def _kill_orphans(self) -> None:
         """Kill what dead runners left; the children of those are next, when these are reaped."""
-        leftovers = children() - self._runners.keys() - self._foreign
-        for pid in leftovers:
+        orphans = children() - self._runners.keys() - self._foreign
+        for pid in orphans:
             try:
                 os.kill(pid, signal.SIGKILL)
             except PermissionError:
                 self._foreign.add(pid)
-        if not leftovers - self._foreign:
+        if not orphans - self._foreign:
             for runner_id in self._leaving:
                 self._send("gone", id=runner_id)
             self._leaving.clear()

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from remotemedia.core.findings import first_line
-from remotemedia.core.multiprocess import control, events
+from remotemedia.core.multiprocess import control, events, flow
 from remotemedia.core.multiprocess.ending import Ending
 from remotemedia.core.multiprocess.exchange import Exchange
 from remotemedia.core.multiprocess.restarting import Restarting
@@ -292,7 +292,7 @@ class Supervisor:
         if arrival is not None and not arrival.done():
             assert node.launched is not None
             arrival.set_result(node.launched.pid)
-            if self._is_closing and not self._wiring.is_fed(node.node_id):
+            if self._is_closing and not flow.is_fed(self._wiring.pipeline, node.node_id):
                 node.drain()  # as the other sources were asked to
         if not any(one.is_starting for one in self._nodes.values()):
             self._start_over.set()

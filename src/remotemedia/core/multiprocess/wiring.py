@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from remotemedia.core.multiprocess import control
+from remotemedia.core.multiprocess import control, flow
 from remotemedia.core.multiprocess.channel.registry import Channel, ChannelRegistry
-from remotemedia.core.multiprocess.flow import Flow, endpoint_of
 from remotemedia.core.multiprocess.plan import Policy, SpareTaps
+from remotemedia.core.multiprocess.tally import Tally, endpoint_of
 from remotemedia.core.multiprocess.transport import segments
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.core.multiprocess.transport.pages import require_free
@@ -59,7 +59,7 @@ class NewConnection:
     attach: control.Attach
 
 
-class Wiring(Flow):
+class Wiring:
     """Creates and describes the channels of one session.
 
     An output port is one channel. An input port without a connection is written by the session, an
@@ -70,6 +70,13 @@ class Wiring(Flow):
         session_id: of the session.
         transport: carries the samples.
         config: of the executor.
+
+    Attributes:
+        pipeline: it grows where nodes are added by hand.
+        registry: of the session's channels.
+        host_inputs: channels that the session writes, by node and input port.
+        host_outputs: node and output port, by the connection that the session reads.
+        tally: what the ledger says of the nodes.
 
     Raises:
         ResourceLimit: the ledger does not hold so many connections.
@@ -86,7 +93,13 @@ class Wiring(Flow):
         registry = ChannelRegistry(
             transport, scope=_scope(session_id), spin_ns=config.spin_microseconds * 1000
         )
-        super().__init__(pipeline, registry)
+        self.pipeline = pipeline
+        self.registry = registry
+        self.host_inputs: dict[tuple[str, str], str] = {}
+        self.host_outputs: dict[str, tuple[str, str]] = {}
+        self._channels: dict[tuple[str, str], Channel] = {}  # by node and output port
+        self._host_channels: dict[tuple[str, str], Channel] = {}  # by node and input port
+        self.tally = Tally(registry, self._channels, self._host_channels)
         self.session_id = session_id
         self._transport = transport
         self._dead_pids: dict[str, set[int]] = {}  # by node; not yet the registry's to free
@@ -103,7 +116,7 @@ class Wiring(Flow):
         self.registry.add_endpoint(HOST)
         for node in self.pipeline.nodes:
             self._add_ends(node, SpareTaps())
-        reached = self.reached()
+        reached = flow.reached(self.pipeline)
         for one in self.pipeline.connections:
             channel = self._channels[one.from_node, one.from_port.name]
             connection = self._join(channel, one.to_node, one.to_port, one.policy, one.capacity)
@@ -158,9 +171,9 @@ class Wiring(Flow):
             capacity=1 if policy is Policy.LATEST else capacity,
             is_told=True,
         )
-        before, reached_before = self.pipeline.connections, self.reached()
+        before, reached_before = self.pipeline.connections, flow.reached(self.pipeline)
         self.pipeline = replace(self.pipeline, connections=(*before, one))
-        reached = self.reached()
+        reached = flow.reached(self.pipeline)
         counts = tuple(
             (other.to_node, control.Count(str(other)))
             for other in before
@@ -280,7 +293,7 @@ class Wiring(Flow):
         if not self.registry.crosses_processes:
             return
         needed: dict[str, int] = {}
-        for port in self._ports():
+        for port in self.tally.ports():
             queues = len(port.connections) * segments.connection_bytes(port)
             needed[port.name] = segments.first_segment_bytes(port) + queues
         largest = sorted(needed, key=lambda name: needed[name], reverse=True)[:3]
@@ -333,11 +346,11 @@ class Wiring(Flow):
         self.registry.cleanup()
         pids = set().union(*self._dead_pids.values())
         if pids:
-            self._transport.clean_up_dead(pids)
+            self._transport.free_leftovers(pids)
 
     def vacate(self, node_id: str) -> int:
         """Have all wait for the next process of a node; see `ChannelRegistry.endpoint_restarts`."""
-        processed = self.registry.ledger.words[self.slot(node_id) + EndpointWord.PROCESSED]
+        processed = self.registry.ledger.words[self.tally.slot(node_id) + EndpointWord.PROCESSED]
         # The registry's to free, from here on. Not those of other nodes: until they are vacated
         # too, it does not know that their readers have something to take from a dead process.
         pids = self._dead_pids.pop(node_id, set())

@@ -6,17 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from remotemedia.core.multiprocess.channel.channel import (
-    DEFAULT_CAPACITY,
-    DEFAULT_MAX_HELD,
-    Channel,
-    require_channel,
-)
-from remotemedia.core.multiprocess.channel.parties import Parties
+from remotemedia.core.multiprocess.channel.channel import DEFAULT_MAX_HELD, Channel
 from remotemedia.core.multiprocess.plan import (
     MAX_CAPACITY,
     ConnectionPlan,
-    EndpointPlan,
     Policy,
     PortPlan,
     SpareTaps,
@@ -31,59 +24,46 @@ from remotemedia.core.multiprocess.transport.ledger import (
     ReaderState,
 )
 from remotemedia.data.plain import MAX_MESSAGE_BYTES
-from remotemedia.errors import ChannelClosed, ChannelError
+from remotemedia.errors import ChannelError
 
 if TYPE_CHECKING:
-    from remotemedia.core.multiprocess.channel.bell import Bell
-    from remotemedia.core.multiprocess.channel.parties import Party
+    from remotemedia.core.multiprocess.channel.parties import Parties, Party
 
 
 class Planner:
-    """The part of a registry that plans; for how it is used see `ChannelRegistry`.
+    """Plans the channels and connections of a registry, and knows those that are planned.
 
     It opens nothing: plans are made and checked, and given their words in the ledger.
 
     Args:
         scope: what tells the channels of this registry from others of the same transport.
-        ledger: where plans get their words; owned.
+        ledger: where plans get their words; not owned.
+        parties: who may write and read; private ones are added for ends in this process.
+
+    Attributes:
+        channels: by name.
     """
 
-    def __init__(self, scope: str, ledger: Ledger) -> None:
-        self.ledger = ledger
+    def __init__(self, scope: str, ledger: Ledger, parties: Parties) -> None:
+        self.channels: dict[str, Channel] = {}
         self._scope = scope
-        self._parties = Parties(self.ledger)
-        self._channels: dict[str, Channel] = {}
-        self._is_closed = False
+        self._ledger = ledger
+        self._parties = parties
 
     def create_channel(
         self,
         name: str,
-        capacity: int = DEFAULT_CAPACITY,
-        *,
-        writer: str | None = None,
-        max_message_bytes: int | None = None,
-        taps: SpareTaps | None = None,
+        capacity: int,
+        writer: str | None,
+        max_message_bytes: int | None,
+        taps: SpareTaps | None,
     ) -> Channel:
-        """Plan a channel: one output port, with no reader yet.
-
-        Args:
-            name: "node.port"; one channel of that name.
-            capacity: how many messages may wait for each reader, unless the reader says otherwise.
-            writer: the endpoint that will write it; None is an end in this process.
-            max_message_bytes: declared size of a payload: memory is reserved at the start and
-                larger messages are refused. None: memory grows by itself, up to 256 MiB a message.
-            taps: room for readers that come after the channel has opened; None is eight, each with
-                the channel's capacity.
-
-        Raises:
-            ChannelError: the name is taken, the endpoint is unknown or a number is out of range.
-        """
-        self._require_open()
+        """See `ChannelRegistry.create_channel`."""
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of a channel is {name!r}; it must be a str, not empty")
         if taps is not None and not isinstance(taps, SpareTaps):
             raise TypeError(f"taps of channel {name} are {taps!r}; they must be SpareTaps or None")
-        if name in self._channels:
+        if name in self.channels:
             raise ChannelError(f"there is a channel {name!r} already")
         _check_range(capacity, f"capacity of channel {name}", MAX_CAPACITY)
         if max_message_bytes is not None:
@@ -91,10 +71,10 @@ class Planner:
         party = (
             self._parties.add(f"{name} writer", is_private=True)
             if writer is None
-            else self._known(writer)
+            else self._parties.named(writer)
         )
         try:
-            slot = self.ledger.allocate(PORT_WORDS)
+            slot = self._ledger.allocate(PORT_WORDS)
         except BaseException:
             if party.is_private:
                 self._parties.remove(party)
@@ -107,49 +87,23 @@ class Planner:
             max_message_bytes=max_message_bytes,
             taps=taps or SpareTaps(8, capacity, DEFAULT_MAX_HELD),
         )
-        channel = self._channels[name] = Channel(plan, capacity)
+        channel = self.channels[name] = Channel(plan, capacity)
         return channel
-
-    def add_endpoint(self, name: str) -> None:
-        """Plan another process that takes part.
-
-        Raises:
-            ChannelError: the name is taken.
-        """
-        self._require_open()
-        self._parties.add(name)
 
     def connect(
         self,
         channel: Channel,
         reader: str,
         *,
-        name: str = "",
-        policy: Policy | str = Policy.BLOCK,
-        capacity: int | None = None,
-        max_held: int | None = None,
-        is_told: bool = False,
+        name: str,
+        policy: Policy | str,
+        capacity: int | None,
+        max_held: int | None,
+        is_told: bool,
     ) -> ConnectionPlan:
-        """Plan a connection from a channel to an endpoint.
-
-        Args:
-            channel: what it reads.
-            reader: the endpoint.
-            name: of the connection; empty is "channel -> reader". Two connections of one reader to
-                one channel need names.
-            policy: what happens when it is full.
-            capacity: how many messages may wait to be read; None is the channel's, 1 for `latest`.
-            max_held: how many received messages the reader may keep as views; None is 4, or what a
-                spare tap has.
-            is_told: the processes that write and read it are told of it by whoever calls this.
-
-        Raises:
-            ChannelError: the policy is unknown, a number is out of range, or the channel is open
-                and has no spare tap of that size.
-        """
-        self._require_own(channel)
+        """See `ChannelRegistry.connect`."""
         chosen = _chosen_policy(policy, channel.name)
-        party = self._known(reader)
+        party = self._parties.named(reader)
         if channel.is_open and self._parties[channel.plan.writer].has_ticket and not is_told:
             raise ChannelError(
                 f"channel {channel.name} is written in another process, which would not know of "
@@ -169,78 +123,45 @@ class Planner:
             policy=chosen,
             capacity=capacity,
             max_held=max_held,
-            slot=self.ledger.allocate(CONNECTION_WORDS),
+            slot=self._ledger.allocate(CONNECTION_WORDS),
             reader=party.index,
         )
         if channel.is_open:
-            self.ledger.words[connection.slot + ConnectionWord.BASE] = UNLINKED
+            self._ledger.words[connection.slot + ConnectionWord.BASE] = UNLINKED
         channel.add(connection, taps)
         return connection
 
-    def index(self, name: str) -> int:
-        """Return the index of an endpoint; it is what tickets and plans call it.
-
-        Raises:
-            ChannelError: it is unknown.
-        """
-        return self._known(name).index
-
-    def bell(self, name: str) -> Bell:
-        """Return the doorbell of an endpoint; its descriptor stays the registry's.
-
-        Raises:
-            ChannelError: it is unknown.
-        """
-        return self._parties.bells[self._known(name).index]
-
-    def endpoint_plan(self, name: str) -> EndpointPlan:
-        """Return the plan of an endpoint.
-
-        Raises:
-            ChannelError: it is unknown.
-        """
-        return self._known(name).plan
-
-    def _known(self, name: str) -> Party:
-        self._require_open()
-        return self._parties.named(name)
-
-    def _channels_of(self, party: Party) -> list[Channel]:
-        """Return the channels that a process writes or reads."""
-        return [one for one in self._channels.values() if party.index in one.parties]
-
-    def _require_own(self, channel: Channel) -> None:
-        require_channel(channel)
-        self._require_open()
-        if self._channels.get(channel.name) is not channel:
-            raise ChannelError(
-                f"channel {channel.name!r} was destroyed, or is of another registry; create it here"
-            )
-
-    def _require_open(self) -> None:
-        if self._is_closed:
-            raise ChannelClosed("the channel registry was cleaned up; make another")
-
-    def _reclaim_taps(self, channel: Channel) -> None:
-        """Free the spare taps whose readers have closed or died, once there are no others."""
-        if channel.plan.taps.count:
-            return
-        words = self.ledger.words
-        for connection in channel.plan.connections:
-            state = words[connection.slot + ConnectionWord.STATE]
-            if connection.slot in channel.taken and state in (ReaderState.CLOSED, ReaderState.LOST):
-                party = self._parties[connection.reader]
-                self._disconnect(channel, connection)
-                if party.is_private:
-                    self._parties.remove(party)
-
-    def _disconnect(self, channel: Channel, connection: ConnectionPlan) -> None:
+    def disconnect(self, channel: Channel, connection: ConnectionPlan) -> None:
         """Take a connection out of the plan, and out of its publisher."""
         channel.remove(connection)
         if channel.publisher is not None:
             channel.publisher.remove_connection(connection, self._parties.bells)
         if not self._parties[channel.plan.writer].has_ticket:
-            self.ledger.free(connection.slot, CONNECTION_WORDS)
+            self._ledger.free(connection.slot, CONNECTION_WORDS)
+
+    def channels_of(self, party: Party) -> list[Channel]:
+        """Return the channels that a process writes or reads."""
+        return [one for one in self.channels.values() if party.index in one.parties]
+
+    def require_own(self, channel: Channel) -> None:
+        """Raise `ChannelError` unless a channel is one of these."""
+        if self.channels.get(channel.name) is not channel:
+            raise ChannelError(
+                f"channel {channel.name!r} was destroyed, or is of another registry; create it here"
+            )
+
+    def _reclaim_taps(self, channel: Channel) -> None:
+        """Free the spare taps whose readers have closed or died, once there are no others."""
+        if channel.plan.taps.count:
+            return
+        words = self._ledger.words
+        for connection in channel.plan.connections:
+            state = words[connection.slot + ConnectionWord.STATE]
+            if connection.slot in channel.taken and state in (ReaderState.CLOSED, ReaderState.LOST):
+                party = self._parties[connection.reader]
+                self.disconnect(channel, connection)
+                if party.is_private:
+                    self._parties.remove(party)
 
 
 def _chosen_policy(policy: Policy | str, channel: str) -> Policy:

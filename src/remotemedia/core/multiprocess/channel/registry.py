@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import atexit
-import itertools
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from remotemedia.core.multiprocess.channel.channel import Channel, require_channel
-from remotemedia.core.multiprocess.channel.endpoint import Endpoint
+from remotemedia.core.multiprocess.channel.channel import (
+    DEFAULT_CAPACITY,
+    Channel,
+    require_channel,
+)
+from remotemedia.core.multiprocess.channel.opening import Opener
+from remotemedia.core.multiprocess.channel.parties import Parties
+from remotemedia.core.multiprocess.channel.planning import Planner
 from remotemedia.core.multiprocess.channel.stats import PortStats, port_stats
 from remotemedia.core.multiprocess.channel.succession import Succession
-from remotemedia.core.multiprocess.channel.ticket import Ticket
 from remotemedia.core.multiprocess.plan import Policy
 from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS
 from remotemedia.core.multiprocess.transport.ledger import CONNECTION_WORDS, PORT_WORDS, Ledger
-from remotemedia.core.multiprocess.transport.limits import limits_named
-from remotemedia.errors import ChannelClosed, ChannelError
+from remotemedia.errors import ChannelClosed
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from types import TracebackType
 
+    from remotemedia.core.multiprocess.channel.bell import Bell
+    from remotemedia.core.multiprocess.channel.endpoint import Endpoint
     from remotemedia.core.multiprocess.channel.parties import Party
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
-    from remotemedia.core.multiprocess.plan import ConnectionPlan
+    from remotemedia.core.multiprocess.channel.ticket import Ticket
+    from remotemedia.core.multiprocess.plan import ConnectionPlan, EndpointPlan, SpareTaps
     from remotemedia.core.multiprocess.transport.base import Transport
     from remotemedia.core.multiprocess.transport.domain import Domain
 
 __all__ = ["Channel", "ChannelRegistry"]
 
 
-class ChannelRegistry(Succession):
+class ChannelRegistry:
     """Creates channels, opens their ends here or writes tickets for other processes.
 
     In one process:
@@ -70,10 +77,91 @@ class ChannelRegistry(Succession):
         if transport is None:
             transport = self._own = _new_domain(ledger)
             atexit.register(self.cleanup)  # its files would stay until the next one starts
-        super().__init__(scope, ledger, transport)
-        self._spin_ns = spin_ns
-        self._readers = itertools.count(1)
+        self.ledger = ledger
+        self._transport = transport
+        self._parties = Parties(ledger)
+        self._planner = Planner(scope, ledger, self._parties)
+        self._channels = self._planner.channels
+        self._succession = Succession(ledger, self._parties, self._planner, transport)
+        self._opener = Opener(
+            transport, ledger, self._parties, self._planner, self._succession, spin_ns
+        )
         self._pid = os.getpid()
+        self._is_closed = False
+
+    def create_channel(
+        self,
+        name: str,
+        capacity: int = DEFAULT_CAPACITY,
+        *,
+        writer: str | None = None,
+        max_message_bytes: int | None = None,
+        taps: SpareTaps | None = None,
+    ) -> Channel:
+        """Plan a channel: one output port, with no reader yet.
+
+        Args:
+            name: "node.port"; one channel of that name.
+            capacity: how many messages may wait for each reader, unless the reader says otherwise.
+            writer: the endpoint that will write it; None is an end in this process.
+            max_message_bytes: declared size of a payload: memory is reserved at the start and
+                larger messages are refused. None: memory grows by itself, up to 256 MiB a message.
+            taps: room for readers that come after the channel has opened; None is eight, each with
+                the channel's capacity.
+
+        Raises:
+            ChannelError: the name is taken, the endpoint is unknown or a number is out of range.
+        """
+        self._require_open()
+        return self._planner.create_channel(name, capacity, writer, max_message_bytes, taps)
+
+    def add_endpoint(self, name: str) -> None:
+        """Plan another process that takes part.
+
+        Raises:
+            ChannelError: the name is taken.
+        """
+        self._require_open()
+        self._parties.add(name)
+
+    def connect(
+        self,
+        channel: Channel,
+        reader: str,
+        *,
+        name: str = "",
+        policy: Policy | str = Policy.BLOCK,
+        capacity: int | None = None,
+        max_held: int | None = None,
+        is_told: bool = False,
+    ) -> ConnectionPlan:
+        """Plan a connection from a channel to an endpoint.
+
+        Args:
+            channel: what it reads.
+            reader: the endpoint.
+            name: of the connection; empty is "channel -> reader". Two connections of one reader to
+                one channel need names.
+            policy: what happens when it is full.
+            capacity: how many messages may wait to be read; None is the channel's, 1 for `latest`.
+            max_held: how many received messages the reader may keep as views; None is 4, or what a
+                spare tap has.
+            is_told: the processes that write and read it are told of it by whoever calls this.
+
+        Raises:
+            ChannelError: the policy is unknown, a number is out of range, or the channel is open
+                and has no spare tap of that size.
+        """
+        self._require_own(channel)
+        return self._planner.connect(
+            channel,
+            reader,
+            name=name,
+            policy=policy,
+            capacity=capacity,
+            max_held=max_held,
+            is_told=is_told,
+        )
 
     def create_publisher(self, channel: Channel) -> Publisher:
         """Open the sending end of a channel in this process.
@@ -87,19 +175,7 @@ class ChannelRegistry(Succession):
             ChannelError, SharedMemoryExhausted: it cannot be opened.
         """
         self._require_own(channel)
-        party = self._parties[channel.plan.writer]
-        if channel.publisher is not None and not channel.publisher.is_closed:
-            raise ChannelError(
-                f"channel {channel.name} has a publisher already: use that, or close it first"
-            )
-        if not party.is_private:
-            raise ChannelError(
-                f"channel {channel.name} is written by endpoint {party.plan.name!r}: open that"
-            )
-        self._create(channel)
-        endpoint = self._open_here(party)
-        channel.publisher = endpoint.publish(channel.plan)
-        return channel.publisher
+        return self._opener.open_publisher(channel)
 
     def create_subscriber(
         self,
@@ -125,22 +201,9 @@ class ChannelRegistry(Succession):
             ChannelError, SharedMemoryExhausted: it cannot be opened.
         """
         self._require_own(channel)
-        party = self._parties.add(f"reader {next(self._readers)}", is_private=True)
-        connection = None
-        try:
-            connection = self.connect(
-                channel, party.plan.name, policy=policy, capacity=capacity, max_held=max_held
-            )
-            self._create(channel)
-            subscriber = self._open_here(party).subscribe(channel.plan, connection)
-        except BaseException:
-            # Nobody may wait for a reader that will never open.
-            if connection is not None:
-                self._disconnect(channel, connection)
-            self._parties.remove(party)
-            raise
-        self._link_late(channel, connection)
-        return subscriber
+        return self._opener.open_subscriber(
+            channel, policy=policy, capacity=capacity, max_held=max_held
+        )
 
     def open(self, name: str) -> Endpoint:
         """Open an endpoint in this process: every port it writes and every connection it reads.
@@ -152,21 +215,31 @@ class ChannelRegistry(Succession):
             ChannelClosed: it was open here, and was closed.
             ChannelError, SharedMemoryExhausted: it is unknown, or an end cannot be opened.
         """
-        party = self._known(name)
-        endpoint = self._open_here(party)
-        if endpoint.is_closed:
-            raise ChannelClosed(f"endpoint {name!r} was closed; plan another")
-        mine = self._channels_of(party)
-        for channel in mine:
-            self._create(channel)
-            for connection in channel.plan.connections:
-                if connection.reader == party.index and not endpoint.reads(connection):
-                    endpoint.subscribe(channel.plan, connection)
-                    self._link_late(channel, connection)
-        for channel in mine:
-            if channel.plan.writer == party.index and channel.name not in endpoint.publishers:
-                channel.publisher = endpoint.publish(channel.plan)
-        return endpoint
+        return self._opener.open(self._known(name))
+
+    def index(self, name: str) -> int:
+        """Return the index of an endpoint; it is what tickets and plans call it.
+
+        Raises:
+            ChannelError: it is unknown.
+        """
+        return self._known(name).index
+
+    def bell(self, name: str) -> Bell:
+        """Return the doorbell of an endpoint; its descriptor stays the registry's.
+
+        Raises:
+            ChannelError: it is unknown.
+        """
+        return self._parties.bells[self._known(name).index]
+
+    def endpoint_plan(self, name: str) -> EndpointPlan:
+        """Return the plan of an endpoint.
+
+        Raises:
+            ChannelError: it is unknown.
+        """
+        return self._known(name).plan
 
     @property
     def crosses_processes(self) -> bool:
@@ -191,37 +264,58 @@ class ChannelRegistry(Succession):
             SharedMemoryExhausted: there is no memory for its channels.
         """
         party = self._known(name)
-        if party.is_dead:
-            self._make_way(party)
-        self._clean_up_dead()
-        if party.endpoint is not None:
-            raise ChannelError(f"endpoint {name!r} is open in this process; one process has it")
-        address = self._transport.address
-        if address is None:
-            raise ChannelError("the transport in memory has no other processes")
-        ports, inputs = [], []
-        peers = {self._known(one).index for one in rings}
-        for channel in self._channels_of(party):
-            self._create(channel)
-            peers |= channel.parties - {party.index}
-            plan = channel.plan
-            ports += [plan] if plan.writer == party.index else []
-            reads = [one for one in plan.connections if one.reader == party.index]
-            inputs += [(plan, one) for one in reads]
-            for connection in reads:
-                self._link_late(channel, connection)
-        others = (self._parties[index] for index in sorted(peers))
-        party.has_ticket = True
-        return Ticket(
-            root=address[0],
-            prefix=address[1],
-            endpoint=party.plan,
-            ports=tuple(ports),
-            inputs=tuple(inputs),
-            peers=tuple((other.index, other.plan, other.doorbell_fd) for other in others),
-            ledger_fd=self.ledger.fd,
-            doorbell_fd=party.doorbell_fd,
-        )
+        return self._opener.ticket(party, [self._known(one) for one in rings])
+
+    def endpoint_died(self, name: str, *, pids: Collection[int] | None = None) -> None:
+        """Tell everybody that a process is dead. Call it once the process has been reaped.
+
+        Readers of its ports get what is left and then `PeerLost`; writers that wait for it get
+        `PeerLost`. What it held is freed once its readers have taken what it sent, which is looked
+        at whenever the registry is used; at the latest by `cleanup`, or when the endpoint gets a
+        new ticket.
+
+        Args:
+            name: the endpoint.
+            pids: its processes, if others of the same transport may be dead that another registry
+                looks after; None frees what any dead process held.
+
+        Raises:
+            ChannelError: the endpoint is unknown.
+        """
+        self._succession.note_death(self._known(name), pids)
+
+    def endpoint_restarts(
+        self, name: str, *, processed: int | None = None, pids: Collection[int] | None = None
+    ) -> int:
+        """Say that a process is dead and another is to take its place: nobody gets `PeerLost`.
+
+        Call it once the process has been reaped; the next `ticket` of the endpoint is the next
+        process's. Writers wait for it, in other processes once they `recount`. What it had not read
+        or was working on is counted as lost; its readers get what is left of what it sent.
+
+        Args:
+            name: the endpoint.
+            processed: how many messages it has worked off; None: those that it has released.
+            pids: as for `endpoint_died`.
+
+        Returns:
+            How many messages it had taken, by connections that lose none, and not worked off.
+
+        Raises:
+            ChannelError: the endpoint is unknown.
+        """
+        return self._succession.note_restart(self._known(name), processed, pids)
+
+    async def wait_until_mapped(self, timeout_seconds: float) -> int:
+        """Wait until readers that may lose nothing can do without what dead processes have left.
+
+        For before the next `ticket` of one of those, which frees memory: a message in memory that
+        its reader has not mapped is lost then.
+
+        Returns:
+            How many messages are to be lost so, when the time is over.
+        """
+        return await self._succession.wait_until_mapped(timeout_seconds)
 
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger.
@@ -230,7 +324,7 @@ class ChannelRegistry(Succession):
         taken all by now: files are removed, which takes milliseconds.
         """
         self._require_open()
-        self._clean_up_dead()
+        self._succession.free_leftovers()
         words = self.ledger.words
         return {name: port_stats(words, one.plan) for name, one in self._channels.items()}
 
@@ -273,7 +367,7 @@ class ChannelRegistry(Succession):
             steps.callback(self.ledger.close)
             if self._own is not None:
                 steps.callback(self._own.close_and_sweep)
-            steps.callback(self._clean_up_dead, even_unread=True)
+            steps.callback(self._succession.free_leftovers, even_unread=True)
             for channel in self._channels.values():
                 if channel.hold is not None:
                     steps.callback(channel.hold.close)
@@ -290,31 +384,18 @@ class ChannelRegistry(Succession):
     ) -> None:
         self.cleanup()
 
-    def _create(self, channel: Channel) -> None:
-        """Make the service of a channel, unless it exists; what can be freed makes room for it."""
-        self._clean_up_dead()
-        if channel.hold is None:
-            channel.hold = self._transport.create(channel.plan)
+    def _known(self, name: str) -> Party:
+        self._require_open()
+        return self._parties.named(name)
 
-    def _open_here(self, party: Party) -> Endpoint:
-        """Return the endpoint that a party has in this process; it is made when first asked for."""
-        if party.endpoint is None:
-            with limits_named(f"opening endpoint {party.plan.name!r}"):
-                doorbell_fd = os.dup(party.doorbell_fd)
-            party.endpoint = Endpoint(
-                self._transport,
-                self.ledger,
-                party.plan,
-                doorbell_fd,
-                self._parties.bells,
-                spin_ns=self._spin_ns,
-            )
-        return party.endpoint
+    def _require_own(self, channel: Channel) -> None:
+        require_channel(channel)
+        self._require_open()
+        self._planner.require_own(channel)
 
-    def _link_late(self, channel: Channel, connection: ConnectionPlan) -> None:
-        """Have a publisher that is open here send to a connection that was made after it."""
-        if channel.publisher is not None and connection not in channel.publisher.port.connections:
-            channel.publisher.add_connection(connection, self._parties.bells[connection.reader])
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise ChannelClosed("the channel registry was cleaned up; make another")
 
 
 def _new_domain(ledger: Ledger) -> Domain:

@@ -155,7 +155,7 @@ class Transport(Protocol):
             ChannelError: the port does not exist, or all its slots are taken.
         """
 
-    def clean_up_dead(self, pids: Collection[int] | None = None) -> None:
+    def free_leftovers(self, pids: Collection[int] | None = None) -> None:
         """Free what killed processes left behind.
 
         Args:

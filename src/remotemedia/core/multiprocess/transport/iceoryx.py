@@ -145,13 +145,13 @@ class IceoryxTransport:
         )
         return IceoryxReader(subscriber, connection, self._maps)
 
-    def clean_up_dead(self, pids: Collection[int] | None = None) -> None:
-        """See `Transport.clean_up_dead`. A forked child leaves it alone."""
+    def free_leftovers(self, pids: Collection[int] | None = None) -> None:
+        """See `Transport.free_leftovers`. A forked child leaves it alone."""
         # Imported here: a node's process cleans up nobody.
-        from remotemedia.core.multiprocess.transport.dead import remove_dead
+        from remotemedia.core.multiprocess.transport.iceoryx_leftovers import remove_leftovers
 
         if self._pid == os.getpid():
-            remove_dead(self._root, self._prefix, pids)
+            remove_leftovers(self._root, self._prefix, pids)
 
     def close(self) -> None:
         """See `Transport.close`."""

@@ -173,8 +173,8 @@ class MemoryTransport:
         """See `Transport.address`."""
         return
 
-    def clean_up_dead(self, pids: Collection[int] | None = None) -> None:
-        """See `Transport.clean_up_dead`: there is one process, and it lives."""
+    def free_leftovers(self, pids: Collection[int] | None = None) -> None:
+        """See `Transport.free_leftovers`: there is one process, and it lives."""
 
     async def wait_free(self) -> None:
         """See `Transport.wait_free`: there is no other process."""

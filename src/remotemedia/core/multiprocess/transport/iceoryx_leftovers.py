@@ -1,4 +1,4 @@
-"""Removes what killed processes left in a domain that goes on.
+"""Leftovers of killed processes in a domain that goes on, and their removal.
 
 The library's own cleaning finds a process by the mark that it keeps while it lives. One that was
 killed while it made that mark or took it away is not found; of one that was killed while it opened
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
-__all__ = ["remove_dead"]
+__all__ = ["remove_leftovers"]
 
 _log = logging.getLogger("remotemedia.session")
 _NODES = "nodes"  # the library's folder for its marks, in that of the domain
 _PID_SHIFT, _PID_MASK = 64, 0xFFFF_FFFF  # where a mark's number has the process
 
 
-def remove_dead(root: Path, prefix: str, pids: Collection[int] | None) -> None:
+def remove_leftovers(root: Path, prefix: str, pids: Collection[int] | None) -> None:
     """Free what dead processes held, and remove their files.
 
     Args:

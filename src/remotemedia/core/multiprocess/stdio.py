@@ -18,7 +18,7 @@ import termios
 import time
 from contextlib import suppress
 
-__all__ = ["LineSplitter", "NodeOutput", "PipeReader", "log_or_show", "render"]
+__all__ = ["LineSplitter", "NodeStdio", "PipeReader", "log_or_show", "render"]
 
 MAX_LINE_BYTES = 8 * 1024
 TAIL_BYTES = 64 * 1024
@@ -209,7 +209,7 @@ class PipeReader:
             self._loop.call_exception_handler(context)
 
 
-class NodeOutput:
+class NodeStdio:
     """The pipes behind a node's standard output and standard error.
 
     They go to the logger `remotemedia.node.<node_id>`: output as INFO, errors as WARNING. Where the

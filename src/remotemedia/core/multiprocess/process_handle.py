@@ -15,8 +15,8 @@ from remotemedia.errors import ExecutorError
 if TYPE_CHECKING:
     from remotemedia.core.multiprocess.exits import ProcessExit
     from remotemedia.core.multiprocess.lifeline import Lifeline
-    from remotemedia.core.multiprocess.output import NodeOutput
     from remotemedia.core.multiprocess.spec import SpawnSpec
+    from remotemedia.core.multiprocess.stdio import NodeStdio
 
 __all__ = ["Escalation", "Process", "ProcessHandle", "ProcessStatus", "ask_then_kill"]
 
@@ -37,7 +37,7 @@ class Process:
 
     number: int  # its id between executor and spawner
     spec: SpawnSpec
-    output: NodeOutput
+    stdio: NodeStdio
     spawned: asyncio.Future[ProcessHandle]
     exited: asyncio.Future[ProcessExit]
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -58,12 +58,12 @@ class Process:
     def exit(self, end: ProcessExit) -> None:
         """It has ended; what it printed before is read first."""
         self.status = ProcessStatus.EXITED
-        self.output.drain()
+        self.stdio.drain()
         self.exited.set_result(end)
 
     def leave(self) -> None:
         """Nothing of it is left."""
-        self.output.close()
+        self.stdio.close()
         self.gone.set()
 
 
@@ -96,7 +96,7 @@ class ProcessHandle:
     @property
     def stderr_tail(self) -> str:
         """The last lines of its standard error, up to its end once it has exited."""
-        return self._process.output.stderr_tail
+        return self._process.stdio.stderr_tail
 
     async def wait(self) -> ProcessExit:
         """Wait for its end and return it; at once if it has ended. Cancelling changes nothing."""

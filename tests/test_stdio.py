@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import remotemedia as rm
-from remotemedia.core.multiprocess.output import (
+from remotemedia.core.multiprocess.process_manager import ProcessManager
+from remotemedia.core.multiprocess.stdio import (
     LOG_BURST_BYTES,
     MAX_LINE_BYTES,
     TAIL_BYTES,
@@ -23,7 +24,6 @@ from remotemedia.core.multiprocess.output import (
     PipeReader,
     render,
 )
-from remotemedia.core.multiprocess.process import ProcessManager
 from tests.executor_helpers import running, texts, wait_until
 from tests.process_helpers import Reports, python
 

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess import spawner
 from remotemedia.core.multiprocess.exits import SPAWNER_DIED, ExitReason, ProcessExit
-from remotemedia.core.multiprocess.handle import (
+from remotemedia.core.multiprocess.lifeline import Lifeline, Report
+from remotemedia.core.multiprocess.orphans import MARK, kill_orphans
+from remotemedia.core.multiprocess.process_handle import (
     Escalation,
     Process,
     ProcessHandle,
     ProcessStatus,
     ask_then_kill,
 )
-from remotemedia.core.multiprocess.leftovers import MARK, kill_leftovers
-from remotemedia.core.multiprocess.lifeline import Lifeline, Report
-from remotemedia.core.multiprocess.output import NodeOutput
 from remotemedia.core.multiprocess.spec import SpawnSpec
+from remotemedia.core.multiprocess.stdio import NodeStdio
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -168,14 +168,14 @@ class ProcessManager:
         number = next(self._numbers)
         try:
             order = spec.order(number, (MARK, self._mark))
-            output = NodeOutput(spec.node_id, spec.session_id)
+            stdio = NodeStdio(spec.node_id, spec.session_id)
         except OSError as error:
             raise spec.error(str(error), _HINTS.get(error.errno or 0, "")) from error
         loop = asyncio.get_running_loop()
-        process = Process(number, spec, output, loop.create_future(), loop.create_future())
+        process = Process(number, spec, stdio, loop.create_future(), loop.create_future())
         self._processes[number] = process
-        self._lifeline.send(order, [*output.write_ends.values(), *spec.fds.values()])
-        output.close_write_ends()
+        self._lifeline.send(order, [*stdio.write_ends.values(), *spec.fds.values()])
+        stdio.close_write_ends()
         try:
             return await process.spawned
         except asyncio.CancelledError:
@@ -276,7 +276,7 @@ class ProcessManager:
     async def _kill_left(self, left: list[Process]) -> None:
         sessions = {process.handle.pid for process in left if process.handle is not None}
         try:
-            await kill_leftovers(sessions, self._mark)
+            await kill_orphans(sessions, self._mark)
         finally:
             for process in left:
                 self._forget(process)

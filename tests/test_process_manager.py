@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remotemedia.core.multiprocess.leftovers import MARK
-from remotemedia.core.multiprocess.process import (
+from remotemedia.core.multiprocess.orphans import MARK
+from remotemedia.core.multiprocess.process_manager import (
     ExitReason,
     ProcessExit,
     ProcessHandle,
