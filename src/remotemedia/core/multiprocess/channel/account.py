@@ -14,11 +14,12 @@ from remotemedia.core.multiprocess.transport.ledger import (
     UNLINKED,
     ConnectionWord,
     PortWord,
+    copied,
     drop_unread,
     taken,
 )
 from remotemedia.data.memory import OWN_REFERENCES, count_references
-from remotemedia.errors import ChannelError, DecodeError, MessageLost
+from remotemedia.errors import ChannelClosed, ChannelError, DecodeError, MessageLost
 
 if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.bell import Bell
@@ -32,6 +33,19 @@ _UNMAPPED = (
     "the memory they came in could not be mapped, or its writer took it back; see whether files "
     "were removed from /dev/shm"
 )
+
+
+def _words_gone() -> tuple[object, ...]:
+    """Return what Python says in the error for a view that was taken away."""
+    view = memoryview(b"")
+    view.release()
+    try:
+        return (view.nbytes,)
+    except ValueError as error:
+        return error.args
+
+
+_WORDS_GONE = _words_gone()
 
 
 class Account:
@@ -51,7 +65,7 @@ class Account:
     ) -> None:
         self.port = port
         self.connection = connection
-        self._words = words
+        self._words = words[:]  # a view of its own, which it takes away when it closes
         self._bell = bell
         self._is_closed = False
         # Chunks whose arrays may still be in use, and the tokens that own their memory.
@@ -202,10 +216,27 @@ class Account:
         Between any two calls a signal handler may raise. Then a sample was taken and is gone, or
         its message was counted in some words and not in others.
         """
-        if not self._is_closed and not isinstance(error, (ChannelError, DecodeError)):
+        if self._is_closed:
+            self._note_closed(error)
+        elif not isinstance(error, (ChannelError, DecodeError)):
             self._was_interrupted = True
             self._excused = self._words[self._sent_at]
             self._recover()
+
+    def _note_closed(self, error: BaseException) -> None:
+        """Raise `ChannelClosed` for an error that comes of being closed in the midst of a call."""
+        comes_of_it = isinstance(error, (ChannelError, DecodeError)) or error.args == _WORDS_GONE
+        if self._is_closed and comes_of_it and not isinstance(error, ChannelClosed):
+            raise self._closed() from error
+
+    def _closed(self) -> ChannelClosed:
+        return ChannelClosed(f"the subscriber of {self.connection.name} is closed")
+
+    def _let_go_of_words(self) -> None:
+        """Write no word any more, wherever a call of this reader is: they may be others' soon."""
+        words, slots = self._words, (self.port.slot, self.connection.slot)
+        self._words = copied(words, slots)
+        words.release()
 
     def _recover(self) -> None:
         unseen, unheld = self._imbalance()
