@@ -149,6 +149,33 @@ def test_what_is_no_channel_is_said_to_be_none(local: ChannelRegistry, wrong: An
         local.create_channel("cam", taps=3)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("taps", "what"),
+    [
+        (SpareTaps(-1), "count of the taps of channel cam is -1; .* from 0 to 1,024"),
+        (SpareTaps(1 << 40), "count of the taps"),
+        (SpareTaps(2, 0), "capacity of the taps of channel cam is 0; .* from 1 to 65,536"),
+        (SpareTaps(2, 1, -1), "max_held of the taps"),
+        (SpareTaps(2, "8"), "capacity of the taps of channel cam is '8'"),  # type: ignore[arg-type]
+    ],
+)
+def test_taps_of_no_possible_size_are_refused(
+    local: ChannelRegistry, taps: SpareTaps, what: str
+) -> None:
+    with pytest.raises(ChannelError, match=what):
+        local.create_channel("cam", taps=taps)
+
+
+def test_a_channel_that_nobody_can_read_opens_and_takes_what_is_sent(
+    registry: ChannelRegistry,
+) -> None:
+    channel = registry.create_channel("port", taps=SpareTaps(0))
+    registry.create_publisher(channel).send(number(1))
+    assert registry.stats()["port"].sent == 1
+    with pytest.raises(ChannelError, match="the channel is open and has 0 spare taps"):
+        registry.create_subscriber(channel)
+
+
 def test_a_channel_of_another_registry_is_refused(local: ChannelRegistry) -> None:
     gone = local.create_channel("gone")
     local.destroy_channel(gone)
