@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,6 +175,33 @@ def test_a_channel_that_nobody_can_read_opens_and_takes_what_is_sent(
     assert registry.stats()["port"].sent == 1
     with pytest.raises(ChannelError, match="the channel is open and has 0 spare taps"):
         registry.create_subscriber(channel)
+
+
+def test_threads_may_share_a_registry(registry: ChannelRegistry) -> None:
+    def work(name: str) -> None:
+        for count in range(10):
+            channel = registry.create_channel(f"{name}.{count}", 4)
+            readers = [registry.create_subscriber(channel) for _ in range(2)]
+            registry.create_publisher(channel).send(number(count))
+            assert [receive_now(reader) for reader in readers] == [[count]] * 2
+            if count % 2:
+                registry.destroy_channel(channel)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        workers = [Background(partial(work, name)) for name in ("a", "b", "c")]
+        while any(worker.is_running for worker in workers):
+            registry.stats()
+        for worker in workers:
+            worker.result()
+    finally:
+        sys.setswitchinterval(interval)
+    ports = registry.stats()
+    assert len(ports) == 15
+    connections = [one for port in ports.values() for one in port.connections]
+    assert len(connections) == 30
+    assert all(one.is_balanced and one.received == 1 for one in connections)
 
 
 def test_a_channel_of_another_registry_is_refused(local: ChannelRegistry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,6 +14,7 @@ from remotemedia.core.multiprocess.channel.channel import (
     require_channel,
 )
 from remotemedia.core.multiprocess.channel.parties import Parties
+from remotemedia.core.multiprocess.channel.turns import in_turn
 from remotemedia.core.multiprocess.plan import (
     MAX_CAPACITY,
     MAX_TAPS,
@@ -23,6 +25,7 @@ from remotemedia.core.multiprocess.plan import (
     SpareTaps,
     service_name,
 )
+from remotemedia.core.multiprocess.transport.forks import tell_children
 from remotemedia.core.multiprocess.transport.ledger import (
     CONNECTION_WORDS,
     PORT_WORDS,
@@ -51,11 +54,18 @@ class Planner:
 
     def __init__(self, scope: str, ledger: Ledger) -> None:
         self.ledger = ledger
+        self._turn = threading.RLock()
+        tell_children(self)
         self._scope = scope
         self._parties = Parties(self.ledger)
         self._channels: dict[str, Channel] = {}
         self._is_closed = False
 
+    def disown(self) -> None:
+        """Leave it to the parent process: a thread that has its turn there does not exist here."""
+        self._turn = threading.RLock()
+
+    @in_turn
     def create_channel(
         self,
         name: str,
@@ -112,6 +122,7 @@ class Planner:
         channel = self._channels[name] = Channel(plan, capacity)
         return channel
 
+    @in_turn
     def add_endpoint(self, name: str) -> None:
         """Plan another process that takes part.
 
@@ -121,6 +132,7 @@ class Planner:
         self._require_open()
         self._parties.add(name)
 
+    @in_turn
     def connect(
         self,
         channel: Channel,
@@ -179,6 +191,7 @@ class Planner:
         channel.add(connection, taps)
         return connection
 
+    @in_turn
     def index(self, name: str) -> int:
         """Return the index of an endpoint; it is what tickets and plans call it.
 
@@ -187,6 +200,7 @@ class Planner:
         """
         return self._known(name).index
 
+    @in_turn
     def bell(self, name: str) -> Bell:
         """Return the doorbell of an endpoint; its descriptor stays the registry's.
 
@@ -195,6 +209,7 @@ class Planner:
         """
         return self._parties.bells[self._known(name).index]
 
+    @in_turn
     def endpoint_plan(self, name: str) -> EndpointPlan:
         """Return the plan of an endpoint.
 

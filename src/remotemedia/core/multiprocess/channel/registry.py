@@ -13,6 +13,7 @@ from remotemedia.core.multiprocess.channel.endpoint import Endpoint
 from remotemedia.core.multiprocess.channel.stats import PortStats, port_stats
 from remotemedia.core.multiprocess.channel.succession import Succession
 from remotemedia.core.multiprocess.channel.ticket import Ticket
+from remotemedia.core.multiprocess.channel.turns import in_turn
 from remotemedia.core.multiprocess.plan import Policy
 from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS
 from remotemedia.core.multiprocess.transport.ledger import CONNECTION_WORDS, PORT_WORDS, Ledger
@@ -50,7 +51,8 @@ class ChannelRegistry(Succession):
         Popen([..., ticket.to_json()], pass_fds=ticket.fds)     # Endpoint.open(ticket) in there
 
     A channel's service is made when its first end is opened or its first ticket is written;
-    connections made after that take the port's spare taps.
+    connections made after that take the port's spare taps. Threads may share a registry: their
+    calls come one after another.
 
     Args:
         transport: carries the samples, and stays the caller's; None is one of its own.
@@ -75,6 +77,7 @@ class ChannelRegistry(Succession):
         self._readers = itertools.count(1)
         self._pid = os.getpid()
 
+    @in_turn
     def create_publisher(self, channel: Channel) -> Publisher:
         """Open the sending end of a channel in this process.
 
@@ -101,6 +104,7 @@ class ChannelRegistry(Succession):
         channel.publisher = endpoint.publish(channel.plan)
         return channel.publisher
 
+    @in_turn
     def create_subscriber(
         self,
         channel: Channel,
@@ -142,6 +146,7 @@ class ChannelRegistry(Succession):
         self._link_late(channel, connection)
         return subscriber
 
+    @in_turn
     def open(self, name: str) -> Endpoint:
         """Open an endpoint in this process: every port it writes and every connection it reads.
 
@@ -173,6 +178,7 @@ class ChannelRegistry(Succession):
         """Whether other processes can take part."""
         return self._transport.address is not None
 
+    @in_turn
     def ticket(self, name: str, *, rings: tuple[str, ...] = ()) -> Ticket:
         """Write down what another process needs to open its ends.
 
@@ -223,6 +229,7 @@ class ChannelRegistry(Succession):
             doorbell_fd=party.doorbell_fd,
         )
 
+    @in_turn
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger.
 
@@ -234,6 +241,7 @@ class ChannelRegistry(Succession):
         words = self.ledger.words
         return {name: port_stats(words, one.plan) for name, one in self._channels.items()}
 
+    @in_turn
     def destroy_channel(self, channel: Channel) -> None:
         """Close a channel's ends in this process and let go of its service. Twice is harmless.
 
@@ -265,7 +273,13 @@ class ChannelRegistry(Succession):
         With a transport of its own, it comes at the latest when the program exits. In a forked
         child nothing happens: all of it is the parent's.
         """
-        if self._is_closed or self._pid != os.getpid():
+        if self._pid != os.getpid():
+            return
+        self._clean_up()
+
+    @in_turn
+    def _clean_up(self) -> None:
+        if self._is_closed:
             return
         self._is_closed = True
         atexit.unregister(self.cleanup)

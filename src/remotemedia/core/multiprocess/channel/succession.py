@@ -15,6 +15,7 @@ from remotemedia.core.multiprocess.channel.deaths import (
     owed,
 )
 from remotemedia.core.multiprocess.channel.planning import Planner
+from remotemedia.core.multiprocess.channel.turns import in_turn
 from remotemedia.core.multiprocess.transport.ledger import ConnectionWord, Ledger, PortWord, taken
 from remotemedia.errors import ChannelClosed
 
@@ -41,6 +42,7 @@ class Succession(Planner):
         # Processes whose memory is still to be freed, by endpoint index; None is any that is dead.
         self._dead_pids: dict[int, set[int] | None] = {}
 
+    @in_turn
     def endpoint_died(self, name: str, *, pids: Collection[int] | None = None) -> None:
         """Tell everybody that a process is dead. Call it once the process has been reaped.
 
@@ -62,6 +64,7 @@ class Succession(Planner):
             note_death(self.ledger.words, channel.plan, party.index)
         self._spread_death(party, pids)
 
+    @in_turn
     def endpoint_restarts(
         self, name: str, *, processed: int | None = None, pids: Collection[int] | None = None
     ) -> int:
