@@ -87,7 +87,7 @@ class Publisher(Sender):
         Args:
             message: stays yours.
             timeout_seconds: how long to wait for credit; None is for ever, 0 not at all.
-            epoch: the epoch the message belongs to; None is that of the publisher.
+            epoch: the epoch the message belongs to, 0 to 2**32 - 1; None is that of the publisher.
 
         Raises:
             BackpressureError: a connection stayed full; nobody got the message.

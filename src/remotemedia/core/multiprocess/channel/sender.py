@@ -21,8 +21,9 @@ from remotemedia.core.multiprocess.transport.ledger import (
     PortState,
     PortWord,
 )
+from remotemedia.data.message import shown
 from remotemedia.data.wire import CONTEXT, HEADER, Payload, bad_envelope, pack_metadata
-from remotemedia.errors import ChannelClosed, ChannelError, ExecutorError
+from remotemedia.errors import ChannelClosed, ChannelError, DataError, ExecutorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,6 +44,7 @@ SENDING = -1
 _EPOCH_AT = int(LedgerWord.EPOCH)
 _now_ns = time.monotonic_ns
 _pack_header = HEADER.pack_into
+_LAST_EPOCH = (1 << 32) - 1
 
 
 def _note_moved(words: memoryview, slot: int) -> None:
@@ -281,8 +283,13 @@ class Sender:
             raise
 
     def _enter_epoch(self, epoch: int) -> None:
+        try:
+            self._context = CONTEXT.pack(0, epoch, 0)
+        except struct.error:
+            raise DataError(
+                f"epoch is {shown(epoch)}; it must be a whole number from 0 to {_LAST_EPOCH:,}"
+            ) from None
         self._epoch = epoch
-        self._context = CONTEXT.pack(0, epoch, 0)
 
     def _find_credit(self) -> bool:
         """Look up how far the lossless readers have come; whether one more message may be sent."""
