@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import sys
 from functools import partial
 from pathlib import Path
@@ -175,6 +177,21 @@ def test_a_channel_that_nobody_can_read_opens_and_takes_what_is_sent(
     assert registry.stats()["port"].sent == 1
     with pytest.raises(ChannelError, match="the channel is open and has 0 spare taps"):
         registry.create_subscriber(channel)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_ends_cannot_be_duplicated_and_go_on(
+    registry: ChannelRegistry, duplicate: Callable[[object], object]
+) -> None:
+    channel = registry.create_channel("port", 4)
+    reader = registry.create_subscriber(channel)
+    publisher = registry.create_publisher(channel)
+    registry.add_endpoint("other")
+    for one in (registry, channel, reader, publisher, registry.open("other")):
+        with pytest.raises(TypeError, match=f"a {type(one).__name__} cannot be copied .* ticket"):
+            duplicate(one)
+    publisher.send(number(1))
+    assert receive_now(reader) == [1]
 
 
 def test_threads_may_share_a_registry(registry: ChannelRegistry) -> None:

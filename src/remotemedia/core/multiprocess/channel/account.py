@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess.channel.stats import connection_stats
+from remotemedia.core.multiprocess.channel.uncopied import Uncopied
 from remotemedia.core.multiprocess.channel.unmapped import why_unmapped
 from remotemedia.core.multiprocess.transport.ledger import (
     HISTOGRAM_AT,
@@ -48,7 +49,7 @@ def _words_gone() -> tuple[object, ...]:
 _WORDS_GONE = _words_gone()
 
 
-class Account:
+class Account(Uncopied):
     """The words of a connection that its reader writes, and what is behind them.
 
     Whenever the reader dies, the account balances: `sent = released + dropped + in flight`.

@@ -15,6 +15,7 @@ from remotemedia.core.multiprocess.channel.channel import (
 )
 from remotemedia.core.multiprocess.channel.parties import Parties
 from remotemedia.core.multiprocess.channel.turns import in_turn
+from remotemedia.core.multiprocess.channel.uncopied import Uncopied
 from remotemedia.core.multiprocess.plan import (
     MAX_CAPACITY,
     MAX_TAPS,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.parties import Party
 
 
-class Planner:
+class Planner(Uncopied):
     """The part of a registry that plans; for how it is used see `ChannelRegistry`.
 
     It opens nothing: plans are made and checked, and given their words in the ledger.

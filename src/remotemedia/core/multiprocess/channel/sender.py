@@ -13,6 +13,7 @@ import numpy as np
 
 from remotemedia.core.multiprocess.channel.bell import ring_sleepers
 from remotemedia.core.multiprocess.channel.credit import Credit
+from remotemedia.core.multiprocess.channel.uncopied import Uncopied
 from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
 from remotemedia.core.multiprocess.transport.forks import inherited, tell_children
 from remotemedia.core.multiprocess.transport.ledger import (
@@ -52,7 +53,7 @@ def _note_moved(words: memoryview, slot: int) -> None:
     words[slot + PortWord.MOVED] = words[slot + PortWord.SENT] + MAX_LOANS + 1
 
 
-class Sender:
+class Sender(Uncopied):
     """The part of a publisher that never waits: it sends at once, or says that it cannot.
 
     Args:
