@@ -71,8 +71,8 @@ class Maps:
 
     def close(self) -> None:
         """Look no more. Twice is harmless."""
-        self._close()
         self._fd = -1  # the number may be another file's soon
+        self._close()
 
     def at(self, address: int) -> Mapping:
         """Find the mapped file that holds an address.
