@@ -783,6 +783,26 @@ class TestAsync:
 
         asyncio.run(main())
 
+    @pytest.mark.parametrize("is_lent", [True, False])
+    def test_one_that_always_has_credit_gives_other_tasks_their_turn(
+        self, registry: ChannelRegistry, is_lent: bool
+    ) -> None:
+        publisher, _ = channel_of(registry, "latest")
+
+        async def main() -> None:
+            others = asyncio.create_task(asyncio.sleep(0))
+            for _ in range(200):
+                if is_lent:
+                    async with publisher.loan(Binary, nbytes=1):
+                        pass
+                else:
+                    await publisher.send_async(number(1))
+                if others.done():
+                    return
+            raise AssertionError("no other task had its turn")
+
+        asyncio.run(main())
+
     def test_tasks_that_give_up_leave_the_others_their_wake_up(
         self, registry: ChannelRegistry
     ) -> None:

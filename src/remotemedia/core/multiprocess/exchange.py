@@ -11,8 +11,9 @@ from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.claims import MAX_SET_ASIDE, Claims
 from remotemedia.core.multiprocess.inputs import Inputs
 from remotemedia.core.multiprocess.losses import Losses
+from remotemedia.core.multiprocess.transport.doorbell import TURNS
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
-from remotemedia.core.multiprocess.transport.loop_doorbell import TURNS, LoopDoorbell
+from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, overload
 
 from remotemedia.core.multiprocess.channel.intake import Intake
+from remotemedia.core.multiprocess.transport.doorbell import give_way
 from remotemedia.core.multiprocess.transport.ledger import (
     ConnectionWord,
     PortState,
@@ -146,9 +147,14 @@ class Subscriber(Intake):
     async def receive_async(self, timeout_seconds: float | None) -> Message | None: ...
 
     async def receive_async(self, timeout_seconds: float | None = None) -> Message | None:
-        """Await the next message; otherwise as `receive`. Cancelled, it has taken nothing."""
+        """Await the next message; otherwise as `receive`. Cancelled, it has taken nothing.
+
+        Other tasks get their turn now and then, also where there is always a message.
+        """
         if timeout_seconds is not None:
             check_timeout(timeout_seconds)
+        if self._doorbell.ends_turn():
+            await give_way()
         return await self._doorbell.in_loop().wait_for(self._take_or_end, timeout_seconds)
 
     def take(self) -> Message | None:

@@ -14,7 +14,8 @@ from remotemedia.core.multiprocess.runner.context import (
     outputs_of,
 )
 from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
-from remotemedia.core.multiprocess.transport.loop_doorbell import TURNS, LoopDoorbell
+from remotemedia.core.multiprocess.transport.doorbell import TURNS
+from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 from remotemedia.errors import ChannelClosed
 
 if TYPE_CHECKING:
@@ -138,7 +139,6 @@ class AsyncLoop(Work):
         await publisher.send_async(message)
         if self.commands.changes:  # one that awaits nothing hears of them nowhere else
             self.change_connections(self.commands.take_changes())
-        await self._let_others_run()
 
     async def _let_others_run(self) -> None:
         """Give the node's own tasks a turn now and then; see `TURNS`."""

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
 
 T = TypeVar("T")
-TURNS = 32
-"""Sends and receives in a row before other tasks of the loop are given a turn: who always finds
-room, or a message, never waits."""
 
 
 class LoopDoorbell:
