@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from remotemedia.core.multiprocess.plan import SpareTaps
 from remotemedia.core.multiprocess.transport import doorbell, memory
 from remotemedia.data import Binary, Tensor, Text
 from remotemedia.errors import ChannelClosed, ChannelError
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from remotemedia.core.multiprocess.channel.channel import Channel
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
-    from remotemedia.data import RuntimeData
+    from remotemedia.data import Message, RuntimeData
 
 PATIENCE_SECONDS = 10
 BELOW = (memory.__file__, doorbell.__file__)
@@ -246,3 +248,60 @@ def test_a_handler_cannot_send_on_the_port_whose_send_it_interrupts(
     (refusal,) = refusals
     assert "a signal handler cannot send on port port" in refusal
     assert connection_stats_of(registry, reader).dropped["lost"] == 0
+
+
+@pytest.mark.parametrize("kind", ["array", "plain"])
+def test_a_handler_may_close_the_reader_whose_receive_it_interrupts(
+    registry: ChannelRegistry, kind: str
+) -> None:
+    sent, other = MESSAGES[kind], Binary(b"other")
+    for at in itertools.count(1, 2):
+        channel = registry.create_channel(f"port{at}", 4, taps=SpareTaps(1))
+        reader = registry.create_subscriber(channel)
+        registry.create_subscriber(channel, policy="latest")
+        publisher = registry.create_publisher(channel)
+        publisher.send(sent)
+        received: list[Message] = []
+
+        def receive(reader: Subscriber = reader, into: list[Message] = received) -> None:
+            into.append(reader.receive())
+
+        try:
+            was_interrupted = interrupt(receive, at, reader.close)
+        except ChannelClosed:
+            was_interrupted = True
+        if not was_interrupted:
+            break
+        for _ in range(64):  # of as many as take all the memory that the port has
+            publisher.send(other)
+        assert received in ([], [sent])
+        connection_stats_of(registry, reader)
+        registry.destroy_channel(channel)
+    assert at > 10
+
+
+def test_a_receive_whose_channel_is_destroyed_meanwhile_counts_nothing_of_the_next(
+    registry: ChannelRegistry,
+) -> None:
+    for at in itertools.count(1, 2):
+        channel = registry.create_channel("port", 4, taps=SpareTaps(0))
+        reader = registry.create_subscriber(channel)
+        registry.create_publisher(channel).send(number(5))
+        following: list[Subscriber] = []
+
+        def replace(channel: Channel = channel, into: list[Subscriber] = following) -> None:
+            registry.destroy_channel(channel)
+            into.append(registry.create_subscriber(registry.create_channel("next")))
+
+        try:
+            was_interrupted = interrupt(partial(reader.receive, 0), at, replace)
+        except ChannelClosed:
+            was_interrupted = True
+        if not was_interrupted:
+            break
+        (new,) = following
+        stats = connection_stats_of(registry, new)
+        assert (stats.sent, stats.received, stats.latency.total) == (0, 0, 0), stats
+        for one in list(registry._channels.values()):
+            registry.destroy_channel(one)
+    assert at > 10

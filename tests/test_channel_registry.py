@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +150,75 @@ def test_what_is_no_channel_is_said_to_be_none(local: ChannelRegistry, wrong: An
         local.create_channel(wrong if wrong != "cam" else "")
     with pytest.raises(TypeError, match="must be SpareTaps or None"):
         local.create_channel("cam", taps=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("taps", "what"),
+    [
+        (SpareTaps(-1), "count of the taps of channel cam is -1; .* from 0 to 1,024"),
+        (SpareTaps(1 << 40), "count of the taps"),
+        (SpareTaps(2, 0), "capacity of the taps of channel cam is 0; .* from 1 to 65,536"),
+        (SpareTaps(2, 1, -1), "max_held of the taps"),
+        (SpareTaps(2, "8"), "capacity of the taps of channel cam is '8'"),  # type: ignore[arg-type]
+    ],
+)
+def test_taps_of_no_possible_size_are_refused(
+    local: ChannelRegistry, taps: SpareTaps, what: str
+) -> None:
+    with pytest.raises(ChannelError, match=what):
+        local.create_channel("cam", taps=taps)
+
+
+def test_a_channel_that_nobody_can_read_opens_and_takes_what_is_sent(
+    registry: ChannelRegistry,
+) -> None:
+    channel = registry.create_channel("port", taps=SpareTaps(0))
+    registry.create_publisher(channel).send(number(1))
+    assert registry.stats()["port"].sent == 1
+    with pytest.raises(ChannelError, match="the channel is open and has 0 spare taps"):
+        registry.create_subscriber(channel)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_ends_cannot_be_duplicated_and_go_on(
+    registry: ChannelRegistry, duplicate: Callable[[object], object]
+) -> None:
+    channel = registry.create_channel("port", 4)
+    reader = registry.create_subscriber(channel)
+    publisher = registry.create_publisher(channel)
+    registry.add_endpoint("other")
+    for one in (registry, channel, reader, publisher, registry.open("other")):
+        with pytest.raises(TypeError, match=f"a {type(one).__name__} cannot be copied .* ticket"):
+            duplicate(one)
+    publisher.send(number(1))
+    assert receive_now(reader) == [1]
+
+
+def test_threads_may_share_a_registry(registry: ChannelRegistry) -> None:
+    def work(name: str) -> None:
+        for count in range(10):
+            channel = registry.create_channel(f"{name}.{count}", 4)
+            readers = [registry.create_subscriber(channel) for _ in range(2)]
+            registry.create_publisher(channel).send(number(count))
+            assert [receive_now(reader) for reader in readers] == [[count]] * 2
+            if count % 2:
+                registry.destroy_channel(channel)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        workers = [Background(partial(work, name)) for name in ("a", "b", "c")]
+        while any(worker.is_running for worker in workers):
+            registry.stats()
+        for worker in workers:
+            worker.result()
+    finally:
+        sys.setswitchinterval(interval)
+    ports = registry.stats()
+    assert len(ports) == 15
+    connections = [one for port in ports.values() for one in port.connections]
+    assert len(connections) == 30
+    assert all(one.is_balanced and one.received == 1 for one in connections)
 
 
 def test_a_channel_of_another_registry_is_refused(local: ChannelRegistry) -> None:

@@ -16,7 +16,7 @@ import pytest
 from remotemedia.core.multiprocess.transport import locks
 from remotemedia.core.multiprocess.transport.folder import claim
 from remotemedia.core.multiprocess.transport.locks import FolderLock, MemoryLock
-from remotemedia.errors import ChannelError
+from remotemedia.errors import ChannelClosed, ChannelError
 from tests.strikes import strikes
 
 if TYPE_CHECKING:
@@ -201,6 +201,21 @@ def test_a_signal_handler_that_raises_ends_a_wait_for_the_lock(
     signal.signal(signal.SIGALRM, before)
     os.kill(stopped_holder, signal.SIGCONT)
     lock.run(nothing)
+
+
+def test_a_lock_that_is_closed_while_it_is_taken_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = FolderLock(tmp_path)
+    look = os.fstat
+
+    def close_and_look(fd: int) -> os.stat_result:
+        lock.close()
+        return look(fd)
+
+    monkeypatch.setattr(os, "fstat", close_and_look)
+    with pytest.raises(ChannelClosed, match="its transport was closed"):
+        lock.try_take()
 
 
 def test_a_lock_goes_with_its_object(tmp_path: Path) -> None:

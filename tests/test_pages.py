@@ -21,10 +21,10 @@ from remotemedia.core.multiprocess.transport.pages import (
     require_free,
 )
 from remotemedia.core.multiprocess.transport.segments import CHUNK_HEADER_BYTES
-from remotemedia.errors import ChannelError, SharedMemoryExhausted
+from remotemedia.errors import ChannelClosed, ChannelError, SharedMemoryExhausted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 MIB = 1 << 20
 
@@ -73,6 +73,27 @@ def test_a_mapping_is_found_by_any_address_in_it(large: Segment) -> None:
         assert (found.start, found.offset, found.path) == (large.address, 0, large.path)
     with pytest.raises(ChannelError, match="no shared memory is mapped at 0x1"):
         Maps().at(1)
+
+
+def test_a_look_at_the_end_or_after_it_says_that_it_was_closed(
+    large: Segment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def close_and_look(fd: int, close: Callable[[int], None] = os.close) -> None:
+        nonlocal looks
+        close(fd)
+        with pytest.raises(ChannelClosed, match="the transport was closed"):
+            maps.at(large.address)
+        looks += 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close_and_look)
+        maps = Maps()
+    maps.close()
+    assert looks == 1
+    with pytest.raises(ChannelClosed, match="the transport was closed"):
+        maps.at(large.address)
 
 
 def test_threads_look_at_the_same_time(large: Segment) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
     PortState,
     PortWord,
 )
-from remotemedia.data import Audio, Binary, Text
+from remotemedia.data import Audio, Binary, File, Text, Video
 from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
+    from remotemedia.data import RuntimeData
 
 
 @pytest.fixture
@@ -594,6 +595,39 @@ def test_an_envelope_that_cannot_travel_is_a_data_error_and_nothing_is_sent(
     assert connection_stats_of(registry, reader).sent == 1
 
 
+@pytest.mark.parametrize(
+    ("message", "name", "value", "what"),
+    [
+        (Text("x"), "text", None, "text is a NoneType; it must be a str"),
+        (Text("x"), "text", "\ud800", "text cannot be sent as UTF-8"),
+        (File("x"), "path", 5, "path is a int; it must be a path"),
+        (File("x"), "offset_bytes", -1, "offset_bytes is -1; it must be a whole number"),
+        (File("x"), "media_type", None, "media_type is a NoneType; it must be a str"),
+        (Audio(np.zeros(1, np.float32), 1), "sample_rate", [1], r"sample_rate is \[1\]; it must"),
+        (Video(np.zeros((1, 1, 3), np.uint8)), "format", {}, r"format is \{\}; it must be one of"),
+    ],
+)
+def test_a_message_that_was_changed_into_none_is_told_to_its_sender_and_nothing_is_sent(
+    local: ChannelRegistry, message: RuntimeData, name: str, value: object, what: str
+) -> None:
+    publisher, (reader,) = channel_of(local, "block")
+    setattr(message, name, value)
+    with pytest.raises(DataError, match=what):
+        publisher.send(message)
+    assert reader.receive(0) is None
+    assert connection_stats_of(local, reader).sent == 0
+
+
+@pytest.mark.parametrize("epoch", [-1, 1 << 32, "x", 1.5])
+def test_an_epoch_that_is_none_is_refused_each_time(local: ChannelRegistry, epoch: Any) -> None:
+    publisher, (reader,) = channel_of(local, "block")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"epoch is .* a whole number from 0 to 4,294,967,295"):
+            publisher.send(number(1), epoch=epoch)
+    publisher.send(number(2))
+    assert receive_now(reader) == [2]
+
+
 # Loans
 
 
@@ -746,6 +780,26 @@ class TestAsync:
         async def send_fifty() -> None:
             for count in range(50):
                 await publisher.send_async(number(count))
+
+        asyncio.run(main())
+
+    @pytest.mark.parametrize("is_lent", [True, False])
+    def test_one_that_always_has_credit_gives_other_tasks_their_turn(
+        self, registry: ChannelRegistry, is_lent: bool
+    ) -> None:
+        publisher, _ = channel_of(registry, "latest")
+
+        async def main() -> None:
+            others = asyncio.create_task(asyncio.sleep(0))
+            for _ in range(200):
+                if is_lent:
+                    async with publisher.loan(Binary, nbytes=1):
+                        pass
+                else:
+                    await publisher.send_async(number(1))
+                if others.done():
+                    return
+            raise AssertionError("no other task had its turn")
 
         asyncio.run(main())
 

@@ -17,7 +17,7 @@ from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
 from remotemedia.core.multiprocess.node_process import NodeProcess
 from remotemedia.core.multiprocess.states import SessionState
 from remotemedia.core.multiprocess.transport import pages
-from remotemedia.core.multiprocess.transport.loop_doorbell import TURNS
+from remotemedia.core.multiprocess.transport.doorbell import TURNS
 from tests import executor_nodes as nodes
 from tests.channel_helpers import open_fds
 from tests.executor_helpers import (

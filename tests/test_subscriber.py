@@ -673,6 +673,24 @@ class TestAsync:
 
         assert asyncio.run(main()) == list(range(30))
 
+    @pytest.mark.parametrize("is_inbox", [True, False])
+    def test_one_that_always_has_a_message_gives_other_tasks_their_turn(
+        self, registry: ChannelRegistry, is_inbox: bool
+    ) -> None:
+        publisher, reader = pair(registry, capacity=200)
+        send_all(publisher, range(200))
+
+        async def main() -> None:
+            inbox = Inbox(reader._doorbell, [reader])
+            others = asyncio.create_task(asyncio.sleep(0))
+            for _ in range(200):
+                await (inbox.receive_async() if is_inbox else reader.receive_async())
+                if others.done():
+                    return
+            raise AssertionError("no other task had its turn")
+
+        asyncio.run(main())
+
     def test_a_cancelled_receive_takes_nothing(self, registry: ChannelRegistry) -> None:
         publisher, reader = pair(registry)
 

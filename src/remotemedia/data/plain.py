@@ -51,7 +51,7 @@ class Text(Message):
         correlation_id: int = 0,
         metadata: Metadata | None = None,
     ) -> None:
-        self.text = _checked_text(text, "text")
+        self.text = check_text(text, "text")
         self._set_envelope(timestamp_ns, correlation_id, metadata)
 
     def _content(self) -> object:
@@ -198,11 +198,11 @@ class File(Message):
             text = os.fspath(path)
         except TypeError as error:
             raise DataError(f"path is a {type(path).__name__}; it must be a path") from error
-        if not text or "\0" in _checked_text(text, "path"):
+        if not text or "\0" in check_text(text, "path"):
             raise DataError(f"path is {shown(text)}; it must be a non-empty path without NUL")
         limit = (1 << 63) - 1
         self.path = text
-        self.media_type = _checked_text(media_type, "media_type")
+        self.media_type = check_text(media_type, "media_type")
         self.offset_bytes = checked_int(offset_bytes, "offset_bytes", 0, limit)
         self.size_bytes = (
             None if size_bytes is None else checked_int(size_bytes, "size_bytes", 0, limit)
@@ -267,7 +267,7 @@ class Control(Message):
 
 
 def _check_name(name: str) -> None:
-    if not 0 < len(_checked_text(name, "name")) <= 64:
+    if not 0 < len(check_text(name, "name")) <= 64:
         raise DataError(f"name is {shown(name)}; it must have 1 to 64 characters")
 
 
@@ -285,7 +285,8 @@ def require_json(value: object, what: str) -> None:
         )
 
 
-def _checked_text(text: object, what: str) -> str:
+def check_text(text: object, what: str) -> str:
+    """Return a str that UTF-8 can carry, or raise `DataError`."""
     if not isinstance(text, str):
         raise DataError(f"{what} is a {type(text).__name__}; it must be a str")
     if not text.isascii():

@@ -36,7 +36,7 @@ from remotemedia.data.layout import (
     plain_layout,
     tensor_layout,
 )
-from remotemedia.data.media import Audio, Video
+from remotemedia.data.media import Audio, Video, check_pixel_format, check_sample_rate
 from remotemedia.data.message import (
     MAX_METADATA_BYTES,
     NO_METADATA,
@@ -56,6 +56,7 @@ from remotemedia.data.plain import (
     File,
     Json,
     Text,
+    check_text,
     require_json,
 )
 from remotemedia.data.tensor import Tensor
@@ -134,12 +135,20 @@ def dissect(message: Message) -> tuple[Layout, Payload]:
 
 def _dissect_audio(message: Audio) -> tuple[Layout, Payload]:
     samples = message.samples
-    return audio_layout(*samples.shape, message.sample_rate), samples
+    try:
+        return audio_layout(*samples.shape, message.sample_rate), samples
+    except TypeError:  # of what cannot be hashed
+        check_sample_rate(message.sample_rate)
+        raise
 
 
 def _dissect_video(message: Video) -> tuple[Layout, Payload]:
     pixels = message.pixels
-    return picture_layout(pixels.shape, message.format), pixels
+    try:
+        return picture_layout(pixels.shape, message.format), pixels
+    except TypeError:  # of what cannot be hashed
+        check_pixel_format(message.format)
+        raise
 
 
 def _dissect_tensor(message: Tensor) -> tuple[Layout, Payload]:
@@ -153,7 +162,11 @@ def _dissect_binary(message: Binary) -> tuple[Layout, Payload]:
 
 
 def _dissect_text(message: Text) -> tuple[Layout, Payload]:
-    encoded = message.text.encode()
+    try:
+        encoded = message.text.encode()
+    except (AttributeError, UnicodeEncodeError):
+        check_text(message.text, "text")
+        raise
     return plain_layout(Text, len(encoded)), encoded
 
 
@@ -163,7 +176,14 @@ def _dissect_json(message: Json) -> tuple[Layout, Payload]:
 
 
 def _dissect_file(message: File) -> tuple[Layout, Payload]:
-    parts = [message.path, message.media_type, message.offset_bytes, message.size_bytes]
+    checked = File(
+        message.path,
+        message.media_type,
+        offset_bytes=message.offset_bytes,
+        size_bytes=message.size_bytes,
+        timestamp_ns=0,
+    )
+    parts = [checked.path, checked.media_type, checked.offset_bytes, checked.size_bytes]
     encoded = encode_plain(parts, "File", MAX_MESSAGE_BYTES)
     return plain_layout(File, len(encoded)), encoded
 

@@ -11,8 +11,9 @@ from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.claims import MAX_SET_ASIDE, Claims
 from remotemedia.core.multiprocess.inputs import Inputs
 from remotemedia.core.multiprocess.losses import Losses
+from remotemedia.core.multiprocess.transport.doorbell import give_way
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
-from remotemedia.core.multiprocess.transport.loop_doorbell import Checkpoint, LoopDoorbell
+from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 from remotemedia.errors import (
     BackpressureError,
     ChannelClosed,
@@ -86,7 +87,6 @@ class Exchange:
         self._is_cut_short = False  # it ended before it had finished with what was sent
         self._is_read = False  # somebody receives message by message, now or in a moment
         self._iterations = 0  # over outputs, that have begun and not ended
-        self._checkpoint = Checkpoint()
         self._inputs = Inputs(host, wiring, self)
         self._take_in()
 
@@ -281,7 +281,8 @@ class Exchange:
                 raise failure
             return found
 
-        await self._checkpoint.passed()
+        if self._host.doorbell.ends_turn():
+            await give_way()
         try:
             found = await self._doorbell.wait_for(checked, timeout_seconds)
         except ChannelClosed:

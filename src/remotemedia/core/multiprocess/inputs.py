@@ -12,7 +12,8 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from remotemedia.core.arguments import check_input
-from remotemedia.core.multiprocess.transport.loop_doorbell import Checkpoint, LoopDoorbell
+from remotemedia.core.multiprocess.transport.doorbell import give_way
+from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 from remotemedia.core.ports import DATA_TYPES
 from remotemedia.errors import ChannelClosed, DataError
 
@@ -73,7 +74,6 @@ class Inputs:
         self._receiving = receiving
         self._session_id = wiring.session_id
         self._doorbell = LoopDoorbell.of(host.doorbell)
-        self._checkpoint = Checkpoint()
         self._ports: dict[tuple[str, str], _Port] = {}
         self.last = 0
         self.extend()
@@ -105,7 +105,8 @@ class Inputs:
         port.pending.add(number)
         try:
             # Cancelled here, the message was not sent, and its number is never used again.
-            await self._checkpoint.passed()
+            if self._host.doorbell.ends_turn():
+                await give_way()
             await self._send(port, message, number, timeout_seconds)
         finally:
             port.pending.discard(number)

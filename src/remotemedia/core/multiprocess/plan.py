@@ -14,6 +14,7 @@ HELD_RESERVE = 1  # one more than its share, so that a hoarder's next message ca
 MAX_LOANS = 4
 METADATA_ROOM_BYTES = 256  # kept behind a loan's payload for metadata that is set later
 MAX_CAPACITY = 65_536
+MAX_TAPS = 1024
 
 
 class EndpointPlan(msgspec.Struct, frozen=True):
@@ -74,9 +75,9 @@ class SpareTaps(msgspec.Struct, frozen=True):
     """Subscriber slots kept free for readers that come after the writer has opened.
 
     Attributes:
-        count: how many; 0 keeps none.
-        capacity: the most messages that may wait for such a reader.
-        max_held: the most messages it may keep as views.
+        count: how many, at most 1,024; 0 keeps none.
+        capacity: the most messages that may wait for such a reader, 1 to 65,536.
+        max_held: the most messages it may keep as views, 1 to 65,536.
     """
 
     count: int = 2
@@ -107,8 +108,8 @@ class PortPlan(msgspec.Struct, frozen=True):
 
     @property
     def max_subscribers(self) -> int:
-        """How many readers the service admits at once."""
-        return len(self.connections) + self.taps.count
+        """How many readers the service admits at once; a service admits one at least."""
+        return max(1, len(self.connections) + self.taps.count)
 
     @property
     def buffer_size(self) -> int:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess.channel.stats import connection_stats
+from remotemedia.core.multiprocess.channel.uncopied import Uncopied
 from remotemedia.core.multiprocess.channel.unmapped import why_unmapped
 from remotemedia.core.multiprocess.transport.ledger import (
     HISTOGRAM_AT,
@@ -14,11 +15,12 @@ from remotemedia.core.multiprocess.transport.ledger import (
     UNLINKED,
     ConnectionWord,
     PortWord,
+    copied,
     drop_unread,
     taken,
 )
 from remotemedia.data.memory import OWN_REFERENCES, count_references
-from remotemedia.errors import ChannelError, DecodeError, MessageLost
+from remotemedia.errors import ChannelClosed, ChannelError, DecodeError, MessageLost
 
 if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.bell import Bell
@@ -34,7 +36,20 @@ _UNMAPPED = (
 )
 
 
-class Account:
+def _words_gone() -> tuple[object, ...]:
+    """Return what Python says in the error for a view that was taken away."""
+    view = memoryview(b"")
+    view.release()
+    try:
+        return (view.nbytes,)
+    except ValueError as error:
+        return error.args
+
+
+_WORDS_GONE = _words_gone()
+
+
+class Account(Uncopied):
     """The words of a connection that its reader writes, and what is behind them.
 
     Whenever the reader dies, the account balances: `sent = released + dropped + in flight`.
@@ -51,7 +66,7 @@ class Account:
     ) -> None:
         self.port = port
         self.connection = connection
-        self._words = words
+        self._words = words[:]  # a view of its own, which it takes away when it closes
         self._bell = bell
         self._is_closed = False
         # Chunks whose arrays may still be in use, and the tokens that own their memory.
@@ -202,10 +217,27 @@ class Account:
         Between any two calls a signal handler may raise. Then a sample was taken and is gone, or
         its message was counted in some words and not in others.
         """
-        if not self._is_closed and not isinstance(error, (ChannelError, DecodeError)):
+        if self._is_closed:
+            self._note_closed(error)
+        elif not isinstance(error, (ChannelError, DecodeError)):
             self._was_interrupted = True
             self._excused = self._words[self._sent_at]
             self._recover()
+
+    def _note_closed(self, error: BaseException) -> None:
+        """Raise `ChannelClosed` for an error that comes of being closed in the midst of a call."""
+        comes_of_it = isinstance(error, (ChannelError, DecodeError)) or error.args == _WORDS_GONE
+        if self._is_closed and comes_of_it and not isinstance(error, ChannelClosed):
+            raise self._closed() from error
+
+    def _closed(self) -> ChannelClosed:
+        return ChannelClosed(f"the subscriber of {self.connection.name} is closed")
+
+    def _let_go_of_words(self) -> None:
+        """Write no word any more, wherever a call of this reader is: they may be others' soon."""
+        words, slots = self._words, (self.port.slot, self.connection.slot)
+        self._words = copied(words, slots)
+        words.release()
 
     def _recover(self) -> None:
         unseen, unheld = self._imbalance()

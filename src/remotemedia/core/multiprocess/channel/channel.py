@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from remotemedia.core.multiprocess.channel.uncopied import Uncopied
 from remotemedia.core.multiprocess.plan import Policy
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ DEFAULT_MAX_HELD = 4
 
 
 @dataclass
-class Channel:
+class Channel(Uncopied):
     """One output port and all that read it.
 
     Attributes:

@@ -11,6 +11,7 @@ from remotemedia.core.multiprocess.channel.bell import Bell
 from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.channel.publisher import Publisher
 from remotemedia.core.multiprocess.channel.subscriber import Subscriber
+from remotemedia.core.multiprocess.channel.uncopied import Uncopied
 from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS, Doorbell
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord, Ledger
 from remotemedia.errors import ChannelError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 LINGER_SECONDS = 5.0
 
 
-class Endpoint:
+class Endpoint(Uncopied):
     """A process that takes part in channels. Its ends share one doorbell, and so one thread.
 
     Open it from a ticket: `with Endpoint.open(ticket) as endpoint`.

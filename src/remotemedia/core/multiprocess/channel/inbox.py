@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
+from remotemedia.core.multiprocess.transport.doorbell import give_way
 from remotemedia.core.timeouts import check_timeout
 from remotemedia.errors import EndOfStream, PeerLost
 
@@ -75,6 +76,8 @@ class Inbox:
         """Await the next message of any connection; otherwise as `receive`."""
         if timeout_seconds is not None:
             check_timeout(timeout_seconds)
+        if self._doorbell.ends_turn():
+            await give_way()
         return await self._doorbell.in_loop().wait_for(self.take, timeout_seconds)
 
     def take(self) -> tuple[Subscriber, Message] | None:

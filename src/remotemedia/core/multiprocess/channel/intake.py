@@ -120,6 +120,8 @@ class Intake(Account):
         chunk.array = array_at(chunk.address, layout.shape, layout.dtype)
 
     def _copy(self, message: Message) -> None:
+        if self._is_closed:  # meanwhile: nothing keeps its memory, and it may have been torn
+            raise self._closed()
         if not isinstance(message, ArrayMessage):
             return
         message.detach()

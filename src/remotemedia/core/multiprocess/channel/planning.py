@@ -9,6 +9,7 @@ import msgspec
 from remotemedia.core.multiprocess.channel.channel import DEFAULT_MAX_HELD, Channel
 from remotemedia.core.multiprocess.plan import (
     MAX_CAPACITY,
+    MAX_TAPS,
     ConnectionPlan,
     Policy,
     PortPlan,
@@ -61,8 +62,8 @@ class Planner:
         """See `ChannelRegistry.create_channel`."""
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of a channel is {name!r}; it must be a str, not empty")
-        if taps is not None and not isinstance(taps, SpareTaps):
-            raise TypeError(f"taps of channel {name} are {taps!r}; they must be SpareTaps or None")
+        if taps is not None:
+            _check_taps(taps, name)
         if name in self.channels:
             raise ChannelError(f"there is a channel {name!r} already")
         _check_range(capacity, f"capacity of channel {name}", MAX_CAPACITY)
@@ -174,10 +175,21 @@ def _chosen_policy(policy: Policy | str, channel: str) -> Policy:
         ) from None
 
 
-def _check_range(value: int, what: str, most: int) -> None:
-    """Raise `ChannelError` unless a number is a whole one from 1 to `most`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise ChannelError(f"{what} is {value!r}; it must be a whole number from 1 to {most:,}")
+def _check_range(value: int, what: str, most: int, *, least: int = 1) -> None:
+    """Raise `ChannelError` unless a number is a whole one from `least` to `most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ChannelError(
+            f"{what} is {value!r}; it must be a whole number from {least} to {most:,}"
+        )
+
+
+def _check_taps(taps: object, channel: str) -> None:
+    """Raise `TypeError` unless they are spare taps, and `ChannelError` unless of allowed sizes."""
+    if not isinstance(taps, SpareTaps):
+        raise TypeError(f"taps of channel {channel} are {taps!r}; they must be SpareTaps or None")
+    _check_range(taps.count, f"count of the taps of channel {channel}", MAX_TAPS, least=0)
+    _check_range(taps.capacity, f"capacity of the taps of channel {channel}", MAX_CAPACITY)
+    _check_range(taps.max_held, f"max_held of the taps of channel {channel}", MAX_CAPACITY)
 
 
 def _check_connection(

@@ -10,6 +10,7 @@ from remotemedia.core.multiprocess.channel.bell import ring_sleepers
 from remotemedia.core.multiprocess.channel.lending import Lender, too_large
 from remotemedia.core.multiprocess.channel.sender import SENDING, Sender
 from remotemedia.core.multiprocess.channel.turns import Turns
+from remotemedia.core.multiprocess.transport.doorbell import give_way
 from remotemedia.core.multiprocess.transport.ledger import PortState, PortWord
 from remotemedia.core.timeouts import check_timeout
 from remotemedia.data.message import ArrayMessage
@@ -87,7 +88,7 @@ class Publisher(Sender):
         Args:
             message: stays yours.
             timeout_seconds: how long to wait for credit; None is for ever, 0 not at all.
-            epoch: the epoch the message belongs to; None is that of the publisher.
+            epoch: the epoch the message belongs to, 0 to 2**32 - 1; None is that of the publisher.
 
         Raises:
             BackpressureError: a connection stayed full; nobody got the message.
@@ -118,10 +119,15 @@ class Publisher(Sender):
         timeout_seconds: float | None = None,
         epoch: int | None = None,
     ) -> None:
-        """Send a message, awaiting credit; otherwise as `send`. Cancelled, it has sent nothing."""
+        """Send a message, awaiting credit; otherwise as `send`. Cancelled, it has sent nothing.
+
+        Other tasks get their turn now and then, also where there is always credit.
+        """
         if timeout_seconds is not None:
             check_timeout(timeout_seconds)
         parcel = self._parcel(message, epoch)
+        if self._doorbell.ends_turn():
+            await give_way()
         if self._try_send(*parcel) is None:
             await self._wait_async(partial(self._try_send, *parcel), timeout_seconds)
 
@@ -179,6 +185,8 @@ class Publisher(Sender):
 
     async def send_loan_async(self, loan: Loan[Any]) -> None:
         """Send what a loan holds, awaiting credit. Called by `Loan`."""
+        if self._doorbell.ends_turn():
+            await give_way()
         if self.try_loan(loan) is None:
             await self._wait_async(partial(self.try_loan, loan), None)
 

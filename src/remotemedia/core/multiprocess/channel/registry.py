@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,11 @@ from remotemedia.core.multiprocess.channel.parties import Parties
 from remotemedia.core.multiprocess.channel.planning import Planner
 from remotemedia.core.multiprocess.channel.stats import PortStats, port_stats
 from remotemedia.core.multiprocess.channel.succession import Succession
+from remotemedia.core.multiprocess.channel.turns import in_turn
+from remotemedia.core.multiprocess.channel.uncopied import Uncopied
 from remotemedia.core.multiprocess.plan import Policy
 from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS
+from remotemedia.core.multiprocess.transport.forks import tell_children
 from remotemedia.core.multiprocess.transport.ledger import CONNECTION_WORDS, PORT_WORDS, Ledger
 from remotemedia.errors import ChannelClosed
 
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Channel", "ChannelRegistry"]
 
 
-class ChannelRegistry:
+class ChannelRegistry(Uncopied):
     """Creates channels, opens their ends here or writes tickets for other processes.
 
     In one process:
@@ -57,7 +61,8 @@ class ChannelRegistry:
         Popen([..., ticket.to_json()], pass_fds=ticket.fds)     # Endpoint.open(ticket) in there
 
     A channel's service is made when its first end is opened or its first ticket is written;
-    connections made after that take the port's spare taps.
+    connections made after that take the port's spare taps. Threads may share a registry: their
+    calls come one after another.
 
     Args:
         transport: carries the samples, and stays the caller's; None is one of its own.
@@ -88,7 +93,14 @@ class ChannelRegistry:
         )
         self._pid = os.getpid()
         self._is_closed = False
+        self._turn = threading.RLock()
+        tell_children(self)
 
+    def disown(self) -> None:
+        """Leave it to the parent process: a thread that has its turn there does not exist here."""
+        self._turn = threading.RLock()
+
+    @in_turn
     def create_channel(
         self,
         name: str,
@@ -111,10 +123,12 @@ class ChannelRegistry:
 
         Raises:
             ChannelError: the name is taken, the endpoint is unknown or a number is out of range.
+            TypeError: the name is no str, or `taps` are no `SpareTaps`.
         """
         self._require_open()
         return self._planner.create_channel(name, capacity, writer, max_message_bytes, taps)
 
+    @in_turn
     def add_endpoint(self, name: str) -> None:
         """Plan another process that takes part.
 
@@ -124,6 +138,7 @@ class ChannelRegistry:
         self._require_open()
         self._parties.add(name)
 
+    @in_turn
     def connect(
         self,
         channel: Channel,
@@ -163,6 +178,7 @@ class ChannelRegistry:
             is_told=is_told,
         )
 
+    @in_turn
     def create_publisher(self, channel: Channel) -> Publisher:
         """Open the sending end of a channel in this process.
 
@@ -177,6 +193,7 @@ class ChannelRegistry:
         self._require_own(channel)
         return self._opener.open_publisher(channel)
 
+    @in_turn
     def create_subscriber(
         self,
         channel: Channel,
@@ -205,6 +222,7 @@ class ChannelRegistry:
             channel, policy=policy, capacity=capacity, max_held=max_held
         )
 
+    @in_turn
     def open(self, name: str) -> Endpoint:
         """Open an endpoint in this process: every port it writes and every connection it reads.
 
@@ -217,6 +235,7 @@ class ChannelRegistry:
         """
         return self._opener.open(self._known(name))
 
+    @in_turn
     def index(self, name: str) -> int:
         """Return the index of an endpoint; it is what tickets and plans call it.
 
@@ -225,6 +244,7 @@ class ChannelRegistry:
         """
         return self._known(name).index
 
+    @in_turn
     def bell(self, name: str) -> Bell:
         """Return the doorbell of an endpoint; its descriptor stays the registry's.
 
@@ -233,6 +253,7 @@ class ChannelRegistry:
         """
         return self._parties.bells[self._known(name).index]
 
+    @in_turn
     def endpoint_plan(self, name: str) -> EndpointPlan:
         """Return the plan of an endpoint.
 
@@ -246,6 +267,7 @@ class ChannelRegistry:
         """Whether other processes can take part."""
         return self._transport.address is not None
 
+    @in_turn
     def ticket(self, name: str, *, rings: tuple[str, ...] = ()) -> Ticket:
         """Write down what another process needs to open its ends.
 
@@ -266,6 +288,7 @@ class ChannelRegistry:
         party = self._known(name)
         return self._opener.ticket(party, [self._known(one) for one in rings])
 
+    @in_turn
     def endpoint_died(self, name: str, *, pids: Collection[int] | None = None) -> None:
         """Tell everybody that a process is dead. Call it once the process has been reaped.
 
@@ -284,6 +307,7 @@ class ChannelRegistry:
         """
         self._succession.note_death(self._known(name), pids)
 
+    @in_turn
     def endpoint_restarts(
         self, name: str, *, processed: int | None = None, pids: Collection[int] | None = None
     ) -> int:
@@ -317,6 +341,7 @@ class ChannelRegistry:
         """
         return await self._succession.wait_until_mapped(timeout_seconds)
 
+    @in_turn
     def stats(self) -> dict[str, PortStats]:
         """Counts and latencies of every channel, from the ledger.
 
@@ -328,6 +353,7 @@ class ChannelRegistry:
         words = self.ledger.words
         return {name: port_stats(words, one.plan) for name, one in self._channels.items()}
 
+    @in_turn
     def destroy_channel(self, channel: Channel) -> None:
         """Close a channel's ends in this process and let go of its service. Twice is harmless.
 
@@ -359,7 +385,12 @@ class ChannelRegistry:
         With a transport of its own, it comes at the latest when the program exits. In a forked
         child nothing happens: all of it is the parent's.
         """
-        if self._is_closed or self._pid != os.getpid():
+        if self._pid == os.getpid():
+            self._clean_up()
+
+    @in_turn
+    def _clean_up(self) -> None:
+        if self._is_closed:
             return
         self._is_closed = True
         atexit.unregister(self.cleanup)

@@ -13,6 +13,7 @@ import numpy as np
 
 from remotemedia.core.multiprocess.channel.bell import ring_sleepers
 from remotemedia.core.multiprocess.channel.credit import Credit
+from remotemedia.core.multiprocess.channel.uncopied import Uncopied
 from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
 from remotemedia.core.multiprocess.transport.forks import inherited, tell_children
 from remotemedia.core.multiprocess.transport.ledger import (
@@ -21,8 +22,9 @@ from remotemedia.core.multiprocess.transport.ledger import (
     PortState,
     PortWord,
 )
+from remotemedia.data.message import shown
 from remotemedia.data.wire import CONTEXT, HEADER, Payload, bad_envelope, pack_metadata
-from remotemedia.errors import ChannelClosed, ChannelError, ExecutorError
+from remotemedia.errors import ChannelClosed, ChannelError, DataError, ExecutorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,6 +45,7 @@ SENDING = -1
 _EPOCH_AT = int(LedgerWord.EPOCH)
 _now_ns = time.monotonic_ns
 _pack_header = HEADER.pack_into
+_LAST_EPOCH = (1 << 32) - 1
 
 
 def _note_moved(words: memoryview, slot: int) -> None:
@@ -50,7 +53,7 @@ def _note_moved(words: memoryview, slot: int) -> None:
     words[slot + PortWord.MOVED] = words[slot + PortWord.SENT] + MAX_LOANS + 1
 
 
-class Sender:
+class Sender(Uncopied):
     """The part of a publisher that never waits: it sends at once, or says that it cannot.
 
     Args:
@@ -281,8 +284,13 @@ class Sender:
             raise
 
     def _enter_epoch(self, epoch: int) -> None:
+        try:
+            self._context = CONTEXT.pack(0, epoch, 0)
+        except struct.error:
+            raise DataError(
+                f"epoch is {shown(epoch)}; it must be a whole number from 0 to {_LAST_EPOCH:,}"
+            ) from None
         self._epoch = epoch
-        self._context = CONTEXT.pack(0, epoch, 0)
 
     def _find_credit(self) -> bool:
         """Look up how far the lossless readers have come; whether one more message may be sent."""

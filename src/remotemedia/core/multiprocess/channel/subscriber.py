@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from remotemedia.core.multiprocess.channel.intake import Intake
+from remotemedia.core.multiprocess.transport.doorbell import give_way
 from remotemedia.core.multiprocess.transport.ledger import (
     ConnectionWord,
     PortState,
@@ -14,7 +15,7 @@ from remotemedia.core.multiprocess.transport.ledger import (
 )
 from remotemedia.core.timeouts import check_timeout
 from remotemedia.data.memory import keep_until_unused
-from remotemedia.errors import ChannelClosed, EndOfStream, MessageLost, PeerLost
+from remotemedia.errors import EndOfStream, MessageLost, PeerLost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from remotemedia.data.message import Message
 
 _FINISHED = int(PortState.FINISHED)
+
+
+class _Nowhere(list[Any]):
+    """What a closed reader holds: nothing, whatever is still under way."""
+
+    def append(self, _: object) -> None:
+        pass
 
 
 class Subscriber(Intake):
@@ -139,9 +147,14 @@ class Subscriber(Intake):
     async def receive_async(self, timeout_seconds: float | None) -> Message | None: ...
 
     async def receive_async(self, timeout_seconds: float | None = None) -> Message | None:
-        """Await the next message; otherwise as `receive`. Cancelled, it has taken nothing."""
+        """Await the next message; otherwise as `receive`. Cancelled, it has taken nothing.
+
+        Other tasks get their turn now and then, also where there is always a message.
+        """
         if timeout_seconds is not None:
             check_timeout(timeout_seconds)
+        if self._doorbell.ends_turn():
+            await give_way()
         return await self._doorbell.in_loop().wait_for(self._take_or_end, timeout_seconds)
 
     def take(self) -> Message | None:
@@ -184,6 +197,9 @@ class Subscriber(Intake):
         """
         if not self._is_closed:
             self._is_closed = True
+            # What is being received just now, by another thread or by what a signal handler
+            # interrupted, ends in `ChannelClosed`.
+            self._max_held = -1
             self._settle()
             words, at = self._words, self.connection.slot
             words[at + ConnectionWord.STATE] = ReaderState.CLOSED
@@ -191,6 +207,7 @@ class Subscriber(Intake):
             self._leave_held()
             drop_unread(words, self.port.slot, at, ConnectionWord.DROPPED_CLOSED)
             self._wake_writer()
+            self._let_go_of_words()
             self._doorbell.ring()  # whoever waits for a message here gets `ChannelClosed`
 
     def __iter__(self) -> Iterator[Message]:
@@ -226,17 +243,21 @@ class Subscriber(Intake):
         return self._take() if self._words[self._handed_at] != self._position else None
 
     def _take_or_end(self) -> Message | None:
-        message = self.take()
-        if message is not None:
-            return message
-        words = self._words
-        if words[self._state_at] >= _FINISHED:
-            # Once more: the writer may have sent between our look and its end.
+        try:
             message = self.take()
-            if message is None:
-                raise self._end()
-        elif words[self._handed_at] > self._reached() or self._was_interrupted:
-            message = self._take_or_lose()
+            if message is not None:
+                return message
+            words = self._words
+            if words[self._state_at] >= _FINISHED:
+                # Once more: the writer may have sent between our look and its end.
+                message = self.take()
+                if message is None:
+                    raise self._end()
+            elif words[self._handed_at] > self._reached() or self._was_interrupted:
+                message = self._take_or_lose()
+        except ValueError as error:
+            self._note_closed(error)
+            raise
         return message
 
     def _take_or_lose(self) -> Message | None:
@@ -270,13 +291,13 @@ class Subscriber(Intake):
         """Hand what is still in use over to whoever uses it, and give the queue back."""
         queue = self._reader.close()
         for chunk, token in self._held:
-            assert chunk.array is not None
-            keep_until_unused(chunk.array, (queue, token))
-            chunk.array = chunk.layout = None
-        self._held = []
+            if chunk.array is not None:
+                keep_until_unused(chunk.array, (queue, token))
+                chunk.array = chunk.layout = None
+        self._held = _Nowhere()
 
     def __del__(self) -> None:
         self._leave_held()
 
     def _take_from_closed(self) -> None:
-        raise ChannelClosed(f"the subscriber of {self.connection.name} is closed")
+        raise self._closed()

@@ -1,10 +1,11 @@
-"""Several threads that wait on one doorbell: one does, the others wait for their turn."""
+"""Threads that want the same: one has its turn, the others wait for theirs."""
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,6 +13,29 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Shared(Protocol):
+    """What threads share by turns, each of which is a call."""
+
+    _turn: threading.RLock
+
+
+S = TypeVar("S", bound=Shared)
+
+
+def in_turn(
+    method: Callable[Concatenate[S, P], T],
+) -> Callable[Concatenate[S, P], T]:
+    """Have calls of these methods come one after another, whichever threads they come from."""
+
+    @functools.wraps(method)
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._turn:
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 class Turns:

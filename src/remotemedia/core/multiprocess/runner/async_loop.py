@@ -14,7 +14,8 @@ from remotemedia.core.multiprocess.runner.context import (
     outputs_of,
 )
 from remotemedia.core.multiprocess.runner.work import Found, Stopped, Wake, Work
-from remotemedia.core.multiprocess.transport.loop_doorbell import Checkpoint, LoopDoorbell
+from remotemedia.core.multiprocess.transport.doorbell import give_way
+from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 from remotemedia.errors import ChannelClosed
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ class AsyncLoop(Work):
         self._task = task
         self._is_busy = self._is_source = self._is_interrupting = False
         self._cancelled_by: set[str] = set()
-        self._checkpoint = Checkpoint()
         self.commands.wake_with(lambda: loop.call_soon_threadsafe(self._on_news))
         try:
             if source is not None:
@@ -85,7 +85,8 @@ class AsyncLoop(Work):
                 self.note_failure(error)  # raises it again, unless the node is to live on
             del message, make
             self.end(began)
-            await self._checkpoint.passed()
+            if self.endpoint.doorbell.ends_turn():
+                await give_way()
 
     async def _work(self, make: Callable[[], object], *, is_source: bool = False) -> None:
         """Emit what a handler makes; an interrupt cancels it, a stop ends it with `Stopped`.
@@ -138,7 +139,6 @@ class AsyncLoop(Work):
         await publisher.send_async(message)
         if self.commands.changes:  # one that awaits nothing hears of them nowhere else
             self.change_connections(self.commands.take_changes())
-        await self._checkpoint.passed()
 
     async def _is_source_done(self) -> bool:
         if not self.commands.is_draining:

@@ -15,6 +15,7 @@ import os
 import select
 import threading
 import time
+import types
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from remotemedia.core.multiprocess.transport.forks import inherited, tell_children
@@ -24,13 +25,22 @@ from remotemedia.core.multiprocess.transport.membarrier import membarrier
 from remotemedia.errors import ChannelClosed, ChannelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from remotemedia.core.multiprocess.transport.loop_doorbell import LoopDoorbell
 
 T = TypeVar("T")
 DEFAULT_SPIN_NS = 50_000
+TURNS = 32
+"""Sends and receives in a row before other tasks of an event loop are given a turn: who always
+finds room, or a message, never waits."""
 _MAX_POLL_MS = 1 << 30  # poll(2) takes an int; a longer wait is several
+
+
+@types.coroutine
+def give_way() -> Generator[None, None, None]:
+    """Give other tasks of the event loop a turn: `asyncio.sleep(0)`, which need not be imported."""
+    yield
 
 
 class Doorbell:
@@ -62,6 +72,7 @@ class Doorbell:
         # Reentrant, because it knows whose it is: giving it back is one call whoever has it.
         self._waiting = threading.RLock()
         self._waiter = 0  # the thread that waits
+        self._turns = 0
         self._closing = threading.RLock()  # nobody rings a descriptor that is gone
         self._closed = False
         if not membarrier.is_available:
@@ -131,6 +142,11 @@ class Doorbell:
         if is_elsewhere or self._waiter == threading.get_ident():
             return self._refuse()
         return self._wait(attempt, timeout_seconds, otherwise=self._refuse, has_looked=has_looked)
+
+    def ends_turn(self) -> bool:
+        """Count one more call of a task; whether to give other tasks a turn before it."""
+        self._turns = (self._turns + 1) % TURNS
+        return self._turns == 0
 
     def in_loop(self) -> LoopDoorbell:
         """Return what tasks of the running loop wait on; errors as `LoopDoorbell.of`."""

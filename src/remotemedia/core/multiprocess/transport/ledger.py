@@ -300,6 +300,14 @@ def taken(words: memoryview, slot: int) -> int:
     return max(words[slot + ConnectionWord.POSITION], words[slot + ConnectionWord.BASE])
 
 
+def copied(words: memoryview, slots: tuple[int, int]) -> memoryview:
+    """Return words of one's own, with what a port and a connection have by now."""
+    copy = memoryview(bytearray(_BYTES)).cast("Q")  # of zeros: pages that are not written are none
+    for slot, count in zip(slots, (PORT_WORDS, CONNECTION_WORDS), strict=True):
+        copy[slot : slot + count] = words[slot : slot + count]
+    return copy
+
+
 def drop_unread(words: memoryview, port_slot: int, slot: int, reason: ConnectionWord) -> None:
     """Count all that a connection has not taken as dropped: its reader will not take it any more.
 

@@ -64,6 +64,9 @@ class FolderLock:
             return False
         except FileNotFoundError as error:
             raise ChannelError(f"the runtime folder is gone: {error}") from error
+        except (OSError, ValueError):
+            self.require_open()  # it may have been closed meanwhile
+            raise
         return True
 
     def holder(self) -> str:

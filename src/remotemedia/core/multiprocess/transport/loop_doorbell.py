@@ -16,21 +16,6 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
 
 T = TypeVar("T")
-TURNS = 32
-"""Sends and receives in a row before other tasks of the loop are given a turn."""
-
-
-class Checkpoint:
-    """Where who always finds room, or a message, and so never waits, gives way now and then."""
-
-    def __init__(self) -> None:
-        self._passed = 0
-
-    async def passed(self) -> None:
-        """Give other tasks of the loop a turn if this was often enough."""
-        self._passed += 1
-        if self._passed % TURNS == 0:
-            await asyncio.sleep(0)
 
 
 class LoopDoorbell:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.multiprocess.transport.segments import CHUNK_HEADER_BYTES
-from remotemedia.errors import ChannelError, SharedMemoryExhausted
+from remotemedia.errors import ChannelClosed, ChannelError, SharedMemoryExhausted
 
 SHM_FOLDER = "/dev/shm"  # noqa: S108 (where POSIX shared memory is on Linux)
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -71,6 +71,7 @@ class Maps:
 
     def close(self) -> None:
         """Look no more. Twice is harmless."""
+        self._fd = -1  # the number may be another file's soon
         self._close()
 
     def at(self, address: int) -> Mapping:
@@ -89,8 +90,13 @@ class Maps:
     def _read(self) -> bytes:
         # It comes in pieces, and threads read at the same time: each from a place of its own.
         text = b""
-        while piece := os.pread(self._fd, _PIECE_BYTES, len(text)):
-            text += piece
+        try:
+            while piece := os.pread(self._fd, _PIECE_BYTES, len(text)):
+                text += piece
+        except OSError as error:
+            if self._fd >= 0:
+                raise
+            raise ChannelClosed("the transport was closed meanwhile; make another") from error
         return text
 
 
