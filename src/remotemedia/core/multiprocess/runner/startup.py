@@ -74,7 +74,7 @@ class NodeRun:
             self._report(error)
             code = 1
         finally:
-            self._commands.wake_with_nothing()
+            self._commands.close()
             if self._endpoint is not None:
                 # In a thread the doorbell stays until all threads are done: others may ring it.
                 if self._open_endpoint:
