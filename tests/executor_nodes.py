@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -626,6 +627,36 @@ def breakdown(how: str) -> None:
             ctypes.string_at(0)
         case _:
             os.kill(os.getpid(), signal.Signals[how])
+
+
+class Exits(Node):
+    """Exits with what it is sent, or by a KeyboardInterrupt of its own."""
+
+    def process(self, text: Text) -> None:
+        if text.text == "KeyboardInterrupt":
+            raise KeyboardInterrupt("of a node")
+        sys.exit(text.text)
+
+
+class ExitsInATask(Node):
+    """The same in a task of its own, while its main one waits."""
+
+    async def process(self, text: Text) -> None:
+        async def exit_() -> None:
+            Exits().process(text)
+
+        task = asyncio.create_task(exit_())
+        await asyncio.sleep(3600)
+        await task
+
+
+class ExitsMute(Exits):
+    """Exits without a standard error, and with a thread that would keep an interpreter alive."""
+
+    def process(self, text: Text) -> None:
+        threading.Thread(target=time.sleep, args=(3600,)).start()
+        sys.stderr.close()
+        super().process(text)
 
 
 class FragileAndSlow(Fragile):

@@ -95,7 +95,15 @@ class NodeRun:
             # Imported here: a synchronous node's process has no event loop.
             import asyncio
 
-            asyncio.run(self._live_async(configuration, kind, context))
+            with asyncio.Runner() as runner:
+                try:
+                    runner.run(self._live_async(configuration, kind, context))
+                except (SystemExit, KeyboardInterrupt):
+                    # Of one of the node's own tasks, perhaps: what was under way is cancelled now,
+                    # and what that comes to is not why it ends.
+                    self._has_failed |= not self._commands.is_stopping
+                    runner.get_loop().set_exception_handler(lambda *_: None)
+                    raise
         else:
             self._live_sync(configuration, kind, context)
 
