@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
 import os
 import signal
@@ -648,6 +649,29 @@ class ExitsInATask(Node):
         task = asyncio.create_task(exit_())
         await asyncio.sleep(3600)
         await task
+
+
+class ExitsLate(Exits):
+    """Exits, and would never be done: hangs in a hook, or behind them all."""
+
+    def __init__(self, hangs_in: str) -> None:
+        self.hangs_in = hangs_in
+
+    def process(self, text: Text) -> None:
+        if self.hangs_in == "atexit":
+            atexit.register(time.sleep, 3600)
+        super().process(text)
+
+    def cleanup(self) -> None:
+        if self.hangs_in == "cleanup":
+            time.sleep(3600)
+
+
+class ExitsLateInATask(ExitsInATask):
+    """The same, and async."""
+
+    async def cleanup(self) -> None:
+        await asyncio.sleep(3600)
 
 
 class ExitsMute(Exits):

@@ -904,6 +904,23 @@ async def test_a_node_that_can_say_nothing_any_more_exits_all_the_same(text: str
     assert cause.code == 1
 
 
+async def test_a_node_that_exits_and_does_not_come_to_it_is_told_all_the_same() -> None:
+    late = [
+        rm.NodeConfig(nodes.ExitsLate, "exits", config={"hangs_in": "cleanup"}),
+        rm.NodeConfig(nodes.ExitsLate, "exits", config={"hangs_in": "atexit"}),
+        rm.NodeConfig(nodes.ExitsLateInATask, "exits"),
+    ]
+
+    async def end_of(node: rm.NodeConfig) -> str:
+        async with running(node) as session:
+            return str(await cause_of(texts(session, "KeyboardInterrupt")))
+
+    async with asyncio.timeout(30):
+        causes = await asyncio.gather(*map(end_of, late))
+    for cause in causes:
+        assert "Timeout" in cause, "its stack says where it hung"
+
+
 async def test_a_failure_is_told_before_the_node_has_cleaned_up(runtime: rm.Runtime) -> None:
     session = await runtime.create_session("s", chain(nodes.SlowCleanup))
     (pid,) = session.pids.values()
