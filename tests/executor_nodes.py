@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -626,6 +628,59 @@ def breakdown(how: str) -> None:
             ctypes.string_at(0)
         case _:
             os.kill(os.getpid(), signal.Signals[how])
+
+
+class Exits(Node):
+    """Exits with what it is sent, or by a KeyboardInterrupt of its own."""
+
+    def process(self, text: Text) -> None:
+        if text.text == "KeyboardInterrupt":
+            raise KeyboardInterrupt("of a node")
+        sys.exit(text.text)
+
+
+class ExitsInATask(Node):
+    """The same in a task of its own, while its main one waits."""
+
+    async def process(self, text: Text) -> None:
+        async def exit_() -> None:
+            Exits().process(text)
+
+        task = asyncio.create_task(exit_())
+        await asyncio.sleep(3600)
+        await task
+
+
+class ExitsLate(Exits):
+    """Exits, and would never be done: hangs in a hook, or behind them all."""
+
+    def __init__(self, hangs_in: str) -> None:
+        self.hangs_in = hangs_in
+
+    def process(self, text: Text) -> None:
+        if self.hangs_in == "atexit":
+            atexit.register(time.sleep, 3600)
+        super().process(text)
+
+    def cleanup(self) -> None:
+        if self.hangs_in == "cleanup":
+            time.sleep(3600)
+
+
+class ExitsLateInATask(ExitsInATask):
+    """The same, and async."""
+
+    async def cleanup(self) -> None:
+        await asyncio.sleep(3600)
+
+
+class ExitsMute(Exits):
+    """Exits without a standard error, and with a thread that would keep an interpreter alive."""
+
+    def process(self, text: Text) -> None:
+        threading.Thread(target=time.sleep, args=(3600,)).start()
+        sys.stderr.close()
+        super().process(text)
 
 
 class FragileAndSlow(Fragile):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator  # noqa: TC003 (annotations of nodes are read)
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from remotemedia import (
+    Binary,
+    ChannelClosed,
     ExecutorError,
     InlineExecutor,
     Json,
@@ -802,6 +806,36 @@ async def test_a_node_that_memory_lacks_for_ends_the_session_and_nothing_waits_f
 
 def _no_more_descriptors(*_: object) -> None:
     raise ResourceLimit("no descriptors are left")
+
+
+class BusyToTheEnd(Node):
+    """Works on one message until its session ends, and takes no connection meanwhile."""
+
+    begun = threading.Event()
+
+    def process(self, _: Text) -> Binary | None:
+        self.begun.set()
+        with suppress(ChannelClosed):
+            while True:
+                with self.loan(Binary, nbytes=1):
+                    """What is lent is sent from here, and waits for room."""
+        return None
+
+
+async def test_a_connection_that_meets_the_end_of_its_node_leaves_no_descriptor() -> None:
+    async with InlineExecutor() as executor:
+        await executor.execute_node(Upper, "upper", MIDDLE)
+        context = NodeContext(session_id="one", inputs=("in",), outputs=("out",))
+        busy = await executor.execute_node(BusyToTheEnd, "busy", context)
+        await busy.session.send(Text("a"))
+        assert await asyncio.to_thread(BusyToTheEnd.begun.wait, 10)
+        connecting = asyncio.create_task(executor.connect_nodes("upper", "out", "busy", "in"))
+        await wait_until(lambda: len(busy.session.stats()["upper.out"].connections) > 0)
+        for _ in range(10):
+            await asyncio.sleep(0)  # the node is told of it, and of its end after that
+        await busy.session.terminate()
+        with pytest.raises(ExecutorError):
+            await connecting
 
 
 async def test_the_same_node_ids_in_two_sessions_need_the_session_named() -> None:

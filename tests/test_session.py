@@ -882,6 +882,45 @@ async def test_a_cleanup_that_cancels_what_it_awaits_is_named(executor: str) -> 
             await session.close()
 
 
+@pytest.mark.parametrize("text", ["no microphone", "KeyboardInterrupt"])
+@pytest.mark.parametrize("node", [nodes.Exits, nodes.ExitsInATask])
+async def test_a_node_that_exits_is_told_with_its_words(
+    executor: str, node: type[rm.Node], text: str
+) -> None:
+    async with running(node, executor=executor) as session:
+        cause = await cause_of(texts(session, text))
+    assert isinstance(cause, rm.ProcessCrashed)
+    assert cause.code == 1
+    assert text in cause.stderr_tail
+    assert "cancelled" not in str(cause)
+
+
+@pytest.mark.parametrize("text", ["no microphone", "KeyboardInterrupt"])
+async def test_a_node_that_can_say_nothing_any_more_exits_all_the_same(text: str) -> None:
+    async with running(nodes.ExitsMute) as session:
+        async with asyncio.timeout(10):
+            cause = await cause_of(texts(session, text))
+    assert isinstance(cause, rm.ProcessCrashed)
+    assert cause.code == 1
+
+
+async def test_a_node_that_exits_and_does_not_come_to_it_is_told_all_the_same() -> None:
+    late = [
+        rm.NodeConfig(nodes.ExitsLate, "exits", config={"hangs_in": "cleanup"}),
+        rm.NodeConfig(nodes.ExitsLate, "exits", config={"hangs_in": "atexit"}),
+        rm.NodeConfig(nodes.ExitsLateInATask, "exits"),
+    ]
+
+    async def end_of(node: rm.NodeConfig) -> str:
+        async with running(node) as session:
+            return str(await cause_of(texts(session, "KeyboardInterrupt")))
+
+    async with asyncio.timeout(30):
+        causes = await asyncio.gather(*map(end_of, late))
+    for cause in causes:
+        assert "Timeout" in cause, "its stack says where it hung"
+
+
 async def test_a_failure_is_told_before_the_node_has_cleaned_up(runtime: rm.Runtime) -> None:
     session = await runtime.create_session("s", chain(nodes.SlowCleanup))
     (pid,) = session.pids.values()

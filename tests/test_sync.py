@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator  # noqa: TC003 (annotations of nodes are read)
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,21 @@ from remotemedia import (
     PipelineError,
     PipelineTerminated,
     ProcessCrashed,
+    ResourceLimit,
     SessionNotFound,
     SyncRuntime,
     SyncSession,
     Text,
 )
+from remotemedia.core import loop_thread
 from remotemedia.core.loop_thread import LoopThread
-from remotemedia.core.multiprocess.events import SessionReady, SessionStateChanged
+from remotemedia.core.multiprocess.events import (
+    Event,
+    NodeReady,
+    ProcessExited,
+    SessionReady,
+    SessionStateChanged,
+)
 from remotemedia.core.multiprocess.states import SessionState
 from remotemedia.nodes.text import Split, Suffix, Upper
 from tests.executor_helpers import wait_until
@@ -292,6 +300,58 @@ def test_a_call_that_comes_while_another_thread_shuts_down_ends(
     thread.finish(nothing, nothing)
     with pytest.raises(ExecutorError, match=r"was cancelled|was shut down"):
         calling.result(10)
+
+
+def test_two_threads_may_shut_down_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    thread = LoopThread()
+    thread.run(nothing())
+    waits, goes_on = threading.Event(), threading.Event()
+
+    def wait_late(futures: list[Future[object]]) -> None:
+        wait(futures)
+        if threading.current_thread() is not threading.main_thread():
+            waits.set()
+            assert goes_on.wait(10)
+
+    monkeypatch.setattr(loop_thread, "wait", wait_late)
+    finishing = in_thread(lambda: thread.finish(nothing, nothing))
+    assert waits.wait(10)
+    thread.finish(nothing, nothing)
+    goes_on.set()
+    finishing.result(10)
+
+
+def test_a_runtime_whose_thread_cannot_be_started_says_so_and_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "remotemedia":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def use() -> None:
+        with SyncRuntime() as runtime:
+            runtime.create_session("one", split(), executor="inline")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(ResourceLimit, match=r"can't start new thread; raise .*ulimit -u"):
+        in_thread(use).result(10)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("when", [NodeReady, ProcessExited])
+def test_what_a_listener_raises_ends_nothing(
+    kind: type[BaseException], when: type[Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    def listen(event: Event) -> None:
+        if isinstance(event, when):
+            raise kind("from a listener")
+
+    with SyncRuntime() as runtime, runtime.session(split(), on_event=listen) as session:
+        assert list(session.stream(Text("a b"))) == [Text("a"), Text("b")]
+    assert "from a listener" in caplog.text
 
 
 @pytest.mark.anyio

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from remotemedia.core.arguments import check_pipeline
@@ -72,10 +73,14 @@ class SyncRuntime:
         executor: str | None = None,
         on_event: Callable[[Event], object] | None = None,
     ) -> SyncSession:
-        """See `Runtime.create_session`; `on_event` is called in the thread of the runtime."""
+        """See `Runtime.create_session`; `on_event` is called in the thread of the runtime.
+
+        A `sys.exit` in it ends nothing there, as in any thread.
+        """
         self._thread.forget_interrupt()
+        listener = None if on_event is None else partial(_tell, on_event)
         create = self._runtime.create_session(
-            session_id, pipeline, executor=executor, on_event=on_event
+            session_id, pipeline, executor=executor, on_event=listener
         )
         try:
             return SyncSession(self._thread.run(create), self._thread)
@@ -251,3 +256,14 @@ class SyncSession:
 
     def __repr__(self) -> str:
         return f"<Sync{repr(self._session)[1:]}"
+
+
+def _tell(on_event: Callable[[Event], object], event: Event) -> None:
+    """Tell of an event; what is raised is logged by the loop, and nothing ends it."""
+    try:
+        on_event(event)
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(
+            f"on_event raised {error!r}, which ends nothing in the thread of the runtime; to end "
+            f"the program, tell its main thread"
+        ) from error

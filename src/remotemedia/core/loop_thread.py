@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from remotemedia.core.multiprocess.transport.forks import inherited_whole
-from remotemedia.errors import ExecutorError
+from remotemedia.errors import ExecutorError, ResourceLimit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -47,6 +47,7 @@ class LoopThread:
 
         Raises:
             ExecutorError: it has ended, or is a parent's.
+            ResourceLimit: there are as many threads as there may be.
             RuntimeError: this is the thread itself, which cannot wait for itself.
         """
         if self.is_inherited:
@@ -60,13 +61,26 @@ class LoopThread:
                     "itself; use the asynchronous Runtime here"
                 )
             if self._loop is None:
-                self._pid = os.getpid()
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._loop, self._calls), name="remotemedia", daemon=True
-                )
-                self._thread.start()
+                self._start_thread()
+            assert self._loop is not None
             return self._loop
+
+    def _start_thread(self) -> None:
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(
+            target=_serve, args=(loop, self._calls), name="remotemedia", daemon=True
+        )
+        self._pid = os.getpid()
+        self._loop, self._thread = loop, thread  # both or none, wherever a Ctrl-C strikes
+        try:
+            thread.start()
+        except RuntimeError as error:  # else all would wait for a thread that never ran
+            self._loop = self._thread = None
+            loop.close()
+            raise ResourceLimit(
+                f"starting the thread of the runtime failed: {error}; raise the limit of processes "
+                f"(ulimit -u, or the container's pids limit)"
+            ) from error
 
     def run(self, coroutine: Coroutine[object, object, T]) -> T:
         """Run a coroutine to its end; Ctrl-C cancels it.
@@ -173,14 +187,15 @@ class LoopThread:
             return
         with self._lock:
             self.is_finished = True
-        if self._loop is None or self._thread is None:
+        loop, thread = self._loop, self._thread  # another thread may finish it meanwhile
+        if loop is None or thread is None:
             return
         if self._last is None:
-            self._last = _Call(self._loop, last(), self._calls)
+            self._last = _Call(loop, last(), self._calls)
         wait([self._last.future])
         with suppress(RuntimeError):  # it is closed
-            self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+            loop.call_soon_threadsafe(loop.stop)
+        thread.join()
         self._loop = None
         self._last.future.result()
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+import traceback
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -154,15 +155,18 @@ class ThreadLauncher:
 
 
 class _NodeThread:
-    """A node in a thread."""
+    """A node in a thread.
 
-    stderr_tail = ""
+    Attributes:
+        stderr_tail: what a process that ended as this would have said last.
+    """
 
     def __init__(self, node_id: str, wiring: Wiring, end: socket.socket) -> None:
         # Imported here: the executor of processes needs no runner in its own process.
         from remotemedia.core.multiprocess.runner.startup import NodeRun
 
         self.pid = os.getpid()
+        self.stderr_tail = ""
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[ProcessExit] = self._loop.create_future()
         self._make = partial(NodeRun, end, partial(wiring.open_node, node_id))
@@ -173,8 +177,12 @@ class _NodeThread:
         code = 1
         try:
             code = self._make().run()
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1
+        except SystemExit as error:  # what it would say and exit with, were this its process
+            is_text = error.code is not None and not isinstance(error.code, int)
+            self.stderr_tail = str(error.code) if is_text else ""
+            code = 1 if is_text else int(error.code or 0)
+        except BaseException:  # told by the error of its session, as what a process prints
+            self.stderr_tail = traceback.format_exc()
         finally:
             self._end.close()
             with suppress(RuntimeError):  # it came back after the loop was closed

@@ -64,7 +64,8 @@ def main() -> NoReturn:
     except BaseException:  # the node's too, and no way around `leave`
         import traceback  # here: it is seldom needed, and a start is short
 
-        traceback.print_exc()
+        with suppress(Exception):  # as in `exit_code`
+            traceback.print_exc()
         code = 1
     leave(code)  # while `run` is there: what it leaves open stays as it is
 
@@ -73,7 +74,8 @@ def exit_code(error: SystemExit) -> int:
     """Return the code that the interpreter would exit with, and say what it would say."""
     if error.code is None or isinstance(error.code, int):
         return error.code or 0
-    sys.stderr.write(f"{error.code}\n")
+    with suppress(Exception):  # the node may have closed or replaced it; and who exits is exiting
+        sys.stderr.write(f"{error.code}\n")
     return 1
 
 

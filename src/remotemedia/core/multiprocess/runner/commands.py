@@ -74,6 +74,7 @@ class Commands:
         self.is_stopping = False
         self.is_draining = False
         self.changes: list[tuple[control.Change, list[int]]] = []
+        self._is_closed = False
         self._changed = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._listen, name="control", daemon=True)
 
@@ -102,6 +103,13 @@ class Commands:
         """Wake nobody any more: what was woken is about to go."""
         with self._lock:
             self._wakers.clear()
+
+    def close(self) -> None:
+        """Wake nobody any more, and close the descriptors of what is not done and will not be."""
+        self.wake_with_nothing()
+        self._is_closed = True
+        for _, fds in self.take_changes():
+            _close_all(fds)
 
     def take_changes(self) -> list[tuple[control.Change, list[int]]]:
         """Return the changes to make, which are then done; all news is then known."""
@@ -137,6 +145,8 @@ class Commands:
             match command:
                 case control.Configure():
                     self.configuration, self.fds = command, fds
+                case control.Attach() | control.Join() | control.Count() if self._is_closed:
+                    _close_all(fds)
                 case control.Attach() | control.Join() | control.Count():
                     self.changes.append((command, fds))
                 case control.Interrupt() | control.Recount():
@@ -155,3 +165,8 @@ class Commands:
         frames = traceback.extract_stack(frame)
         told = [one for one in frames if not one.filename.startswith("<frozen ")]
         return "".join(traceback.format_list(told)) if frame is not None else ""
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

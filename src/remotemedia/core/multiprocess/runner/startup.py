@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["NodeRun"]
 
 W = TypeVar("W", bound=Work)
+EXIT_SECONDS = 5.0
+"""How long a process that its node ends, by `sys.exit`, may take for it; then its stack is told."""
 
 
 class NodeRun:
@@ -74,7 +77,7 @@ class NodeRun:
             self._report(error)
             code = 1
         finally:
-            self._commands.wake_with_nothing()
+            self._commands.close()
             if self._endpoint is not None:
                 # In a thread the doorbell stays until all threads are done: others may ring it.
                 if self._open_endpoint:
@@ -95,7 +98,16 @@ class NodeRun:
             # Imported here: a synchronous node's process has no event loop.
             import asyncio
 
-            asyncio.run(self._live_async(configuration, kind, context))
+            with asyncio.Runner() as runner:
+                try:
+                    runner.run(self._live_async(configuration, kind, context))
+                except (SystemExit, KeyboardInterrupt):
+                    # Of one of the node's own tasks, perhaps: what was under way is cancelled now,
+                    # and what that comes to is not why it ends.
+                    self._has_failed |= not self._commands.is_stopping
+                    self._bound_exit()
+                    runner.get_loop().set_exception_handler(lambda *_: None)
+                    raise
         else:
             self._live_sync(configuration, kind, context)
 
@@ -118,6 +130,9 @@ class NodeRun:
             self._commands.wait_stop()
         except Exception as error:
             self._report(error)  # before the clean-up, which may take long
+            raise
+        except BaseException:
+            self._bound_exit()
             raise
         finally:
             with self._cleaning_up():
@@ -156,6 +171,9 @@ class NodeRun:
             raise failure from error
         except Exception as error:
             self._report(error)  # before the clean-up, which may take long
+            raise
+        except BaseException:
+            self._bound_exit()
             raise
         finally:
             self._commands.wake_with_nothing()  # they wake this loop, which is about to close
@@ -232,6 +250,14 @@ class NodeRun:
         except Exception as error:  # told, and the exit goes on
             self._enter(Phase.CLEANING_UP)
             self._report(error)
+
+    def _bound_exit(self) -> None:
+        """Have a node that exits by itself be gone, whatever its clean-up or exit handlers do.
+
+        Nobody has been told: its exit says so. One that is told to end has its grace period.
+        """
+        if self._open_endpoint is None and not self._commands.is_stopping:
+            faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True, file=2)
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
