@@ -129,8 +129,11 @@ class Planner(Uncopied):
 
         Raises:
             ChannelError: the name is taken.
+            TypeError: it is no str, or empty.
         """
         self._require_open()
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"the name of an endpoint is {name!r}; it must be a str, not empty")
         self._parties.add(name)
 
     @in_turn
