@@ -246,6 +246,7 @@ class PortMachine(RuleBasedStateMachine):
         for one in self.models:
             if one.is_open:
                 assert one.reader.held == len(one.views)
+                one.reader._settle()  # as the next look for a message does
         known = {stats.name: stats for stats in self.registry.stats()["port"].connections}
         for one in self.models:
             for message, value in (*one.views, *one.copies):

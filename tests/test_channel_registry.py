@@ -153,6 +153,30 @@ def test_what_is_no_channel_is_said_to_be_none(local: ChannelRegistry, wrong: An
 
 
 @pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        ({"transport": "iceoryx"}, "transport is 'iceoryx'; it must be None, .* MemoryTransport"),
+        ({"scope": 5}, "scope is 5; it must be a str"),
+        ({"spin_ns": "1"}, "spin_ns is '1'; it must be a whole number"),
+        ({"spin_ns": -1}, "spin_ns is -1; it must be a whole number"),
+    ],
+)
+def test_what_no_registry_is_made_of_is_refused_at_once(wrong: Any, what: str) -> None:
+    with pytest.raises(TypeError, match=what):
+        ChannelRegistry(**wrong)
+
+
+def test_what_is_no_name_and_no_ticket_is_refused_with_advice(local: ChannelRegistry) -> None:
+    wrong: Any
+    for wrong in ("", None, 5):
+        with pytest.raises(TypeError, match="it must be a str, not empty"):
+            local.add_endpoint(wrong)
+    for wrong in ("{}", b"{}"):
+        with pytest.raises(TypeError, match=r"a Ticket is expected.*Ticket.from_json\(text\)"):
+            Endpoint.open(wrong)
+
+
+@pytest.mark.parametrize(
     ("taps", "what"),
     [
         (SpareTaps(-1), "count of the taps of channel cam is -1; .* from 0 to 1,024"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -443,6 +445,7 @@ def test_a_reader_that_hoards_gets_counted_copies_and_the_writer_goes_on(
     assert (stats.copied, reader.held) == (17, 3)
     hoard.clear()
     assert reader.held == 0
+    assert reader.take() is None
     assert connection_stats_of(registry, reader).released == 20
 
 
@@ -462,10 +465,38 @@ def test_a_message_is_released_by_release_by_dropping_it_and_by_the_last_of_its_
     part = third.array[2:4]
     third.release()
     assert reader.held == 1
+    assert reader.take() is None  # it looks for a message, and gives back what nobody uses
     assert connection_stats_of(registry, reader).released == 2
     del part
     assert reader.held == 0
+    assert reader.take() is None
     assert connection_stats_of(registry, reader).released == 3
+
+
+def test_a_thread_may_ask_what_is_held_while_another_receives(registry: ChannelRegistry) -> None:
+    publisher, reader = pair(registry)
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            assert 0 <= reader.held <= 8
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    asker = Background(ask)
+    try:
+        kept: list[tuple[int, Message]] = []
+        for count in range(20_000):
+            publisher.send(number(count))
+            kept.append((count, reader.receive()))
+            if len(kept) > 3:
+                sent, message = kept.pop(0)
+                assert value_of(message) == sent
+                del message
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+    asker.result()
 
 
 def test_messages_without_an_array_hold_nothing(registry: ChannelRegistry) -> None:

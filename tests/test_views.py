@@ -308,6 +308,7 @@ def test_dropping_a_message_releases_it(ends: Ends) -> None:
         ends.send()
         ends.receive()
     assert ends.reader.held == 0
+    assert ends.reader.take() is None
     assert ends.stats.copied == 0
     assert ends.stats.released == 50
 

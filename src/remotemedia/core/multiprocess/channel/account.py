@@ -36,6 +36,11 @@ _UNMAPPED = (
 )
 
 
+def _is_in_use(chunk: Chunk) -> bool:
+    array = chunk.array
+    return array is not None and count_references(array) > OWN_REFERENCES
+
+
 def _words_gone() -> tuple[object, ...]:
     """Return what Python says in the error for a view that was taken away."""
     view = memoryview(b"")
@@ -101,9 +106,9 @@ class Account(Uncopied):
 
     @property
     def held(self) -> int:
-        """How many views the reader keeps now."""
-        self._settle()
-        return len(self._held)
+        """How many views the reader keeps now. Any thread may ask."""
+        # Nothing is given back here: the thread that receives may be adding to what is held.
+        return sum(_is_in_use(chunk) for chunk, _ in tuple(self._held))
 
     def ended_input(self) -> int:
         """The newest input that this reader has had everything of.

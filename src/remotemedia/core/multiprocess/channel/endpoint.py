@@ -11,6 +11,7 @@ from remotemedia.core.multiprocess.channel.bell import Bell
 from remotemedia.core.multiprocess.channel.inbox import Inbox
 from remotemedia.core.multiprocess.channel.publisher import Publisher
 from remotemedia.core.multiprocess.channel.subscriber import Subscriber
+from remotemedia.core.multiprocess.channel.ticket import require_ticket
 from remotemedia.core.multiprocess.channel.uncopied import Uncopied
 from remotemedia.core.multiprocess.transport.doorbell import DEFAULT_SPIN_NS, Doorbell
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord, Ledger
@@ -73,7 +74,9 @@ class Endpoint(Uncopied):
 
         Raises:
             ChannelError, SharedMemoryExhausted: an end cannot be opened; all is given back.
+            TypeError: `ticket` is no `Ticket`.
         """
+        require_ticket(ticket)
         # Imported here: who only uses the transport in memory needs no iceoryx2.
         from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
 

@@ -68,6 +68,9 @@ class ChannelRegistry(Uncopied):
         transport: carries the samples, and stays the caller's; None is one of its own.
         scope: what tells the channels of this registry from others of the same transport.
         spin_ns: how long ends opened here look for news before they block; 0 blocks at once.
+
+    Raises:
+        TypeError: an argument is none of these.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class ChannelRegistry(Uncopied):
         scope: str = "",
         spin_ns: int = DEFAULT_SPIN_NS,
     ) -> None:
+        _check_arguments(transport, scope, spin_ns)
         ledger = Ledger.create()
         self._own: Domain | None = None
         if transport is None:
@@ -134,8 +138,11 @@ class ChannelRegistry(Uncopied):
 
         Raises:
             ChannelError: the name is taken.
+            TypeError: it is no str, or empty.
         """
         self._require_open()
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"the name of an endpoint is {name!r}; it must be a str, not empty")
         self._parties.add(name)
 
     @in_turn
@@ -427,6 +434,19 @@ class ChannelRegistry(Uncopied):
     def _require_open(self) -> None:
         if self._is_closed:
             raise ChannelClosed("the channel registry was cleaned up; make another")
+
+
+def _check_arguments(transport: object, scope: object, spin_ns: object) -> None:
+    """Raise `TypeError` unless they are what a registry is made of."""
+    if transport is not None and not hasattr(transport, "open_writer"):
+        raise TypeError(
+            f"transport is {transport!r}; it must be None, for one of its own in shared memory, or "
+            f"a transport such as MemoryTransport()"
+        )
+    if not isinstance(scope, str):
+        raise TypeError(f"scope is {scope!r}; it must be a str")
+    if not isinstance(spin_ns, int) or spin_ns < 0:
+        raise TypeError(f"spin_ns is {spin_ns!r}; it must be a whole number of nanoseconds from 0")
 
 
 def _new_domain(ledger: Ledger) -> Domain:

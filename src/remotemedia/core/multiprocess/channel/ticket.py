@@ -71,3 +71,10 @@ class Ticket(msgspec.Struct, frozen=True):
             return msgspec.json.decode(text, type=cls)
         except msgspec.DecodeError as error:
             raise ChannelError(f"this is no ticket: {error}") from error
+
+
+def require_ticket(ticket: object) -> None:
+    """Raise `TypeError` unless it is a ticket."""
+    if not isinstance(ticket, Ticket):
+        hint = "; read it first: Ticket.from_json(text)" if isinstance(ticket, str | bytes) else ""
+        raise TypeError(f"a Ticket is expected, and this is a {type(ticket).__name__}{hint}")

@@ -55,6 +55,7 @@ class Doorbell:
     Attributes:
         fd: as above; -1 once it is closed.
         watcher: the event loop's view of it, if a loop watches it. Set by `LoopDoorbell`.
+        turns: how often tasks have sent and received since other tasks had their turn.
         is_inherited: this is a forked child: the doorbell is its parent's, and closed here.
     """
 
@@ -72,7 +73,7 @@ class Doorbell:
         # Reentrant, because it knows whose it is: giving it back is one call whoever has it.
         self._waiting = threading.RLock()
         self._waiter = 0  # the thread that waits
-        self._turns = 0
+        self.turns = 0
         self._closing = threading.RLock()  # nobody rings a descriptor that is gone
         self._closed = False
         if not membarrier.is_available:
@@ -145,8 +146,8 @@ class Doorbell:
 
     def ends_turn(self) -> bool:
         """Count one more call of a task; whether to give other tasks a turn before it."""
-        self._turns = (self._turns + 1) % TURNS
-        return self._turns == 0
+        self.turns = (self.turns + 1) % TURNS
+        return self.turns == 0
 
     def in_loop(self) -> LoopDoorbell:
         """Return what tasks of the running loop wait on; errors as `LoopDoorbell.of`."""

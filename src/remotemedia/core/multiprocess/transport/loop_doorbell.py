@@ -157,6 +157,7 @@ class LoopDoorbell:
             self.close()
         else:
             self._doorbell.clear(self._fd)
+            self._doorbell.turns = 0  # of this loop: it runs
             self._wake()
 
     def _wake(self) -> None:
