@@ -43,7 +43,7 @@ taps_ = st.builds(SpareTaps, st.integers(0, 2), st.integers(1, 4), st.integers(1
 @pytest.mark.parametrize(
     ("readers", "taps", "subscribers", "depth", "borrowed", "chunks"),
     [
-        ([], SpareTaps(0), 0, 1, 2, MAX_LOANS),
+        ([], SpareTaps(0), 1, 1, 2, MAX_LOANS),
         ([], SpareTaps(2, 8, 1), 2, 8, 2, MAX_LOANS + 2 * (8 + 1 + HELD_RESERVE)),
         ([(Policy.BLOCK, 100, 4)], SpareTaps(0), 1, 100, 5, MAX_LOANS + 105),
         ([(Policy.BLOCK, 4, 1), (Policy.LATEST, 1, 9)], SpareTaps(0), 2, 4, 10, MAX_LOANS + 17),
