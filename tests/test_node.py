@@ -334,6 +334,20 @@ class SourceWithInput(Node):
     def on_mute(self, control: Control) -> None: ...
 
 
+class Loads(Node):
+    def initialize(self) -> Iterator[float]:  # type: ignore[override]
+        yield 0.5
+
+    def process(self, text: Text) -> None: ...
+
+
+class Cleans(Node):
+    async def cleanup(self) -> AsyncIterator[None]:  # type: ignore[override]
+        yield
+
+    def process(self, text: Text) -> None: ...
+
+
 class BadPortName(Node):
     @input("a.b")
     def on_text(self, text: Text) -> None: ...
@@ -367,6 +381,12 @@ def mix(one: Audio, two: Audio) -> Audio:
         (Mistyped, "process() takes str, which is no message type; the message types are Audio"),
         (SameInputTwice, "on_b() and on_a() both handle the input 'a'"),
         (SourceWithInput, "split it into two nodes"),
+        (
+            Loads,
+            "initialize() yields, and only `process`, `finish` and input handlers may: nothing",
+        ),
+        (Loads, "write it without yield; say how far it is by self.progress()"),
+        (Cleans, "cleanup() yields"),
         (BadPortName, "on_text() handles the input 'a.b'; names of ports are"),
         (Deaf, "on_text() handles an input but takes no message"),
         (PositionalParameter, "'size' is positional-only"),

@@ -114,6 +114,9 @@ def describe(target: NodeTarget) -> NodeType:
             for name in HOOKS
             if (hook := getattr(target, name)) is not getattr(Node, name)
         ]
+        for name, hook in overridden:
+            if name != "finish":
+                _require_no_generator(name, hook, target)
         methods = handlers + [hook for _, hook in overridden]
         senders = handlers + [hook for name, hook in overridden if name == "finish"]
         declared = _declared_outputs(target)
@@ -222,6 +225,17 @@ def _message_argument(
         raise NodeDefinitionError(cls.__qualname__, f"{name}() must take its message by position")
     _require_annotation(taken, f"{name}()", cls)
     return taken
+
+
+def _require_no_generator(name: str, hook: Callable[..., object], cls: type[Node]) -> None:
+    """Refuse a hook of which no line would run: a generator only runs while it is read."""
+    if inspect.isgeneratorfunction(hook) or inspect.isasyncgenfunction(hook):
+        instead = "; say how far it is by self.progress()" if name == "initialize" else ""
+        raise NodeDefinitionError(
+            cls.__qualname__,
+            f"{name}() yields, and only `process`, `finish` and input handlers may: nothing would "
+            f"read it, so no line of it would run; write it without yield{instead}",
+        )
 
 
 def _inputs_of_function(function: Callable[..., object]) -> tuple[Port, ...]:
