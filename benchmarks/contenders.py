@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from benchmarks.records import REFERENCE, USED_REFERENCE
 from benchmarks.systems.mp_queue import MpQueue
 from benchmarks.systems.ours import Remotemedia
 from benchmarks.systems.raw_iceoryx2 import RawIceoryx2
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 SYSTEMS: tuple[System, ...] = (
     Remotemedia("remotemedia"),
     Remotemedia("remotemedia-copy"),
-    RawIceoryx2("raw-iceoryx2"),
-    RawIceoryx2("raw-iceoryx2-used"),
+    RawIceoryx2(REFERENCE),
+    RawIceoryx2(USED_REFERENCE),
     ZeroMq(),
     MpQueue(),
 )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 REFERENCE = "raw-iceoryx2"
+USED_REFERENCE = "raw-iceoryx2-used"
+"""The reference with a byte of each message written and read; of the scenarios of a hop alone."""
 RATE = "msg/s"
 """The unit of a rate, of which more is better."""
 
