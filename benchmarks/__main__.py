@@ -17,8 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     from benchmarks import readme, targets
     from benchmarks.contenders import SYSTEMS
+    from benchmarks.effort import FULL, QUICK
     from benchmarks.records import RESULTS, Record, environment, show, write
-    from benchmarks.scenarios import FULL, QUICK, SCENARIOS
+    from benchmarks.scenarios import SCENARIOS
 
     names = [system.name for system in SYSTEMS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)

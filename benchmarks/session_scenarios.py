@@ -21,8 +21,8 @@ from benchmarks.rings import SPIN_NS, Job, round_trips
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from benchmarks.effort import Effort
     from benchmarks.rings import System
-    from benchmarks.scenarios import Effort
 
 FLOOR_COMMAND = (sys.executable, "-c", "import numpy, iceoryx2")
 

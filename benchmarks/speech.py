@@ -17,8 +17,8 @@ from remotemedia.core.registry import default_registry
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from benchmarks.effort import Effort
     from benchmarks.rings import System
-    from benchmarks.scenarios import Effort
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "voice_assistant"
 PIPELINES = {"": EXAMPLE / "pipeline.yaml", "llm": EXAMPLE / "with_llm.yaml"}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from benchmarks.scenarios import SIZES, SMALL, THROUGHPUT_BYTES
+from benchmarks.effort import SIZES, SMALL
+from benchmarks.scenarios import THROUGHPUT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

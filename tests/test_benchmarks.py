@@ -10,9 +10,10 @@ import pytest
 from benchmarks import readme, speech
 from benchmarks.__main__ import main
 from benchmarks.contenders import SYSTEMS
+from benchmarks.effort import QUICK
 from benchmarks.records import Record, table
 from benchmarks.rings import Job, batch_rates, round_trips
-from benchmarks.scenarios import QUICK, SCENARIOS
+from benchmarks.scenarios import SCENARIOS
 from benchmarks.targets import targets
 
 if TYPE_CHECKING:

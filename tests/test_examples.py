@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.scenarios import FULL
+from benchmarks.effort import FULL
 
 from tests.speech_helpers import TWO_CITIES, recording, word_error_rate
 
