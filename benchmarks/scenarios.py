@@ -139,6 +139,7 @@ class _Running:
 
 
 def _main(systems: Sequence[System]) -> list[System]:
+    """All but those that only the scenarios of a hop compare."""
     return [one for one in systems if one.name != USED_REFERENCE]
 
 

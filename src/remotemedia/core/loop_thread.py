@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from remotemedia.core.multiprocess.transport.forks import inherited_whole
+from remotemedia.core.multiprocess.transport.limits import MORE_PROCESSES
 from remotemedia.errors import ExecutorError, ResourceLimit
 
 if TYPE_CHECKING:
@@ -78,8 +79,7 @@ class LoopThread:
             self._loop = self._thread = None
             loop.close()
             raise ResourceLimit(
-                f"starting the thread of the runtime failed: {error}; raise the limit of processes "
-                f"(ulimit -u, or the container's pids limit)"
+                f"starting the thread of the runtime failed: {error}; {MORE_PROCESSES}"
             ) from error
 
     def run(self, coroutine: Coroutine[object, object, T]) -> T:

@@ -164,11 +164,13 @@ class _NodeThread:
     def __init__(self, node_id: str, wiring: Wiring, end: socket.socket) -> None:
         # Imported here: the executor of processes needs no runner in its own process.
         from remotemedia.core.multiprocess.runner.startup import NodeRun
+        from remotemedia.core.multiprocess.runner.tracebacks import exit_of
 
         self.pid = os.getpid()
         self.stderr_tail = ""
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[ProcessExit] = self._loop.create_future()
+        self._exit_of = exit_of
         self._make = partial(NodeRun, end, partial(wiring.open_node, node_id))
         self._end = end
         threading.Thread(target=self._run, name=f"node {node_id}", daemon=True).start()
@@ -178,9 +180,8 @@ class _NodeThread:
         try:
             code = self._make().run()
         except SystemExit as error:  # what it would say and exit with, were this its process
-            is_text = error.code is not None and not isinstance(error.code, int)
-            self.stderr_tail = str(error.code) if is_text else ""
-            code = 1 if is_text else int(error.code or 0)
+            code, words = self._exit_of(error)
+            self.stderr_tail = "" if words is None else str(words)
         except BaseException:  # told by the error of its session, as what a process prints
             self.stderr_tail = traceback.format_exc()
         finally:

@@ -31,6 +31,7 @@ from remotemedia.core.multiprocess.process_handle import (
 )
 from remotemedia.core.multiprocess.spec import SpawnSpec
 from remotemedia.core.multiprocess.stdio import NodeStdio
+from remotemedia.core.multiprocess.transport.limits import MORE_PROCESSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +55,7 @@ _HINTS = {
     errno.ENOENT: "check python_executable and working_directory",
     errno.EACCES: "check the permissions of python_executable and of working_directory",
     errno.E2BIG: "give it a smaller environment, or fewer descriptors",
-    errno.EAGAIN: "raise the limit of processes (ulimit -u, or the container's pids limit)",
+    errno.EAGAIN: MORE_PROCESSES,
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.EINVAL: "check cpu_affinity against the CPUs of this machine",
     errno.ENOMEM: "free memory, or raise memory_limit_bytes",

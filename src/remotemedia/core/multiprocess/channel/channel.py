@@ -76,6 +76,12 @@ class Channel(Uncopied):
         self.plan = msgspec.structs.replace(self.plan, connections=connections, taps=taps)
 
 
+def require_name(name: object, of: str) -> None:
+    """Raise `TypeError` unless something can be called so."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"the name of {of} is {name!r}; it must be a str, not empty")
+
+
 def require_channel(channel: object) -> None:
     """Raise `TypeError` unless it is a channel."""
     if not isinstance(channel, Channel):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from remotemedia.core.multiprocess.channel.channel import DEFAULT_MAX_HELD, Channel
+from remotemedia.core.multiprocess.channel.channel import DEFAULT_MAX_HELD, Channel, require_name
 from remotemedia.core.multiprocess.plan import (
     MAX_CAPACITY,
     MAX_TAPS,
@@ -60,8 +60,7 @@ class Planner:
         taps: SpareTaps | None,
     ) -> Channel:
         """See `ChannelRegistry.create_channel`."""
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"the name of a channel is {name!r}; it must be a str, not empty")
+        require_name(name, "a channel")
         if taps is not None:
             _check_taps(taps, name)
         if name in self.channels:

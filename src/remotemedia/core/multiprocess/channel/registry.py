@@ -12,6 +12,7 @@ from remotemedia.core.multiprocess.channel.channel import (
     DEFAULT_CAPACITY,
     Channel,
     require_channel,
+    require_name,
 )
 from remotemedia.core.multiprocess.channel.opening import Opener
 from remotemedia.core.multiprocess.channel.parties import Parties
@@ -141,8 +142,7 @@ class ChannelRegistry(Uncopied):
             TypeError: it is no str, or empty.
         """
         self._require_open()
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"the name of an endpoint is {name!r}; it must be a str, not empty")
+        require_name(name, "an endpoint")
         self._parties.add(name)
 
     @in_turn

@@ -52,6 +52,7 @@ def main() -> NoReturn:
     try:
         import remotemedia.core.multiprocess.transport.membarrier  # noqa: F401 (before numpy: see there)
         from remotemedia.core.multiprocess.runner.startup import NodeRun
+        from remotemedia.core.multiprocess.runner.tracebacks import exit_of
     except ModuleNotFoundError as error:  # another interpreter than the executor's
         needed = f"the module {error.name!r}, which remotemedia needs"
         sys.stderr.write(f"{sys.executable} lacks {needed}: install remotemedia there\n")
@@ -60,23 +61,17 @@ def main() -> NoReturn:
     try:
         code = run.run()
     except SystemExit as error:  # the node's
-        code = exit_code(error)
+        code, words = exit_of(error)
+        if words is not None:
+            with suppress(Exception):  # the node may have closed or replaced it
+                sys.stderr.write(f"{words}\n")
     except BaseException:  # the node's too, and no way around `leave`
         import traceback  # here: it is seldom needed, and a start is short
 
-        with suppress(Exception):  # as in `exit_code`
+        with suppress(Exception):  # as above
             traceback.print_exc()
         code = 1
     leave(code)  # while `run` is there: what it leaves open stays as it is
-
-
-def exit_code(error: SystemExit) -> int:
-    """Return the code that the interpreter would exit with, and say what it would say."""
-    if error.code is None or isinstance(error.code, int):
-        return error.code or 0
-    with suppress(Exception):  # the node may have closed or replaced it; and who exits is exiting
-        sys.stderr.write(f"{error.code}\n")
-    return 1
 
 
 def leave(code: int) -> NoReturn:

@@ -34,5 +34,12 @@ def format_error(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, trace))
 
 
+def exit_of(error: SystemExit) -> tuple[int, object]:
+    """Return the code that an interpreter would exit with, and what it would say; None: nothing."""
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0, None
+    return 1, error.code
+
+
 def _is_ours(filename: str) -> bool:
     return filename.startswith(_HERE)

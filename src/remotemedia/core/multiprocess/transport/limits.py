@@ -17,6 +17,8 @@ from remotemedia.errors import ResourceLimit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MORE_PROCESSES = "raise the limit of processes (ulimit -u, or the container's pids limit)"
+"""What to do where no process or thread can be started."""
 _DESCRIPTORS_OF_A_SERVICE = 16
 """What an end of a service takes in the process that opens it, measured as 8 or 9, and more, for
 what is open for a moment: with fewer left, that is why it failed."""
