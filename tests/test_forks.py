@@ -66,9 +66,13 @@ print("done")
 """
 
 
+WITHOUT_WARNING = ("-W", "ignore:This process:DeprecationWarning")
+
+
 def run(transport: str, code: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + code + END, transport],
+        # From Python 3.12 on it warns of a fork beside other threads, which is what is tested.
+        [sys.executable, *WITHOUT_WARNING, "-c", PRELUDE + code + END, transport],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,

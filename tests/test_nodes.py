@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -45,9 +46,9 @@ def test_an_entry_point_has_the_name_that_its_node_is_registered_by(name: str) -
 @pytest.mark.parametrize("name", DECLARED)
 def test_a_node_says_what_each_of_its_parameters_is(name: str) -> None:
     target = default_registry.find(name)
-    doc = target.__doc__ or ""
+    doc = inspect.getdoc(target) or ""
     for parameter in describe(target).parameters:
-        assert f"\n        {parameter.name}: " in doc
+        assert f"\n    {parameter.name}: " in doc
 
 
 @pytest.mark.parametrize("name", DECLARED)

@@ -980,7 +980,7 @@ async def test_a_session_that_cannot_be_planned_leaves_no_descriptor(
 
 
 async def test_a_start_that_takes_too_long_says_where_the_node_is() -> None:
-    settings = rm.MultiprocessConfig(init_timeout_secs=1.5, grace_period_seconds=1.0)
+    settings = rm.MultiprocessConfig(init_timeout_secs=4.0, grace_period_seconds=1.0)
     async with rm.Runtime(settings) as runtime:
         with pytest.raises(rm.InitTimeout) as caught:
             await runtime.create_session("s", chain(nodes.Echo, nodes.NeverReady))
