@@ -44,6 +44,7 @@ __all__ = [
     "NodeReference",
     "SourceReference",
     "load_file",
+    "loading",
     "local_reference_to",
     "reference_to",
     "script_being_loaded",
@@ -190,17 +191,23 @@ def _load_new_file(path: str, name: str) -> ModuleType:
         raise ImportError(f"there is no Python file {path}", name=name, path=path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    with _undone_if_it_fails(name):
-        _loading.append(path)
-        try:
-            spec.loader.exec_module(module)
-        finally:
-            _loading.remove(path)
+    with _undone_if_it_fails(name), loading(path):
+        spec.loader.exec_module(module)
     return module
 
 
+@contextmanager
+def loading(script: str) -> Iterator[None]:
+    """Have `script_being_loaded` return this file or module meanwhile, in all threads."""
+    _loading.append(script)
+    try:
+        yield
+    finally:
+        _loading.remove(script)
+
+
 def script_being_loaded() -> str | None:
-    """Return the path of the file that is being loaded for its nodes, None if none is.
+    """Return the file or module that is being loaded for its nodes, None if none is.
 
     Starting a session then means that the script lacks `if __name__ == "__main__":`, and would
     start itself again without end.
