@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 MAIN_ALIAS = "__remotemedia_main__"
+_TO_A_FILE = "define it at the top level of a Python file, by its own name"
 
 _loading: list[str] = []
 _load_lock = threading.RLock()
@@ -230,7 +231,9 @@ def reference_to(target: NodeTarget) -> NodeReference:
         )
     module = sys.modules.get(target.__module__)
     if module is None:
-        raise NodeDefinitionError(qualname, f"its module {target.__module__!r} is not loaded")
+        raise NodeDefinitionError(
+            qualname, f"its module {target.__module__!r} is not loaded; {_TO_A_FILE}"
+        )
     if target.__module__ == "__main__":
         return _reference_into_main(target, module)
     _require_same(module, target)
@@ -281,6 +284,12 @@ def _is_typed_at_prompt(target: NodeTarget, path: str) -> bool:
 
 def _require_same(module: ModuleType, target: NodeTarget) -> None:
     found = _lookup(module, target.__qualname__)
+    if found is None:
+        raise NodeDefinitionError(
+            target.__qualname__,
+            f"the module {module.__name__!r} has nothing of this name, by which another process "
+            f"finds it; {_TO_A_FILE}",
+        )
     if found is not target:
         raise NodeDefinitionError(
             target.__qualname__,
