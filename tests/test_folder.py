@@ -142,11 +142,14 @@ def test_a_folder_of_somebody_else_is_refused(base: Path) -> None:
         private_folder()
 
 
-def test_a_runtime_dir_that_cannot_be_made_is_an_error(
+def test_a_runtime_dir_that_cannot_be_made_is_an_error_that_says_what_to_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc/nowhere")
-    with pytest.raises(ExecutorError, match="/proc/nowhere/remotemedia cannot be made"):
+    with pytest.raises(
+        ExecutorError,
+        match=r"/proc/nowhere/remotemedia cannot be made: .*; set XDG_RUNTIME_DIR to a private",
+    ):
         private_folder()
 
 

@@ -358,6 +358,20 @@ class Deaf(Node):
     def on_text(self) -> None: ...
 
 
+class Selfless(Node):
+    def process(text: Text | Audio) -> None: ...  # type: ignore[misc]  # noqa: N805
+
+
+class Empty(Node):
+    def process() -> Iterator[Text]:  # type: ignore[misc]
+        yield Text("")
+
+
+class Typed(Node):
+    def process(self: Typed) -> Iterator[Text]:
+        yield Text("")
+
+
 class PositionalParameter(Node):
     def __init__(self, size: int, /) -> None: ...
 
@@ -389,6 +403,8 @@ def mix(one: Audio, two: Audio) -> Audio:
         (Cleans, "cleanup() yields"),
         (BadPortName, "on_text() handles the input 'a.b'; names of ports are"),
         (Deaf, "on_text() handles an input but takes no message"),
+        (Selfless, "process() lacks self: write `def process(self, text: Text | Audio)`"),
+        (Empty, "process() lacks self: write `def process(self)`"),
         (PositionalParameter, "'size' is positional-only"),
         (mix, "it takes one and two by position"),
         (Message, "neither a subclass of Node nor a function"),
@@ -397,6 +413,10 @@ def mix(one: Audio, two: Audio) -> Audio:
 )
 def test_what_cannot_be_a_node_is_refused_with_what_to_write(target: object, reason: str) -> None:
     assert reason in refusal(target)
+
+
+def test_an_annotation_of_self_is_no_message() -> None:
+    assert describe(Typed).inputs == ()
 
 
 def with_method(name: str, *, of: type[Node] = Upper) -> type[Node]:

@@ -184,6 +184,18 @@ def test_a_name_that_now_means_something_else_is_refused() -> None:
         reference_to(other)
 
 
+def test_a_name_that_means_nothing_is_told_to_be_put_into_a_file() -> None:
+    nameless: dict[str, type[Node]] = {}
+    exec("from remotemedia import Node\nclass Cell(Node): ...", nameless)
+    for other in (nameless["Cell"], type("Elsewhere", (Here,), {"__module__": __name__})):
+        with pytest.raises(
+            NodeDefinitionError, match=r"has nothing of this name.*top level of a Python file"
+        ):
+            reference_to(other)
+    with pytest.raises(NodeDefinitionError, match=r"'gone' is not loaded.*of a Python file"):
+        reference_to(type("Here", (Here,), {"__module__": "gone"}))
+
+
 def test_a_definition_that_is_gone_is_named() -> None:
     reference = ModuleReference(__name__, "Missing")
     with pytest.raises(NodeDefinitionError, match=r"test_reference:Missing cannot be .* not there"):

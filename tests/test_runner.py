@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from bdb import BdbQuit
 
 import numpy as np
 import pytest
@@ -90,3 +91,13 @@ def test_a_write_to_an_array_that_was_received_is_told_what_to_do_instead(write:
         exec(write, {"array": array})
     assert summary(caught.value).endswith("write to a copy, or to a self.loan")
     assert "self.loan" not in summary(ValueError("no number"))
+
+
+@pytest.mark.parametrize("has_terminal", [False, True])
+def test_a_breakpoint_without_a_terminal_is_told_where_it_stops(
+    monkeypatch: pytest.MonkeyPatch, *, has_terminal: bool
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _: has_terminal)
+    said = summary(BdbQuit())
+    assert said.startswith("bdb.BdbQuit")
+    assert ("use the executor 'inline'" in said) is not has_terminal

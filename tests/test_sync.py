@@ -162,31 +162,52 @@ def test_a_mistake_in_a_pipeline_is_shown_without_what_found_it(runtime: SyncRun
     assert raised.value.__cause__ is None
 
 
-def test_a_script_that_would_start_itself_is_told_so_once_and_in_few_lines(tmp_path: Path) -> None:
-    script = tmp_path / "shout.py"
-    script.write_text(
-        "import remotemedia as rm\n"
-        "class Upper(rm.Node):\n"
-        "    def process(self, text: rm.Text) -> rm.Text:\n"
-        "        return rm.Text(text.text.upper())\n"
-        "pipeline = rm.Pipeline('p').add_node('upper', Upper)\n"
-        "with rm.SyncRuntime() as runtime, runtime.session(pipeline):\n"
-        "    pass\n"
-    )
+STARTS_ITSELF = """\
+import remotemedia as rm
+class Upper(rm.Node):
+    def process(self, text: rm.Text) -> rm.Text:
+        return rm.Text(text.text.upper())
+pipeline = rm.Pipeline('p').add_node('upper', Upper)
+with rm.SyncRuntime() as runtime, runtime.session(pipeline):
+    pass
+"""
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     source = str(Path(remotemedia.__file__).parent.parent)
-    ran = subprocess.run(
-        [sys.executable, script],
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
         env={**os.environ, "PYTHONPATH": source},
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+def test_a_script_that_would_start_itself_is_told_so_once_and_in_few_lines(tmp_path: Path) -> None:
+    script = tmp_path / "shout.py"
+    script.write_text(STARTS_ITSELF)
+    ran = python(str(script), cwd=tmp_path)
     assert ran.returncode == 1
     *trace, last = ran.stderr.splitlines()
     assert last.endswith('put what runs the pipeline under `if __name__ == "__main__":`')
     assert ran.stderr.count("starts a session while it is loaded") == 1
     assert f'File "{script}", line 6' in trace[1]
     assert len(trace) < 12
+
+
+@pytest.mark.parametrize("arguments", [("-m", "shout"), ("-c", "import shout")])
+def test_a_module_that_would_start_itself_is_told_so_by_its_first_node(
+    tmp_path: Path, arguments: tuple[str, str]
+) -> None:
+    (tmp_path / "shout.py").write_text(STARTS_ITSELF)
+    ran = python(*arguments, cwd=tmp_path)
+    assert ran.returncode == 1
+    *_, last = ran.stderr.splitlines()
+    assert "node 'upper' failed in import: " in last
+    assert "shout starts a session while it is loaded for its nodes" in last
+    assert last.endswith('put what runs the pipeline under `if __name__ == "__main__":`')
 
 
 def test_a_node_that_fails_to_start_is_shown_without_what_started_it(runtime: SyncRuntime) -> None:

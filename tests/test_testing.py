@@ -186,6 +186,13 @@ def test_a_function_is_a_node_with_parameters() -> None:
     assert run_node(double, Text("a"), times=3) == [Text("a")] * 3
 
 
+def test_a_misspelled_output_is_an_error_and_not_empty() -> None:
+    outputs = run_node(Duck, [("voice", Text("a"))])
+    assert outputs.of("music") == []
+    with pytest.raises(DataError, match=r"Duck has no output 'levle' \(did you mean 'level'\?\)"):
+        outputs.of("levle")
+
+
 def test_ports_are_fed_by_pairs_in_any_order_and_by_mapping_one_after_the_other() -> None:
     pairs = run_node(Duck, [("voice", Text("a")), ("music", silence(3)), ("voice", Text("b"))])
     assert pairs.ports == ["level", "level", "music", "level"]

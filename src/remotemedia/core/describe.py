@@ -211,7 +211,10 @@ def _message_argument(
 ) -> inspect.Parameter | None:
     """Return the argument that takes the message; None if the handler takes none."""
     is_static = isinstance(inspect.getattr_static(cls, name), staticmethod)
-    arguments = list(inspect.signature(handler).parameters.values())[0 if is_static else 1 :]
+    arguments = list(inspect.signature(handler).parameters.values())
+    if not is_static:
+        _require_self(name, arguments, handler, cls)
+        del arguments[0]
     if not arguments:
         return None
     taken, *others = arguments
@@ -225,6 +228,24 @@ def _message_argument(
         raise NodeDefinitionError(cls.__qualname__, f"{name}() must take its message by position")
     _require_annotation(taken, f"{name}()", cls)
     return taken
+
+
+def _require_self(
+    name: str, arguments: list[inspect.Parameter], handler: FunctionType, cls: type[Node]
+) -> None:
+    """Refuse a method that has forgotten `self`, and would get the node as its message."""
+    if arguments and arguments[0].annotation is inspect.Parameter.empty:
+        return
+    written = ""
+    if arguments:
+        try:
+            kinds = input_kinds(arguments[0].annotation, handler, cls)
+        except NodeDefinitionError:
+            return  # it says of which class `self` is
+        written = f", {arguments[0].name}: {' | '.join(kinds)}"
+    raise NodeDefinitionError(
+        cls.__qualname__, f"{name}() lacks self: write `def {name}(self{written})`"
+    )
 
 
 def _require_no_generator(name: str, hook: Callable[..., object], cls: type[Node]) -> None:

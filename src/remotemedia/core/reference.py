@@ -44,12 +44,14 @@ __all__ = [
     "NodeReference",
     "SourceReference",
     "load_file",
+    "loading",
     "local_reference_to",
     "reference_to",
     "script_being_loaded",
 ]
 
 MAIN_ALIAS = "__remotemedia_main__"
+_TO_A_FILE = "define it at the top level of a Python file, by its own name"
 
 _loading: list[str] = []
 _load_lock = threading.RLock()
@@ -190,17 +192,23 @@ def _load_new_file(path: str, name: str) -> ModuleType:
         raise ImportError(f"there is no Python file {path}", name=name, path=path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    with _undone_if_it_fails(name):
-        _loading.append(path)
-        try:
-            spec.loader.exec_module(module)
-        finally:
-            _loading.remove(path)
+    with _undone_if_it_fails(name), loading(path):
+        spec.loader.exec_module(module)
     return module
 
 
+@contextmanager
+def loading(script: str) -> Iterator[None]:
+    """Have `script_being_loaded` return this file or module meanwhile, in all threads."""
+    _loading.append(script)
+    try:
+        yield
+    finally:
+        _loading.remove(script)
+
+
 def script_being_loaded() -> str | None:
-    """Return the path of the file that is being loaded for its nodes, None if none is.
+    """Return the file or module that is being loaded for its nodes, None if none is.
 
     Starting a session then means that the script lacks `if __name__ == "__main__":`, and would
     start itself again without end.
@@ -223,7 +231,9 @@ def reference_to(target: NodeTarget) -> NodeReference:
         )
     module = sys.modules.get(target.__module__)
     if module is None:
-        raise NodeDefinitionError(qualname, f"its module {target.__module__!r} is not loaded")
+        raise NodeDefinitionError(
+            qualname, f"its module {target.__module__!r} is not loaded; {_TO_A_FILE}"
+        )
     if target.__module__ == "__main__":
         return _reference_into_main(target, module)
     _require_same(module, target)
@@ -274,6 +284,12 @@ def _is_typed_at_prompt(target: NodeTarget, path: str) -> bool:
 
 def _require_same(module: ModuleType, target: NodeTarget) -> None:
     found = _lookup(module, target.__qualname__)
+    if found is None:
+        raise NodeDefinitionError(
+            target.__qualname__,
+            f"the module {module.__name__!r} has nothing of this name, by which another process "
+            f"finds it; {_TO_A_FILE}",
+        )
     if found is not target:
         raise NodeDefinitionError(
             target.__qualname__,

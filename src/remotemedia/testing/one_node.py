@@ -59,12 +59,17 @@ class Outputs(list[RuntimeData]):
         ports: the output port of each message.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: NodeType) -> None:
         super().__init__()
         self.ports: list[str] = []
+        self._kind = kind
 
     def of(self, port: str) -> list[RuntimeData]:
-        """Return what left by one port."""
+        """Return what left by one port; DataError if the node has no such output."""
+        names = [output.name for output in self._kind.outputs]
+        if port not in names:
+            hint = suggested(port, names) or "it has no outputs"
+            raise DataError(f"{self._kind.name} has no output {port!r} ({hint})")
         return [message for name, message in zip(self.ports, self, strict=True) if name == port]
 
 
@@ -114,7 +119,7 @@ class _Run:
     def __init__(self, target: NodeTarget, parameters: Mapping[str, object]) -> None:
         self.kind = describe(target)
         warn_of_misspelled_hooks(target)
-        self.outputs = Outputs()
+        self.outputs = Outputs(self.kind)
         where = f"node {self.kind.name!r}"
         plain = plain_parameters(parameters)
         findings = bind_parameters(target, plain, where)[1]

@@ -20,14 +20,14 @@ from remotemedia.core.multiprocess.runner.ports import NodePorts
 from remotemedia.core.multiprocess.runner.tracebacks import format_error, summary
 from remotemedia.core.multiprocess.runner.work import Stopped, Work
 from remotemedia.core.parameters import create_node
-from remotemedia.core.reference import NodeReference
+from remotemedia.core.reference import ModuleReference, NodeReference, loading
 from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
-    from remotemedia.core.describe import NodeType
+    from remotemedia.core.describe import NodeTarget, NodeType
     from remotemedia.core.node import Node
 
 __all__ = ["NodeRun"]
@@ -191,7 +191,7 @@ class NodeRun:
 
     def _create(self, configuration: control.Configure) -> tuple[NodeType, RunnerContext]:
         reference = msgspec.msgpack.decode(configuration.reference, type=NodeReference)
-        target = reference.resolve()
+        target = self._resolve(reference)
         kind = describe(target)
         parameters = msgspec.msgpack.decode(configuration.parameters, type=dict[str, object])
         node_id = configuration.node_id
@@ -201,6 +201,13 @@ class NodeRun:
         node.bind(context)
         self._node = node
         return kind, context
+
+    def _resolve(self, reference: NodeReference) -> NodeTarget:
+        if self._open_endpoint is not None:
+            return reference.resolve()  # in a thread: other threads may start sessions meanwhile
+        name = reference.module if isinstance(reference, ModuleReference) else str(reference)
+        with loading(name):
+            return reference.resolve()
 
     def _connect(
         self,

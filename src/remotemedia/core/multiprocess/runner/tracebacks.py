@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 
 from remotemedia.core.multiprocess import control
@@ -10,6 +11,10 @@ _HERE = __file__.rpartition("/")[0] + "/"
 MAX_SUMMARY_BYTES = 4096
 _READ_ONLY_HINT = "; what was received is a read-only view: write to a copy, or to a self.loan"
 """To what numpy says of an array: who has forgotten it looks for the mistake elsewhere."""
+_DEBUGGER_HINT = (
+    "; a debugger quits where it has no terminal, as in a node's process: use the executor 'inline'"
+)
+"""To what pdb raises, and says nothing by, where its input is at an end."""
 
 
 def summary(error: BaseException) -> str:
@@ -18,7 +23,11 @@ def summary(error: BaseException) -> str:
         text = traceback.format_exception_only(error)[-1]
     else:
         text = traceback.format_exception_only(error)[0]
-    hint = _READ_ONLY_HINT if isinstance(error, ValueError) and "read-only" in text else ""
+    hint = ""
+    if isinstance(error, ValueError) and "read-only" in text:
+        hint = _READ_ONLY_HINT
+    elif text.startswith("bdb.BdbQuit") and not os.isatty(0):
+        hint = _DEBUGGER_HINT
     return control.shorten(text.strip() + hint, MAX_SUMMARY_BYTES)
 
 

@@ -42,7 +42,10 @@ def private_folder() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.lstat()
     except OSError as error:
-        raise ExecutorError(f"the runtime folder {folder} cannot be made: {error}") from error
+        raise ExecutorError(
+            f"the runtime folder {folder} cannot be made: {error}; set XDG_RUNTIME_DIR to a "
+            f"private folder of yours, or unset it"
+        ) from error
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077:
         raise ExecutorError(
             f"the runtime folder {folder} is not a folder of yours with mode 0700; remove it, or "
