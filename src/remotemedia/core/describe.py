@@ -234,15 +234,16 @@ def _require_self(
     name: str, arguments: list[inspect.Parameter], handler: FunctionType, cls: type[Node]
 ) -> None:
     """Refuse a method that has forgotten `self`, and would get the node as its message."""
-    if arguments and arguments[0].annotation is inspect.Parameter.empty:
-        return
     written = ""
     if arguments:
+        first = arguments[0]
+        if first.name == "self" or first.annotation is inspect.Parameter.empty:
+            return
         try:
-            kinds = input_kinds(arguments[0].annotation, handler, cls)
+            kinds = input_kinds(first.annotation, handler, cls)
         except NodeDefinitionError:
-            return  # it says of which class `self` is
-        written = f", {arguments[0].name}: {' | '.join(kinds)}"
+            return  # it says of which class the node is
+        written = f", {first.name}: {' | '.join(kinds)}"
     raise NodeDefinitionError(
         cls.__qualname__, f"{name}() lacks self: write `def {name}(self{written})`"
     )
