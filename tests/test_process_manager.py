@@ -108,6 +108,19 @@ async def test_a_command_that_cannot_run_is_an_error_at_once_that_names_the_node
     assert manager.processes == {}
 
 
+async def test_a_current_folder_that_was_deleted_is_named_with_what_to_do(
+    manager: ProcessManager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SpawnError, match=r"current folder cannot be used: No such.*set working_di"):
+        await manager.spawn_node(python("pass"))
+    handle = await manager.spawn_node(python("pass", cwd=str(tmp_path)))
+    assert (await handle.wait()).code == 0
+
+
 async def test_an_order_too_large_for_the_spawner_is_an_error_and_not_a_hang(
     manager: ProcessManager,
 ) -> None:

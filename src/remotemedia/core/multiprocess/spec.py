@@ -85,15 +85,22 @@ class SpawnSpec:
             mark: one variable to add to its environment.
 
         Raises:
-            OSError: the working directory of this process no longer exists.
+            SpawnError: it would start in the current folder, which there is no more.
         """
+        try:
+            cwd = self.cwd or os.getcwd()
+        except OSError as error:
+            hint = "go to a folder that exists, or set working_directory"
+            raise self.error(
+                f"the current folder cannot be used: {error.strerror}", hint
+            ) from error
         env = {**(os.environ if self.env is None else self.env), mark[0]: mark[1]}
         return {
             "op": "spawn",
             "id": number,
             "argv": [_portable(text) for text in self.command],
             "env": {_portable(name): _portable(value) for name, value in env.items()},
-            "cwd": _portable(self.cwd or os.getcwd()),
+            "cwd": _portable(cwd),
             "fds": [1, 2, *self.fds],
             "cpus": None if self.cpus is None else sorted(self.cpus),
             "max_memory_bytes": self.max_memory_bytes,
