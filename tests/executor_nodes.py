@@ -674,6 +674,13 @@ class ExitsLateInATask(ExitsInATask):
         await asyncio.sleep(3600)
 
 
+class ExitsWith(Node):
+    """Exits with the number it is sent."""
+
+    def process(self, text: Text) -> None:
+        sys.exit(int(text.text))
+
+
 class ExitsMute(Exits):
     """Exits without a standard error, and with a thread that would keep an interpreter alive."""
 

@@ -895,6 +895,17 @@ async def test_a_node_that_exits_is_told_with_its_words(
     assert "cancelled" not in str(cause)
 
 
+@pytest.mark.parametrize(("number", "code"), [(3, 3), (-1, 255), (256 + 7, 7), (2**40 + 9, 9)])
+async def test_a_node_exits_with_as_much_of_its_number_as_a_process_has(
+    executor: str, number: int, code: int
+) -> None:
+    async with running(nodes.ExitsWith, executor=executor) as session:
+        cause = await cause_of(texts(session, str(number)))
+    assert isinstance(cause, rm.ProcessCrashed)
+    assert cause.code == code
+    assert f"exit code {code}," in str(cause)
+
+
 @pytest.mark.parametrize("text", ["no microphone", "KeyboardInterrupt"])
 async def test_a_node_that_can_say_nothing_any_more_exits_all_the_same(text: str) -> None:
     async with running(nodes.ExitsMute) as session:

@@ -37,7 +37,7 @@ def format_error(error: BaseException) -> str:
 def exit_of(error: SystemExit) -> tuple[int, object]:
     """Return the code that an interpreter would exit with, and what it would say; None: nothing."""
     if error.code is None or isinstance(error.code, int):
-        return error.code or 0, None
+        return (error.code or 0) & 0xFF, None  # as much of it as a process has: exit(3)
     return 1, error.code
 
 
