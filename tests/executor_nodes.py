@@ -690,6 +690,15 @@ class ExitsMute(Exits):
         super().process(text)
 
 
+class Unprintable(Node):
+    """Fails on what is empty, with an error that `traceback` cannot print: its text is no text."""
+
+    def process(self, text: Text) -> Text:
+        if not text.text:
+            raise SyntaxError("odd", ("a file", 1, 1, 2))  # type: ignore[arg-type]
+        return text
+
+
 class FragileAndSlow(Fragile):
     """Fails as `Fragile` does, and is told to stop while it still cleans up."""
 
