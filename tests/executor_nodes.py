@@ -674,6 +674,13 @@ class ExitsLateInATask(ExitsInATask):
         await asyncio.sleep(3600)
 
 
+class ExitsWith(Node):
+    """Exits with the number it is sent."""
+
+    def process(self, text: Text) -> None:
+        sys.exit(int(text.text))
+
+
 class ExitsMute(Exits):
     """Exits without a standard error, and with a thread that would keep an interpreter alive."""
 
@@ -681,6 +688,15 @@ class ExitsMute(Exits):
         threading.Thread(target=time.sleep, args=(3600,)).start()
         sys.stderr.close()
         super().process(text)
+
+
+class Unprintable(Node):
+    """Fails on what is empty, with an error that `traceback` cannot print: its text is no text."""
+
+    def process(self, text: Text) -> Text:
+        if not text.text:
+            raise SyntaxError("odd", ("a file", 1, 1, 2))  # type: ignore[arg-type]
+        return text
 
 
 class FragileAndSlow(Fragile):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator  # noqa: TC003 (annotations of nodes are read)
@@ -369,6 +370,34 @@ async def test_a_process_of_an_added_node_that_cannot_be_started_ends_the_sessio
             await executor.execute_node(Suffix, "bang", LAST)
         await wait_until(lambda: not executor.sessions)
         assert is_dead(pid)
+
+
+async def test_a_failed_start_ends_the_session_also_where_tasks_begin_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if sys.version_info < (3, 12):
+        pytest.skip("tasks begin in their turn before Python 3.12")
+    loop = asyncio.get_running_loop()
+    faults: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, fault: faults.append(fault))
+    loop.set_task_factory(asyncio.eager_task_factory)
+
+    async def fail(*_: object) -> None:
+        await asyncio.sleep(0)
+        raise OSError(109, "Too many references: cannot splice")
+
+    try:
+        async with MultiprocessExecutor() as executor:
+            first = await executor.execute_node(Upper, "upper", FIRST)
+            monkeypatch.setattr(ProcessLauncher, "launch", fail)
+            with pytest.raises(PipelineTerminated, match="'bang' could not be started"):
+                await executor.execute_node(Suffix, "bang", LAST)
+            with pytest.raises(PipelineTerminated):
+                await first.session.wait_ended()
+    finally:
+        loop.set_task_factory(None)
+        loop.set_exception_handler(None)
+    assert not faults
 
 
 class Stub:

@@ -125,6 +125,29 @@ limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
     assert "RLIMIT_FSIZE" in said
 
 
+def test_with_too_small_a_limit_of_file_size_a_message_names_the_limit() -> None:
+    (said,) = run("""
+message = Binary(bytes(5_000_000))
+limit(resource.RLIMIT_FSIZE, 6_000_000)
+assert refused(lambda: writer.send(message, timeout_seconds=0))
+limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
+""")
+    assert said.startswith("a message of port out needs a file of ")
+    assert "raise the limit of the size of files (RLIMIT_FSIZE, ulimit -f)" in said
+
+
+def test_with_too_small_a_limit_of_file_size_a_declared_port_names_the_limit() -> None:
+    (said,) = run("""
+large = registry.create_channel("large", 4, max_message_bytes=5_000_000)
+registry.create_subscriber(large)
+limit(resource.RLIMIT_FSIZE, 6_000_000)
+assert refused(lambda: registry.create_publisher(large))
+limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
+""")
+    assert said.startswith("opening the writer of port large needs a file of ")
+    assert "RLIMIT_FSIZE" in said
+
+
 @pytest.mark.parametrize(
     ("number", "word"), [(errno.EMFILE, "ulimit -n"), (errno.ENFILE, "fs.file-max")]
 )

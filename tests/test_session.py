@@ -415,6 +415,17 @@ async def test_a_node_that_skips_errors_lives_on_and_the_caller_is_told(executor
     assert [error.correlation_id for error in errors] == [1, 3, 5, 7]
 
 
+async def test_an_error_that_cannot_be_printed_is_told_and_skipped_as_any_other(
+    executor: str,
+) -> None:
+    skipping = rm.NodeConfig(nodes.Unprintable, "n1", on_error="skip")
+    async with running(skipping, executor=executor) as session:
+        with pytest.raises(rm.NodeFailed, match="SyntaxError, which cannot be printed") as caught:
+            await texts(session, "")
+        assert 'raise SyntaxError("odd"' in caught.value.traceback
+        assert await texts(session, "good") == ["good"]
+
+
 @pytest.mark.parametrize("reader", [nodes.Upper, nodes.AsyncEcho])
 async def test_a_message_of_a_type_that_an_input_does_not_take_never_reaches_its_handler(
     executor: str, reader: type[rm.Node]
@@ -893,6 +904,17 @@ async def test_a_node_that_exits_is_told_with_its_words(
     assert cause.code == 1
     assert text in cause.stderr_tail
     assert "cancelled" not in str(cause)
+
+
+@pytest.mark.parametrize(("number", "code"), [(3, 3), (-1, 255), (256 + 7, 7), (2**40 + 9, 9)])
+async def test_a_node_exits_with_as_much_of_its_number_as_a_process_has(
+    executor: str, number: int, code: int
+) -> None:
+    async with running(nodes.ExitsWith, executor=executor) as session:
+        cause = await cause_of(texts(session, str(number)))
+    assert isinstance(cause, rm.ProcessCrashed)
+    assert cause.code == code
+    assert f"exit code {code}," in str(cause)
 
 
 @pytest.mark.parametrize("text", ["no microphone", "KeyboardInterrupt"])

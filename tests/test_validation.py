@@ -389,6 +389,13 @@ def test_an_option_of_another_type_is_a_finding(option: str, executors: list[str
             validate(Pipeline().add_node(config), executors=executors)
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+def test_a_stall_timeout_that_no_process_could_be_told_is_a_finding(seconds: float) -> None:
+    node = NodeConfig(Upper, "a", stall_timeout_seconds=seconds)
+    with pytest.raises(PipelineError, match=r"stall_timeout_seconds: .* <= 1000000000"):
+        validate(Pipeline().add_node(node))
+
+
 MODULE = """
 from remotemedia.core.node import Node
 from remotemedia.data import Text

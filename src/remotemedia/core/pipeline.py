@@ -60,8 +60,8 @@ class NodeConfig:
         restart: whether it is started again after a crash.
         on_error: what an exception in a handler does.
         stall_timeout_seconds: how long one message may take it, without the time that it waits for
-            room downstream; then its process is killed, and the error says where it was. None: for
-            ever. Not for sources, and not where nodes run in threads.
+            room downstream, up to 1e9; then its process is killed, and the error says where it was.
+            None: for ever. Not for sources, and not where nodes run in threads.
     """
 
     node_type: str | NodeTarget

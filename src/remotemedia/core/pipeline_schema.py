@@ -38,6 +38,7 @@ NodeId = Annotated[
     Meta(pattern=ID_PATTERN, description="name of the node in this pipeline"),
 ]
 Positive = Annotated[float, Meta(gt=0)]
+StallTimeout = Annotated[float, Meta(gt=0, le=1e9)]  # 30 years: as nanoseconds it fits its message
 
 _WORDS = {"object": "a mapping of keys to values", "array": "a list", "null": "nothing"}
 """What msgspec calls as JSON does."""
@@ -70,7 +71,7 @@ class NodeEntry(Struct, forbid_unknown_fields=True):
     cuda_visible_devices: str | None = None
     restart: RestartEntry | None = None
     on_error: OnError = "fail"
-    stall_timeout_seconds: Positive | None = None
+    stall_timeout_seconds: StallTimeout | None = None
 
 
 class ConnectionEntry(Struct, forbid_unknown_fields=True):

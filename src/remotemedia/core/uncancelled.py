@@ -1,4 +1,4 @@
-"""Work that a cancellation does not cut short."""
+"""Work that goes on by itself: begun in its turn, and not cut short by a cancellation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Coroutine
 
-__all__ = ["to_its_end"]
+__all__ = ["begin_task", "to_its_end"]
 
 T = TypeVar("T")
+
+
+def begin_task(work: Coroutine[object, object, T]) -> asyncio.Task[T]:
+    """Have the running loop do some work, of which nothing is done before this has returned.
+
+    As `asyncio.create_task`, also on a loop whose tasks begin at once (asyncio.eager_task_factory):
+    what came of the work would be there before whoever began it had noted that it is under way.
+    """
+    return asyncio.Task(work, loop=asyncio.get_running_loop())
 
 
 async def to_its_end(work: Awaitable[T]) -> T:

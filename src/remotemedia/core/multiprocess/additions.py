@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from remotemedia.core.multiprocess import control
 from remotemedia.core.multiprocess.transport.limits import limits_named
+from remotemedia.core.uncancelled import begin_task
 from remotemedia.core.validation import validate_connection
 from remotemedia.errors import ExecutorError, ResourceLimit
 
@@ -133,7 +134,7 @@ class Additions:
 
     async def _whole(self, steps: Coroutine[object, object, T]) -> T:
         """Take all of some steps; cancelled, the rest of them is taken all the same."""
-        work = asyncio.create_task(steps)
+        work = begin_task(steps)
         self._works.add(work)
         work.add_done_callback(self._works.discard)
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from remotemedia.core.findings import listed
 from remotemedia.core.multiprocess import flow
 from remotemedia.core.multiprocess.states import ProcessState
+from remotemedia.core.uncancelled import begin_task
 from remotemedia.errors import ChannelError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Ending:
             ):
                 node.drain()
         slow = asyncio.get_running_loop().call_later(SLOW_DRAIN_SECONDS, self._log_slow_drain)
-        self._draining = asyncio.create_task(exchange.drain())
+        self._draining = begin_task(exchange.drain())
         await asyncio.wait([self._draining], timeout=self._config.drain_timeout_seconds)
         slow.cancel()
         if not self._draining.done():

@@ -28,7 +28,7 @@ from remotemedia.core.multiprocess.transport.limits import limits_named
 from remotemedia.core.parameters import PROCESS_OPTIONS
 from remotemedia.core.pipeline import Connection, NodeConfig
 from remotemedia.core.reference import local_reference_to, reference_to, script_being_loaded
-from remotemedia.core.uncancelled import to_its_end
+from remotemedia.core.uncancelled import begin_task, to_its_end
 from remotemedia.core.validation import ValidatedPipeline, validate
 from remotemedia.errors import ExecutorError, SessionNotFound, SpawnError
 
@@ -156,7 +156,7 @@ class SessionExecutor(ABC):
         start = self._starts.get(session_id)
         if start is None:
             work = self._start_session(session_id, empty_pipeline(session_id))
-            start = self._starts[session_id] = asyncio.create_task(work)
+            start = self._starts[session_id] = begin_task(work)
             start.add_done_callback(partial(self._forget_start, session_id))
         return await asyncio.shield(start)
 

@@ -13,6 +13,7 @@ from remotemedia.core.multiprocess.diagnosis import Diagnosis
 from remotemedia.core.multiprocess.states import PROCESS, ProcessEvent, ProcessState
 from remotemedia.core.multiprocess.transport.ledger import EndpointWord
 from remotemedia.core.multiprocess.watchdog import Look, Watchdog, is_traced
+from remotemedia.core.uncancelled import begin_task
 from remotemedia.errors import ExecutorError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class NodeProcess:
         self.launched = await self._launcher.launch(self.node, self._wiring, self._runner_end)
         # Only now: whoever hears that it is ready finds its process.
         self._link.listen()
-        self._watch = self._loop.create_task(self._watch_exit(self.launched))
+        self._watch = begin_task(self._watch_exit(self.launched))
         self._owner.node_started(self)
 
     def tell(self, command: control.ToRunner, fds: Sequence[int] = ()) -> None:
@@ -263,7 +264,7 @@ class NodeProcess:
         return Look(began, *self._wiring.tally.room(self.node_id), is_traced(self.launched.pid))
 
     def _note_stall(self) -> None:
-        self._stalling = self._loop.create_task(self._end_stall())
+        self._stalling = begin_task(self._end_stall())
 
     async def _end_stall(self) -> None:
         """Say where it is stuck, and kill it: it hears nothing else."""

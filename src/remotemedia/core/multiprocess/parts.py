@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from remotemedia.core.multiprocess.node_process import NodeProcess
+from remotemedia.core.uncancelled import begin_task
 
 if TYPE_CHECKING:
+    import asyncio
     import socket
 
     from remotemedia.core.multiprocess.config import MultiprocessConfig
@@ -56,7 +57,7 @@ class SessionParts:
     def begin(self, process: NodeProcess) -> asyncio.Task[None]:
         """Begin to start a process, which hears itself if that fails."""
         # Begun now and not when it is awaited: an end that comes between the two must know of it.
-        start = asyncio.create_task(process.start())
+        start = begin_task(process.start())
         self.starts.append(start)
         start.add_done_callback(self.starts.remove)
         start.add_done_callback(process.note_start)

@@ -32,6 +32,7 @@ from remotemedia.core.multiprocess.process_handle import (
 from remotemedia.core.multiprocess.spec import SpawnSpec
 from remotemedia.core.multiprocess.stdio import NodeStdio
 from remotemedia.core.multiprocess.transport.limits import MORE_PROCESSES
+from remotemedia.core.uncancelled import begin_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -218,7 +219,7 @@ class ProcessManager:
         """
         if self._is_started:
             if self._closing is None:
-                self._closing = asyncio.create_task(self._close())
+                self._closing = begin_task(self._close())
             await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
@@ -272,7 +273,7 @@ class ProcessManager:
             if not process.exited.done():
                 process.exit(ProcessExit(-signal.SIGKILL, time.monotonic(), cause=cause))
         if left:
-            self._cleanup = asyncio.create_task(self._kill_left(left))
+            self._cleanup = begin_task(self._kill_left(left))
 
     async def _kill_left(self, left: list[Process]) -> None:
         sessions = {process.handle.pid for process in left if process.handle is not None}

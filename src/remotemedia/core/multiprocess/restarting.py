@@ -20,6 +20,7 @@ from remotemedia.core.findings import first_line
 from remotemedia.core.multiprocess import control, flow
 from remotemedia.core.multiprocess.events import NodeRestarting
 from remotemedia.core.multiprocess.transport.limits import limits_named
+from remotemedia.core.uncancelled import begin_task
 from remotemedia.errors import ExecutorError, ProcessCrashed
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Restarting:
         planned = None if is_spawner else self._plan(node)
         if planned is None:
             return False
-        work = asyncio.create_task(self._bring_back(node, error, planned))
+        work = begin_task(self._bring_back(node, error, planned))
         self._works.add(work)
         work.add_done_callback(self._works.discard)
         return True

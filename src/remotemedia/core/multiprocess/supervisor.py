@@ -20,7 +20,7 @@ from remotemedia.core.multiprocess.states import (
     SessionState,
 )
 from remotemedia.core.multiprocess.transport.ledger import LedgerWord
-from remotemedia.core.uncancelled import to_its_end
+from remotemedia.core.uncancelled import begin_task, to_its_end
 from remotemedia.errors import ChannelClosed, ExecutorError, PipelineTerminated
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Supervisor:
             self._advance(SessionEvent.TERMINATE)
             self._is_closing = True
             self.restarting.finish()
-            self._end_task = asyncio.create_task(self._drain_and_tear_down())
+            self._end_task = begin_task(self._drain_and_tear_down())
         if self._end_task is None:
             await self.terminate()
         else:
@@ -155,7 +155,7 @@ class Supervisor:
         """See `Session.terminate`."""
         if self._end_task is None:
             self._advance(SessionEvent.TERMINATE)
-            self._end_task = asyncio.create_task(self._tear_down(self._config.grace_period_seconds))
+            self._end_task = begin_task(self._tear_down(self._config.grace_period_seconds))
         self._give_up_starts()
         self._is_closing = False
         self._ending.cut_short()
@@ -258,7 +258,7 @@ class Supervisor:
         """End what has been started; why it did not start is raised, whatever comes of that."""
         if self._end_task is None:
             self._advance(SessionEvent.FAILED)
-            self._end_task = asyncio.create_task(self._tear_down(0.0))
+            self._end_task = begin_task(self._tear_down(0.0))
         try:
             await to_its_end(self._end_task)
         except Exception as error:
@@ -339,7 +339,7 @@ class Supervisor:
         self._advance(SessionEvent.FAILED)
         self._bus.emit(events.PipelineTerminated(self._session_id, first_line(error)))
         if self._end_task is None:  # else `close` ends it, and raises this
-            self._end_task = asyncio.create_task(self._tear_down(self._config.grace_period_seconds))
+            self._end_task = begin_task(self._tear_down(self._config.grace_period_seconds))
         assert self._exchange is not None
         self._exchange.wake()
 

@@ -19,10 +19,12 @@ _DEBUGGER_HINT = (
 
 def summary(error: BaseException) -> str:
     """Return an error in a few words: its type and its message, which may have several lines."""
-    if isinstance(error, SyntaxError):  # its last line says what is wrong, those before show where
-        text = traceback.format_exception_only(error)[-1]
-    else:
-        text = traceback.format_exception_only(error)[0]
+    try:
+        lines = traceback.format_exception_only(error)
+    except Exception as problem:  # what it carries may be anything; it is told all the same
+        lines = [f"{type(error).__name__}, which cannot be printed ({type(problem).__name__})"]
+    # The last line of a SyntaxError says what is wrong, those before show where.
+    text = lines[-1 if isinstance(error, SyntaxError) else 0]
     hint = ""
     if isinstance(error, ValueError) and "read-only" in text:
         hint = _READ_ONLY_HINT
@@ -40,13 +42,17 @@ def format_error(error: BaseException) -> str:
         and _is_ours(trace.tb_frame.f_code.co_filename)
     ):
         trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))
+    try:
+        lines = traceback.format_exception(type(error), error, trace)
+    except Exception:  # as in `summary`
+        lines = [*traceback.format_tb(trace), summary(error)]
+    return "".join(lines)
 
 
 def exit_of(error: SystemExit) -> tuple[int, object]:
     """Return the code that an interpreter would exit with, and what it would say; None: nothing."""
     if error.code is None or isinstance(error.code, int):
-        return error.code or 0, None
+        return (error.code or 0) & 0xFF, None  # as much of it as a process has: exit(3)
     return 1, error.code
 
 

@@ -46,7 +46,7 @@ def limit_reached(what: str, needed_bytes: int = 0) -> ResourceLimit | None:
 
     Args:
         what: was tried with the library, for the error.
-        needed_bytes: of address space that it takes.
+        needed_bytes: of address space that it takes, and of one file.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -66,6 +66,13 @@ def limit_reached(what: str, needed_bytes: int = 0) -> ResourceLimit | None:
                 f"{what} needs {needed:,} bytes of address space, and of {soft:,} there are "
                 f"{used:,} in use: {_LIMITS[errno.ENOMEM]}"
             )
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if resource.RLIM_INFINITY != soft < needed_bytes:
+        return ResourceLimit(
+            f"{what} needs a file of {needed_bytes:,} bytes in shared memory, and {soft:,} are "
+            f"allowed: {_LIMITS[errno.EFBIG]}, or lower capacity or max_message_bytes of the "
+            f"connection"
+        )
     return None
 
 
