@@ -1,4 +1,5 @@
-# The same targets serve people and CI. PYTHON picks the interpreter of the environment.
+# The same targets serve people and CI. PYTHON picks the interpreter of the environment, VENV its
+# folder: `make test PYTHON=python3.13 VENV=.venv-3.13` tests on another.
 PYTHON ?= python3
 VENV   ?= .venv
 RUN    := $(VENV)/bin/

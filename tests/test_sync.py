@@ -311,16 +311,18 @@ def test_a_call_that_comes_while_another_thread_shuts_down_ends(
         let_it_come()
         close()
 
+    late: Future[None] | None = None  # kept: a loop does not keep a task that waits for ever
     if when == "as the loop is closed":
         monkeypatch.setattr(loop, "close", close_late)
     else:
-        asyncio.run_coroutine_threadsafe(end_late(), loop)
+        late = asyncio.run_coroutine_threadsafe(end_late(), loop)
     thread.is_late = True
     calling = in_thread(lambda: thread.run(asyncio.sleep(3600)))
     assert thread.has_loop.wait(10)
     thread.finish(nothing, nothing)
     with pytest.raises(ExecutorError, match=r"was cancelled|was shut down"):
         calling.result(10)
+    assert late is None or late.cancelled()
 
 
 def test_two_threads_may_shut_down_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

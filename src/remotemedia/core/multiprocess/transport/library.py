@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import iceoryx2 as iox
@@ -100,7 +101,9 @@ def never_drop(_: int) -> None:
         _: the parent, of which this is done once.
     """
     gc.unfreeze()  # what was frozen for the fork is not looked through otherwise
-    held = gc.get_referents(*gc.get_objects())
+    # What a module has is in its dictionary. Asked itself, asyncio's also names what it has freed,
+    # which crashes Python 3.12 before 3.12.6 (gh-122695).
+    held = gc.get_referents(*(one for one in gc.get_objects() if type(one) is not ModuleType))
     # A tuple is not tracked itself if nothing in it is.
     untracked = (one for one in held if type(one) is tuple and not gc.is_tracked(one))
     held += gc.get_referents(*untracked)
