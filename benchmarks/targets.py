@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from benchmarks.effort import SIZES, SMALL
+from benchmarks.records import REFERENCE, USED_REFERENCE
 from benchmarks.scenarios import THROUGHPUT_BYTES
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from benchmarks.records import Record
 
 LARGE = SIZES[-1]
-OURS, COPIED, RAW = "remotemedia", "remotemedia-copy", "raw-iceoryx2"
-BARE, ALONE = "bare-interpreters", "one-process"
+OURS, COPIED, RAW = "remotemedia", "remotemedia-copy", REFERENCE
+BARE, ALONE, APART = "bare-interpreters", "one-process", "bare-processes"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def targets(records: Sequence[Record]) -> list[Target]:
             lambda: of.hop(COPIED, LARGE) / (of.copy() + of.hop(OURS)),
         ),
         ("paced hop, block / raw", 1.3, lambda: of.paced(OURS) / of.paced(RAW)),
+        # What of it is ours: the same beside the library with a byte of the message looked at.
+        ("paced hop, block / raw used", 1.3, lambda: of.paced(OURS) / of.paced(USED_REFERENCE)),
         ("idle reader, % of a core", 0.2, of.idle),
         *(
             (
@@ -119,6 +122,8 @@ def targets(records: Sequence[Record]) -> list[Target]:
         ("throughput / raw", 0.25, lambda: of.rate(OURS) / of.rate(RAW)),
         ("throughput / mp-queue", 5, lambda: of.rate(OURS) / of.rate("mp-queue", "block")),
         ("two nodes / one process", 1.8, lambda: of.beside("concurrency", ALONE)),
+        # What of it is ours: two cores of one chip may give less than twice what one gives alone.
+        ("two nodes / two bare processes", 0.9, lambda: of.beside("concurrency", APART)),
     ]
     return [
         *(Target(name, _or_none(measure), limit) for name, limit, measure in at_most),

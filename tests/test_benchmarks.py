@@ -106,6 +106,7 @@ def test_sessions_are_held_against_what_they_stand_beside_and_against_times() ->
         record("crash_detect", "remotemedia", 7.0),
         record("concurrency", "remotemedia", 90.0),
         record("concurrency", "one-process", 60.0),
+        record("concurrency", "bare-processes", 100.0),
     ]
     held = {one.name: (one.value, one.is_met) for one in targets(records) if one.value is not None}
     assert held == {
@@ -113,6 +114,7 @@ def test_sessions_are_held_against_what_they_stand_beside_and_against_times() ->
         "start of 3 nodes / 3 interpreters": (1.25, True),
         "kill to exception, p99, ms": (21.0, False),
         "two nodes / one process": (1.5, False),
+        "two nodes / two bare processes": (0.9, True),
     }
 
 
