@@ -102,35 +102,46 @@ def crash_detect(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
 def concurrency(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     """Two nodes of pure-Python work, beside the same two in one process.
 
-    And beside two processes that do the same work and exchange nothing: what the machine gives.
+    And beside what the machine gives: the work alone, in one process that does nothing else, and in
+    two that exchange nothing.
     """
     del systems
     loops, count = 240_000, effort.worked_off  # some 10 ms of work for each message
     ours: list[float] = []
+    inline: list[float] = []
     alone: list[float] = []
     bare: list[float] = []
 
-    async def measure() -> None:
+    def pair(executor: str) -> rm.Pipeline:
         pipeline = rm.Pipeline("work")
-        pipeline.add_node("a", Worker, loops=loops).add_node("b", Worker, loops=loops)
-        pipeline.connect("a", "b")
-        async with rm.MultiprocessExecutor() as executor:
-            session = await executor.create_session("work", pipeline)
+        for node_id in ("a", "b"):
+            pipeline.add_node(
+                rm.NodeConfig(Worker, node_id, config={"loops": loops}, executor=executor)
+            )
+        return pipeline.connect("a", "b")
+
+    async def measure() -> None:
+        async with rm.Runtime() as runtime:
+            session = await runtime.create_session("apart", pair("python"))
+            together = await runtime.create_session("together", pair("inline"))
             for _ in range(effort.rounds):
                 ours.append(await _throughput(session, count))
+                inline.append(await _throughput(together, count))
                 began = time.perf_counter()
                 work(loops, 2 * count)
                 alone.append(count / (time.perf_counter() - began))
                 began = time.perf_counter()
                 list(pool.map(work, (loops, loops), (count, count)))
                 bare.append(count / (time.perf_counter() - began))
+            await together.close()
             await session.close()
 
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         list(pool.map(work, (loops, loops)))  # starts both
         asyncio.run(measure())
-    yield Record.of("concurrency", "one-process", alone, RATE)
+    yield Record.of("concurrency", "bare-loop", alone, RATE)
     yield Record.of("concurrency", "bare-processes", bare, RATE)
+    yield Record.of("concurrency", "one-process", inline, RATE)
     yield Record.of("concurrency", "remotemedia", ours, RATE)
 
 
