@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 RUN    := $(VENV)/bin/
 
-.PHONY: help setup demo demo-note test test-models faults faults-short soak bench format check types docs clean
+.PHONY: help setup demo demo-note test test-portable test-models faults faults-short soak bench format check types docs clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,8 +15,8 @@ $(VENV)/.stamp-venv:
 	$(RUN)python -m pip install --quiet --upgrade pip
 	@touch $@
 
-# The stamp makes setup a no-op until the dependencies change.
-$(VENV)/.stamp: pyproject.toml | $(VENV)/.stamp-venv
+# The stamp makes setup a no-op until the dependencies or the extension change.
+$(VENV)/.stamp: pyproject.toml setup.py $(wildcard src/remotemedia/core/multiprocess/native/*.[ch]) | $(VENV)/.stamp-venv
 	$(RUN)python -m pip install --quiet --editable '.[dev,bench,docs]'
 	@touch $@
 
@@ -41,6 +41,12 @@ demo: $(VENV)/.stamp-demo  ## a recording of speech is heard, answered and timed
 # Side by side: most of them wait for processes to start and to end.
 test: setup      ## the tests, a few minutes
 	$(RUN)python -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not faults and not models and not soak'
+
+# What is sent and received in C, where the extension is built, is so in Python where it is not.
+PORTABLE := $(addprefix tests/test_,channel_interrupts.py channel_model.py loan.py native.py publisher.py \
+    subscriber.py subscriber_fuzz.py transport.py unmapped.py views.py)
+test-portable: setup  ## the tests of the channels without the extension, a minute
+	REMOTEMEDIA_PURE_PYTHON=1 $(RUN)python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PORTABLE)
 
 # torch first and alone, so that it is this one. Of the last packages the files are wanted and not
 # what they need: a recording of speech, and a library that the tests load on any Python.

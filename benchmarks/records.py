@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from remotemedia.cli.watch import percentile
+from remotemedia.core.multiprocess import native
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +71,7 @@ def environment() -> dict[str, object]:
         "kernel": platform.release(),
         "machine": platform.machine(),
         "python": platform.python_version(),
+        "extension": native.IS_NATIVE,
         "load_1_minute": os.getloadavg()[0],
         **{name: version(name) for name in ("iceoryx2", "numpy", "pyzmq", "remotemedia")},
     }

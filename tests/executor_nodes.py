@@ -50,6 +50,17 @@ class Echo(Node):
         return message
 
 
+class Loans(Node):
+    """Sends one more than it gets, made in place."""
+
+    out = Output(Tensor)
+
+    def process(self, tensor: Tensor) -> None:
+        shape, dtype = tensor.array.shape, tensor.array.dtype
+        with self.loan(Tensor, shape=shape, dtype=dtype) as more:
+            more.array[...] = tensor.array + 1
+
+
 class AsyncEcho(Node):
     async def process(self, text: Text) -> Text:
         await asyncio.sleep(0)

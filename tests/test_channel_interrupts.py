@@ -305,3 +305,25 @@ def test_a_receive_whose_channel_is_destroyed_meanwhile_counts_nothing_of_the_ne
         for one in list(registry._channels.values()):
             registry.destroy_channel(one)
     assert at > 10
+
+
+def test_an_interrupt_leaves_no_array_that_passes_for_one_of_another_shape(
+    registry: ChannelRegistry,
+) -> None:
+    publisher, reader = pair(registry)
+
+    def hop(nbytes: int) -> None:
+        with publisher.loan(Binary, nbytes=nbytes) as message:
+            message.array[:] = nbytes
+        received = reader.receive(PATIENCE_SECONDS)
+        assert isinstance(received, Binary)
+        assert received.array.tolist() == [nbytes] * nbytes
+
+    for at in itertools.count(1):
+        for _ in range(8):  # every chunk there is
+            hop(16)
+        if not interrupt(partial(hop, 8), at, ctrl_c):
+            break
+        reader.receive(0)  # what may be left; or it is found to be lost
+        for _ in range(8):
+            hop(8)

@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from remotemedia.core.multiprocess.channel.publisher import Publisher
-    from remotemedia.core.multiprocess.transport.base import Chunk
+    from remotemedia.core.multiprocess.native.portable import Chunk
     from remotemedia.core.multiprocess.transport.iceoryx import IceoryxTransport
 
 SOURCE = Path(remotemedia.__file__).parent

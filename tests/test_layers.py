@@ -28,7 +28,10 @@ LAYERS = {
     "core": 0,
     "core.runtime": TOP,
     "core.loop_thread": TOP,
-    **{f"{MULTIPROCESS}.{name}": 0 for name in ("config", "states", "plan", "control", "events")},
+    **{
+        f"{MULTIPROCESS}.{name}": 0
+        for name in ("config", "states", "plan", "control", "events", "native")
+    },
     f"{MULTIPROCESS}.transport": 1,
     **{
         f"{MULTIPROCESS}.{name}": 1

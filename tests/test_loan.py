@@ -8,6 +8,7 @@ import copy
 import gc
 import pickle
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from remotemedia.errors import (
     DataError,
     LoanError,
 )
+from tests.channel_helpers import connection_stats_of, new_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -288,6 +290,35 @@ def test_an_exception_in_the_block_gives_the_loan_back_unsent(ends: Ends) -> Non
     assert ends.registry.stats()["out"].sent == 0
 
 
+def test_a_slice_of_a_loan_that_was_detached_reaches_no_reader(ends: Ends) -> None:
+    for _ in range(2):  # the second has credit that is known
+        with ends.writer.loan(Binary, nbytes=8) as message:
+            message.array[:] = 1
+            kept = message.array[:4]
+            message.detach()
+        received = ends.received()
+        kept[:] = 2
+        assert received.array.tolist() == [1] * 8
+    assert ends.copies == 2
+
+
+def test_who_hears_that_the_array_of_a_loan_goes_cannot_take_the_loan_back(ends: Ends) -> None:
+    for value in range(2):  # the second has credit that is known
+        loan = ends.writer.loan(Binary, nbytes=8)
+        heard: list[object] = []
+
+        def hear(_: object, loan: Any = loan, heard: list[object] = heard) -> None:
+            loan.discard()
+            heard.append(loan.token)
+
+        with loan as message:
+            message.array[:] = value
+            watch = weakref.ref(message.array, hear)
+        assert watch() is None
+        assert heard == [None]
+        assert ends.received().array.tolist() == [value] * 8
+
+
 def test_a_loan_is_sent_once(ends: Ends) -> None:
     loan = ends.writer.loan(Binary, nbytes=1)
     loan.send()
@@ -396,6 +427,95 @@ def test_a_loan_in_a_cycle_comes_back_with_the_cycle(ends: Ends) -> None:
     gc.collect()
     ends.writer.loan(Binary, nbytes=10).send()
     ends.received()
+
+
+@pytest.mark.parametrize("act", ["send", "discard", "close", "leave"])
+def test_what_runs_when_the_array_of_a_loan_goes_does_not_come_between_its_send(
+    registry: ChannelRegistry, act: str
+) -> None:
+    ends = Ends(registry, capacity=1)
+    send_alike(ends)
+    loan = ends.writer.loan(Binary, nbytes=10)
+    loan.message.array[:] = 7
+
+    def come_between(_: object) -> None:
+        if act == "send":
+            with pytest.raises(ChannelError, match="interrupted a send of this thread"):
+                ends.writer.loan(Binary, nbytes=10).send(0)
+        elif act == "discard":
+            loan.discard()
+        else:
+            getattr(ends.writer, act)()
+        came.append(act)
+
+    came: list[str] = []
+    watch = weakref.ref(loan.message.array, come_between)
+    loan.send(1)
+    assert (watch(), came) == (None, [act])
+    assert bytes(ends.received()) == b"\x07" * 10
+    assert connection_stats_of(registry, ends.reader).dropped["lost"] == 0
+
+
+def test_a_collection_in_the_midst_of_lending_that_ends_the_publisher_leaves_the_loan_whole(
+    ends: Ends,
+) -> None:
+    for at in range(1, 20):
+        channel = ends.registry.create_channel(f"port{at}", 8)
+        reader = ends.registry.create_subscriber(channel)
+        writer = ends.registry.create_publisher(channel)
+        writer.loan(Binary, nbytes=10).send()
+        reader.receive(1)
+        left = at
+
+        def leave(phase: str, _: object, writer: Publisher = writer) -> None:
+            nonlocal left
+            left -= phase == "start"
+            if left == 0:
+                writer.leave()
+
+        used_up = [(number, number) for number in range(3000)]  # the next pair is allocated anew
+        thresholds = gc.get_threshold()
+        gc.callbacks.append(leave)
+        gc.set_threshold(1)
+        try:
+            loan = writer.loan(Binary, nbytes=10)
+            loan.message.array[:] = 1
+            loan.send()
+        except ChannelClosed:
+            pass
+        finally:
+            gc.callbacks.remove(leave)
+            gc.set_threshold(*thresholds)
+        del used_up
+        reader.close()
+        ends.registry.destroy_channel(channel)
+
+
+def test_an_error_in_lending_or_taking_keeps_nothing_alive_of_its_callers() -> None:
+    class Local:
+        pass
+
+    def call(function: Callable[[], object]) -> None:
+        local = Local()
+        locals_.append(weakref.ref(local))
+        function()
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    locals_: list[weakref.ref[Local]] = []
+    with new_registry("iceoryx") as registry:
+        ends = Ends(registry)
+        writer, reader = ends.writer._writer, ends.reader._reader
+        writer._lend = reader._receive = fail  # type: ignore[attr-defined]
+        gc.disable()
+        try:
+            for function in (lambda: writer.loan(10), reader.take):
+                with contextlib.suppress(ZeroDivisionError):
+                    call(function)
+            assert [local() for local in locals_] == [None, None]
+        finally:
+            gc.enable()
 
 
 def test_metadata_larger_than_its_room_costs_a_counted_copy(ends: Ends) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from remotemedia.core.multiprocess.channel.publisher import Publisher
+from remotemedia.core.multiprocess.channel.sender import Sender
 from remotemedia.core.multiprocess.plan import SpareTaps
 from remotemedia.core.multiprocess.transport.ledger import (
     ConnectionWord,
@@ -29,6 +32,7 @@ from remotemedia.errors import (
     PeerLost,
 )
 from tests.channel_helpers import (
+    PATIENCE_SECONDS,
     Background,
     both_transports,
     connection_stats_of,
@@ -43,7 +47,7 @@ from tests.channel_helpers import (
 from tests.strikes import strikes
 
 if TYPE_CHECKING:
-    from remotemedia.core.multiprocess.channel.publisher import Publisher
+    from remotemedia.core.multiprocess.channel.loan import Loan
     from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
     from remotemedia.data import RuntimeData
@@ -304,6 +308,106 @@ def test_threads_may_mix_loans_sends_and_timeouts(registry: ChannelRegistry) -> 
     assert [value for value in received if value >= 1000] == list(range(1000, 1000 + each))
 
 
+class Told:
+    """A lock that tells when it is asked for."""
+
+    def __init__(self, lock: Any, asked: threading.Event) -> None:
+        self._lock, self._asked = lock, asked
+
+    def __enter__(self) -> None:
+        self._asked.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def send_between(publisher: Publisher, loan: Loan[Any], code: object, line: int) -> list[bool]:
+    """Have another thread send a loan before the nth line of a function, as under a debugger.
+
+    Returns:
+        A list, for once that is over: whether readers had been told of the end when it was sent.
+    """
+    words, state_at = publisher._words, publisher._state_at
+    went_on = threading.Event()
+    publisher._lock = Told(publisher._lock, went_on)  # type: ignore[assignment]  # as good as one
+    sent: list[bool] = []
+    left = line
+
+    def send() -> None:
+        was_told = words[state_at] == PortState.FINISHED
+        try:
+            loan.send(0)
+            sent.append(was_told)
+        except (BackpressureError, ChannelClosed):
+            pass
+        finally:
+            went_on.set()
+
+    def look(frame: Any, event: str, _: object) -> Any:
+        nonlocal left
+        if frame.f_code is not code:
+            return None
+        left -= event == "line"
+        if event == "line" and left == 0:
+            went_on.clear()
+            threading.Thread(target=send, daemon=True).start()
+            assert went_on.wait(PATIENCE_SECONDS)
+        return look
+
+    sys.settrace(look)
+    return sent
+
+
+@pytest.mark.parametrize("is_lent", [True, False])
+def test_a_send_between_any_two_lines_of_another_takes_nothing_of_its_credit(
+    registry: ChannelRegistry, is_lent: bool
+) -> None:
+    code = (Sender._try_loan if is_lent else Sender._try_send).__code__
+    outer = sys.gettrace()
+    for line in range(1, 24):
+        channel = registry.create_channel(f"port{line}", 1)
+        reader = registry.create_subscriber(channel, capacity=1)
+        publisher = registry.create_publisher(channel)
+        publisher.loan(Binary, nbytes=8).send()  # from now on it is known how one goes
+        reader.receive(0)
+        mine, other = (publisher.loan(Binary, nbytes=8) for _ in range(2))
+        kept = mine.message.array  # so that it takes the longer way
+        send_between(publisher, other, code, line)
+        try:
+            if is_lent:
+                mine.send(0)
+            else:
+                publisher.send_nowait(number(1))
+        except BackpressureError:
+            pass
+        finally:
+            sys.settrace(outer)
+        del kept
+        with publisher._lock:  # whoever waited for it
+            pass
+        assert reader.receive(0) is not None
+        assert connection_stats_of(registry, reader).dropped["lost"] == 0
+        publisher.leave()
+
+
+def test_nothing_is_sent_once_readers_are_told_of_the_end(registry: ChannelRegistry) -> None:
+    outer = sys.gettrace()
+    for line in range(1, 12):
+        channel = registry.create_channel(f"port{line}", 4)
+        reader = registry.create_subscriber(channel)
+        publisher = registry.create_publisher(channel)
+        publisher.loan(Binary, nbytes=8).send()
+        loan = publisher.loan(Binary, nbytes=8)
+        sent = send_between(publisher, loan, Publisher.finish.__code__, line)
+        try:
+            publisher.finish()
+        finally:
+            sys.settrace(outer)
+        assert True not in sent
+        assert sum(1 for _ in reader) == 1 + len(sent)
+
+
 def test_ctrl_c_ends_a_blocked_send_and_nothing_was_sent(registry: ChannelRegistry) -> None:
     publisher, (reader,) = channel_of(registry, ("block", 1))
     publisher.send(number(0))
@@ -484,6 +588,33 @@ def test_a_finished_publisher_refuses_and_its_readers_get_what_was_sent(
     assert value_of(reader.receive()) == 0
     with pytest.raises(EndOfStream):
         reader.receive()
+
+
+def test_no_loan_is_sent_once_readers_may_see_the_end(registry: ChannelRegistry) -> None:
+    publisher, (reader,) = channel_of(registry, "block")
+    send_all(publisher, [0])  # credit is known now
+    at = publisher.port.slot + PortWord.STATE
+    refused = 0
+
+    def look(frame: Any, event: str, _: object) -> Any:  # between any two steps of `finish`
+        nonlocal refused
+        if frame.f_code is not type(publisher).finish.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and registry.ledger.words[at] == PortState.FINISHED:
+            with pytest.raises(ChannelClosed), publisher.loan(Binary, nbytes=1):
+                pass
+            refused += 1
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        publisher.finish()
+    finally:
+        sys.settrace(before)
+    assert refused
+    assert receive_now(reader) == [0]
 
 
 def test_a_closed_publisher_refuses_everything(registry: ChannelRegistry) -> None:

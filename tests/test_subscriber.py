@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
     from remotemedia.core.multiprocess.channel.subscriber import Subscriber
-    from remotemedia.core.multiprocess.transport.base import Chunk
+    from remotemedia.core.multiprocess.native.portable import Chunk
     from remotemedia.data import Message
 
 

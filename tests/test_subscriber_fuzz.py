@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.multiprocess.channel.publisher import Publisher
     from remotemedia.core.multiprocess.channel.registry import ChannelRegistry
-    from remotemedia.core.multiprocess.transport.base import Chunk
+    from remotemedia.core.multiprocess.native.portable import Chunk
 
 MESSAGES: list[RuntimeData] = [
     Audio(np.zeros((8, 2), np.float32), 8000),

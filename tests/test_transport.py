@@ -28,14 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from remotemedia.core.multiprocess.transport.base import (
-        Chunk,
-        Hold,
-        Reader,
-        Sample,
-        Transport,
-        Writer,
-    )
+    from remotemedia.core.multiprocess.native.portable import Chunk, Sample
+    from remotemedia.core.multiprocess.transport.base import Hold, Reader, Transport, Writer
 
 KIB, MIB = 1 << 10, 1 << 20
 

@@ -65,7 +65,8 @@ def doctor(clean: bool, as_json: bool) -> None:
 
     Exit codes: 0 all is well, perhaps with warnings; 1 there is a problem.
     """
-    checks = [look() for look in (_versions, _kernel, _shared_memory, _descriptors, _processes)]
+    looks = (_versions, _extension, _kernel, _shared_memory, _descriptors, _processes)
+    checks = [look() for look in looks]
     checks += [*_runtime_folder(clean=clean), *_extras()]
     if as_json:
         click.echo(json_text([asdict(check) for check in checks]))
@@ -89,6 +90,18 @@ def _versions() -> Check:
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         return Check("versions", "problem", text, "use Python 3.11, 3.12 or 3.13")
     return Check("versions", "ok", text)
+
+
+def _extension() -> Check:
+    from remotemedia.core.multiprocess import native
+
+    if native.IS_NATIVE:
+        return Check("extension", "ok", "messages take their way in C")
+    text = "messages take their way in Python, twice as long"
+    if os.environ.get(native.PURE_PYTHON):
+        return Check("extension", "warning", text, f"unset {native.PURE_PYTHON}")
+    advice = "install a C compiler and the headers of this Python, then this package again"
+    return Check("extension", "warning", text, advice)
 
 
 def _kernel() -> Check:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from remotemedia.core.multiprocess.channel.stats import connection_stats
 from remotemedia.core.multiprocess.channel.uncopied import Uncopied
 from remotemedia.core.multiprocess.channel.unmapped import why_unmapped
+from remotemedia.core.multiprocess.native import Receiver
 from remotemedia.core.multiprocess.transport.ledger import (
     HISTOGRAM_AT,
     HISTOGRAM_BUCKETS,
@@ -24,8 +25,8 @@ from remotemedia.errors import ChannelClosed, ChannelError, DecodeError, Message
 
 if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.bell import Bell
+    from remotemedia.core.multiprocess.native.portable import Chunk
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
-    from remotemedia.core.multiprocess.transport.base import Chunk
     from remotemedia.data.wire import RawHeader
 
 LAST_BUCKET = HISTOGRAM_BUCKETS - 1
@@ -54,7 +55,7 @@ def _words_gone() -> tuple[object, ...]:
 _WORDS_GONE = _words_gone()
 
 
-class Account(Uncopied):
+class Account(Uncopied, Receiver):
     """The words of a connection that its reader writes, and what is behind them.
 
     Whenever the reader dies, the account balances: `sent = released + dropped + in flight`.

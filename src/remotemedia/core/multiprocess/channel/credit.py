@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
 
-_NO_LIMIT = 1 << 64
+_NO_LIMIT = (1 << 63) - 1
 
 
 class Credit:
@@ -104,16 +104,15 @@ class Credit:
                 self._doorbell.ring()  # others of us wait: they have to ask anew
         return limit
 
-    def glance(self) -> int:
-        """Look up the same in passing, now that nobody waits: 0 where it takes more than a look."""
+    def lookable(self) -> tuple[tuple[int, int], ...] | None:
+        """The slots and capacities of the lossless readers, where a look at them is all it takes.
+
+        Then there is credit up to the least of what each has taken and its capacity, as long as
+        all of them are open. None: `limit` has more to do.
+        """
         if self._unopened or self._asks:
-            return 0
-        words, limit = self._words, _NO_LIMIT
-        for connection in self._lossless:
-            if words[connection.slot + ConnectionWord.STATE] != ReaderState.OPEN:
-                return 0
-            limit = min(limit, taken(words, connection.slot) + connection.capacity)
-        return limit
+            return None
+        return tuple((one.slot, one.capacity) for one in self._lossless)
 
     def connect(self) -> bool:
         """Connect to readers that have opened; whether all have."""

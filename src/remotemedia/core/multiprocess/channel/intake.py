@@ -25,8 +25,8 @@ from remotemedia.errors import DecodeError
 
 if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.bell import Bell
+    from remotemedia.core.multiprocess.native.portable import Chunk, Sample
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
-    from remotemedia.core.multiprocess.transport.base import Chunk, Sample
 
 _MAX_KNOWN_LAYOUTS = 256
 _EPOCH_AT = int(LedgerWord.EPOCH)
@@ -116,8 +116,9 @@ class Intake(Account):
     @staticmethod
     def _view(chunk: Chunk, layout: Layout) -> None:
         """Give a chunk that nobody holds an array of the message that came in it."""
-        chunk.layout = layout
+        # The layout last: who is interrupted before leaves no array that passes for one of its.
         chunk.array = array_at(chunk.address, layout.shape, layout.dtype)
+        chunk.layout = layout
 
     def _copy(self, message: Message) -> None:
         if self._is_closed:  # meanwhile: nothing keeps its memory, and it may have been torn

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from remotemedia.core.multiprocess.channel.loan import Loan
@@ -19,7 +17,7 @@ from remotemedia.data.media import Audio, Video
 from remotemedia.data.message import ArrayMessage, shown
 from remotemedia.data.plain import Binary
 from remotemedia.data.tensor import Tensor
-from remotemedia.errors import DataError, ExecutorError
+from remotemedia.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.transport.base import Writer
 
 M = TypeVar("M", bound=ArrayMessage)
-_now_ns = time.monotonic_ns
 
 # How to lay each out, of what it must be told and of what it may be.
 _LENDABLE: dict[
@@ -77,12 +74,9 @@ def lay_out(type_: type[ArrayMessage], arguments: dict[str, Any]) -> Layout:
 
 
 class Lender:
-    """Lends the messages of one port, and lays the next one ready when it is told to.
+    """Lends the messages of one port.
 
-    One stream has one format: what was asked for last is most often asked for again. Then the next
-    loan is taken as soon as the last has been sent, where its reader had taken the one before: it
-    waits, and a fifth comes off the way of the next message. A writer ahead of its reader would
-    gain nothing by it. It is never in anybody's way: whoever needs another has it given back first.
+    One stream has one format: what was asked for last is most often asked for again.
 
     Args:
         writer: the transport's end; not owned.
@@ -96,50 +90,17 @@ class Lender:
         self._max_bytes = max_bytes
         # One tuple, for threads share it.
         self._last: tuple[type[ArrayMessage], dict[str, Any], Layout] | None = None
-        self._is_repeated = False
-        self._ready: deque[Loan[Any]] = deque()  # one, or none
 
     def lend(self, type_: type[M], arguments: dict[str, Any]) -> Loan[M]:
         """Lend a message; `Publisher.loan` says what is asked for, and what is raised."""
         last = self._last
         if last is not None and type_ is last[0] and arguments == last[1]:
-            self._is_repeated = True
-            loan = self._take_ready(last[2]) if self._ready else None
-            return self._lend(type_, last[2]) if loan is None else loan
-        self._is_repeated = False
-        self._ready.clear()
-        return self._lend(type_, self._lay_out(type_, arguments))
+            return self._lend(last[2])
+        return self._lend(self._lay_out(type_, arguments))
 
-    def lend_ahead(self) -> None:
-        """Lay one more like the last ready, if that was like the one before."""
-        if self._is_repeated and not self._ready and self._last is not None:
-            type_, _, layout = self._last
-            try:  # noqa: SIM105 (a context manager costs as much as a look)
-                self._ready.append(self._lend(type_, layout))
-            except ExecutorError:  # whoever asks for it is told
-                pass
-
-    def forget(self) -> None:
-        """Give back what lies ready."""
-        self._ready.clear()
-
-    def disown(self) -> None:
-        """Leave what lies ready to the parent process: it is kept, and lent to nobody."""
-        self._ready, self._inherited = deque(), self._ready
-
-    def _take_ready(self, layout: Layout) -> Loan[Any] | None:
-        try:
-            loan = self._ready.pop()
-        except IndexError:
-            return None
-        if loan.layout is not layout:  # another thread has asked for others meanwhile
-            return None
-        loan.message.timestamp_ns = _now_ns()
-        return loan
-
-    def _lend(self, type_: type[M], layout: Layout) -> Loan[M]:
+    def _lend(self, layout: Layout) -> Loan[Any]:
         chunk, token = self._writer.loan(layout.payload_bytes + METADATA_ROOM_BYTES)
-        return Loan(type_, layout, chunk, token)
+        return Loan(layout, chunk, token)
 
     def _lay_out(self, type_: type[M], arguments: dict[str, Any]) -> Layout:
         shape = arguments.get("shape")

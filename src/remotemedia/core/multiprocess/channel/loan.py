@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import numpy as np
 
-from remotemedia.data.media import Audio, Video
+from remotemedia.core.multiprocess.native import LoanBase
 from remotemedia.data.memory import (
     OWN_REFERENCES,
     count_references,
@@ -15,7 +14,7 @@ from remotemedia.data.memory import (
     has_exports,
     keep_until_unused,
 )
-from remotemedia.data.message import NO_METADATA, ArrayMessage
+from remotemedia.data.message import ArrayMessage
 from remotemedia.errors import LoanError
 
 if TYPE_CHECKING:
@@ -25,15 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from remotemedia.core.multiprocess.channel.publisher import Publisher
-    from remotemedia.core.multiprocess.transport.base import Chunk
-    from remotemedia.data.layout import Layout
 
 M = TypeVar("M", bound=ArrayMessage)
-_now_ns = time.monotonic_ns
-_new = object.__new__  # of a message: no constructor, so nothing is checked twice
 
 
-class Loan(Generic[M]):
+class Loan(LoanBase[M]):
     """A message under construction in shared memory. Sent when its `with` block ends.
 
     Attributes:
@@ -49,33 +44,10 @@ class Loan(Generic[M]):
     array class, is beyond our sight: drop it before the block ends, or make it of a slice.)
     """
 
-    __slots__ = ("chunk", "layout", "message", "publisher", "token")
+    __slots__ = ()
 
-    publisher: Publisher
-    message: M
-
-    def __init__(
-        self,
-        message_type: type[M],
-        layout: Layout,
-        chunk: Chunk,
-        token: object,
-    ) -> None:
-        self.layout = layout
-        self.chunk = chunk
-        self.token: object | None = token
-        if chunk.layout is not layout:
-            chunk.layout = layout
-            chunk.array = np.ndarray(layout.shape, layout.dtype, chunk.body)
-        message = self.message = _new(message_type)
-        message._array = chunk.array[...]  # type: ignore[index]  # made with the layout
-        message.timestamp_ns = _now_ns()
-        message.correlation_id = 0
-        message.metadata = NO_METADATA
-        if message_type is Audio:
-            message.sample_rate = layout.parameter  # type: ignore[attr-defined]  # it is an Audio
-        elif message_type is Video:
-            message.format = layout.parameter  # type: ignore[attr-defined]  # it is a Video
+    if TYPE_CHECKING:
+        publisher: Publisher
 
     def send(self, timeout_seconds: float | None = None) -> None:
         """Send the message now; see `Publisher.send` for waiting and errors.
@@ -126,28 +98,12 @@ class Loan(Generic[M]):
             f"of the {type(self.message).__name__}"
         )
 
-    def __del__(self) -> None:
-        try:
-            if self.token is not None:
-                self.discard()
-        except AttributeError:  # interrupted before it had one
-            pass
-
-    def __enter__(self) -> M:
-        return self.message
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None and self.token is not None and self.publisher.try_loan(self) is None:
-                self.publisher.send_loan(self)
-        finally:
-            if self.token is not None:  # not sent: it goes back, however long the error is kept
-                self.discard()
+    def _view(self) -> None:
+        """View the chunk as its layout says."""
+        layout, chunk = self.layout, self.chunk
+        # The layout last: whoever is interrupted before leaves no array that passes for its own.
+        chunk.array = np.ndarray(layout.shape, layout.dtype, chunk.body)
+        chunk.layout = layout
 
     async def __aenter__(self) -> M:
         return self.message

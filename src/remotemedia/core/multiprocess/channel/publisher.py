@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=ArrayMessage)
 _Parcel: TypeAlias = "tuple[RuntimeData, Layout, Payload, bytes, int | None]"
 _now_ns = time.monotonic_ns
+_FINISHED = int(PortState.FINISHED)
 
 
 class Publisher(Sender):
@@ -218,8 +219,10 @@ class Publisher(Sender):
                 self._postponed.append(self.finish)
                 return
             if not self._is_closed and self._words[self._state_at] == PortState.OPEN:
-                self._words[self._state_at] = PortState.FINISHED
-                self._limit = 0  # the next send looks for credit, and is told
+                # The next send looks for credit, and is told. Before it is finished, for a loan is
+                # sent without the lock; nothing comes between the two.
+                self._limit = 0
+                self._words[self._state_at] = _FINISHED
                 ring_sleepers(self._bells, self._words)
         self._doorbell.ring()  # whoever waits for credit here gets `ChannelClosed`
 
@@ -275,7 +278,6 @@ class Publisher(Sender):
                 return
             self._is_closed = True
             self._limit = 0
-            self._lender.forget()
             self._writer.close()
 
     def __enter__(self) -> Publisher:

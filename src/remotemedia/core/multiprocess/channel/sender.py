@@ -14,6 +14,7 @@ import numpy as np
 from remotemedia.core.multiprocess.channel.bell import ring_sleepers
 from remotemedia.core.multiprocess.channel.credit import Credit
 from remotemedia.core.multiprocess.channel.uncopied import Uncopied
+from remotemedia.core.multiprocess.native import Emitter, SampleLender
 from remotemedia.core.multiprocess.plan import MAX_LOANS, METADATA_ROOM_BYTES
 from remotemedia.core.multiprocess.transport.forks import inherited, tell_children
 from remotemedia.core.multiprocess.transport.ledger import (
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.channel.bell import Bell
     from remotemedia.core.multiprocess.channel.lending import Lender
     from remotemedia.core.multiprocess.channel.loan import Loan
+    from remotemedia.core.multiprocess.native.portable import Chunk
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
-    from remotemedia.core.multiprocess.transport.base import Chunk, Writer
+    from remotemedia.core.multiprocess.transport.base import Writer
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
     from remotemedia.data.layout import Layout
     from remotemedia.data.message import Message
@@ -53,7 +55,7 @@ def _note_moved(words: memoryview, slot: int) -> None:
     words[slot + PortWord.MOVED] = words[slot + PortWord.SENT] + MAX_LOANS + 1
 
 
-class Sender(Uncopied):
+class Sender(Uncopied, Emitter):
     """The part of a publisher that never waits: it sends at once, or says that it cannot.
 
     Args:
@@ -80,6 +82,8 @@ class Sender(Uncopied):
         self.port = port
         self._lender = lender
         self._writer = writer
+        # How the library sends a token, which runs no Python; other transports have their own way.
+        self._finish_token = writer.finish if isinstance(writer, SampleLender) else None
         self._words = words
         self._doorbell = doorbell
         self._lock = threading.RLock()  # a signal handler may close what it interrupted
@@ -105,7 +109,7 @@ class Sender(Uncopied):
         self._postponed: list[Callable[[], None]] = []
         self._credit = Credit(port, words, doorbell, writer.connect)
         self._bells: tuple[Bell, ...] = ()
-        self._watch_one()
+        self._readers: tuple[tuple[int, int], ...] | None = None  # see `Credit.lookable`
         for connection in port.connections:
             self._link(connection, bells[connection.reader])
         words[self._state_at] = PortState.OPEN
@@ -114,7 +118,6 @@ class Sender(Uncopied):
     def disown(self) -> None:
         """Leave it to the parent process: each send looks for credit, and is told."""
         self._lock, self._limit = threading.RLock(), 0
-        self._lender.disown()
 
     def add_connection(self, connection: ConnectionPlan, bell: Bell) -> None:
         """Send to one more reader from now on; it is owed only what is sent after this.
@@ -124,9 +127,9 @@ class Sender(Uncopied):
         with self._lock:
             if connection in self._credit.connections:
                 return
+            self._limit = 0
             self._words[connection.slot + ConnectionWord.BASE] = self._sent
             self._link(connection, bell)
-            self._limit = 0
 
     def remove_connection(self, connection: ConnectionPlan, bells: Mapping[int, Bell]) -> None:
         """Forget a reader that has closed or died; nothing of its is touched any more.
@@ -136,11 +139,10 @@ class Sender(Uncopied):
             bells: of the processes that still read the port, by endpoint index.
         """
         with self._lock:
+            self._limit = 0
             self._credit.remove(connection)
             readers = (one.reader for one in self._credit.connections)
             self._bells = tuple(dict.fromkeys(bells[reader] for reader in readers))
-            self._limit = 0
-            self._watch_one()
 
     def try_connect(self) -> bool:
         """Connect to readers that have opened; whether all have that were planned."""
@@ -167,62 +169,56 @@ class Sender(Uncopied):
     ) -> bool | None:
         """Send if there is credit; None if there is none."""
         with self._lock:
-            while self._sent >= self._limit:
+            while True:
+                limit, self._limit = self._limit, SENDING  # first: C sends without the lock
+                try:
+                    if self._sent < limit:
+                        nbytes = layout.payload_bytes
+                        chunk, token = self._writer.loan(nbytes + len(metadata))
+                        if isinstance(payload, bytes):
+                            chunk.body[:nbytes] = payload
+                        else:
+                            np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
+                        self._emit(chunk, token, layout, message, metadata, epoch)
+                        return True
+                finally:
+                    self._limit = limit
+                    if self._postponed and limit != SENDING:
+                        self._catch_up()
                 if not self._find_credit():
                     return None
-            limit, self._limit = self._limit, SENDING
-            try:
-                nbytes = layout.payload_bytes
-                self._lender.forget()
-                chunk, token = self._writer.loan(nbytes + len(metadata))
-                if isinstance(payload, bytes):
-                    chunk.body[:nbytes] = payload
-                else:
-                    np.copyto(np.ndarray(layout.shape, layout.dtype, chunk.body), payload)
-                self._emit(chunk, token, layout, message, metadata, epoch)
-                if self._sent >= limit and self._words[self._reader_at] + 1 >= self._sent:
-                    limit = self._credit.glance()
-            finally:
-                self._limit = limit
-                if self._postponed:
-                    self._catch_up()
-        return True
 
-    def try_loan(self, loan: Loan[Any]) -> bool | None:
-        """Send what a loan holds if there is credit; None if there is none. Called by `Loan`."""
+    def _try_loan(self, loan: Loan[Any]) -> bool | None:
+        """Send a loan of any kind, in any state."""
         if loan.token is None:
             loan.withdraw("sent")  # raises
         with self._lock:
-            while self._sent >= self._limit:
+            while True:
+                limit, self._limit = self._limit, SENDING  # first: C sends without the lock
+                try:
+                    if self._sent < limit:
+                        message, layout = loan.message, loan.layout
+                        chunk, token = loan.chunk, loan.token
+                        metadata = pack_metadata(message) if message.metadata else b""
+                        in_use = loan.withdraw("sent")
+                        if in_use is not None or len(metadata) > METADATA_ROOM_BYTES:
+                            source = chunk.array if in_use is None else in_use
+                            assert source is not None
+                            chunk, token = self._copy_out(loan, source, len(metadata))
+                        self._emit(chunk, token, layout, message, metadata, None)
+                        return True
+                finally:
+                    self._limit = limit
+                    if self._postponed and limit != SENDING:
+                        self._catch_up()
                 if not self._find_credit():
                     return None
-            limit, self._limit = self._limit, SENDING
-            try:
-                message, chunk, token, layout = loan.message, loan.chunk, loan.token, loan.layout
-                metadata = pack_metadata(message) if message.metadata else b""
-                in_use = loan.withdraw("sent")
-                if in_use is not None or len(metadata) > METADATA_ROOM_BYTES:
-                    source = chunk.array if in_use is None else in_use
-                    assert source is not None
-                    chunk, token = self._copy_out(loan, source, len(metadata))
-                self._emit(chunk, token, layout, message, metadata, None)
-                if self._words[self._reader_at] + 1 >= self._sent:
-                    # Its reader waits: for the next message this is done while it takes this one.
-                    self._lender.lend_ahead()
-                    if self._sent >= limit:
-                        limit = self._credit.glance()
-            finally:
-                self._limit = limit
-                if self._postponed:
-                    self._catch_up()
-        return True
 
     def _copy_out(
         self, loan: Loan[Any], source: NDArray[np.generic], metadata_bytes: int
     ) -> tuple[Chunk, object]:
         """Copy a loan into memory that nobody else can still write to."""
         layout = loan.layout
-        self._lender.forget()
         try:
             chunk, token = self._writer.loan(layout.payload_bytes + metadata_bytes)
         except ExecutorError:
@@ -303,6 +299,7 @@ class Sender(Uncopied):
         try:
             self._require_open()
             limit = self._credit.limit(self._sent)
+            self._readers = self._credit.lookable()
         finally:
             self._limit = limit
             if self._postponed:
@@ -321,15 +318,25 @@ class Sender(Uncopied):
 
     def _link(self, connection: ConnectionPlan, bell: Bell) -> None:
         self._credit.add(connection, self._sent)
-        self._watch_one()
         if bell not in self._bells:
             self._bells = (*self._bells, bell)
 
-    def _watch_one(self) -> None:
-        """Choose the word that says how far a reader has come: of one of them, if there is any."""
-        connections = self._credit.connections
-        at = connections[0].slot + ConnectionWord.POSITION if connections else self._sent_at
-        self._reader_at = int(at)
+    def _not_handed(self, error: BaseException) -> None:
+        """Count a message that may not have been handed over, as `_emit` does.
+
+        Raises:
+            ChannelError: the library refused it. For any other error its caller raises that one.
+        """
+        assert isinstance(self._writer, SampleLender)
+        with self._lock:
+            words, sent = self._words, self._sent + 1
+            try:
+                self._writer.not_sent(error)
+            except ChannelError:
+                words[self._sent_at] = self._sent
+                raise
+            self._sent = words[self._skipped_at] = words[self._handed_at] = sent
+            ring_sleepers(self._bells, words)
 
     def _require_open(self) -> None:
         if self._doorbell.is_inherited:

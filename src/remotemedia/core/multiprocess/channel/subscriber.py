@@ -18,12 +18,12 @@ from remotemedia.data.memory import keep_until_unused
 from remotemedia.errors import EndOfStream, MessageLost, PeerLost
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
     from types import TracebackType
 
     from remotemedia.core.multiprocess.channel.bell import Bell
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
-    from remotemedia.core.multiprocess.transport.base import Reader, Sample
+    from remotemedia.core.multiprocess.transport.base import Reader
     from remotemedia.core.multiprocess.transport.doorbell import Doorbell
     from remotemedia.data.message import Message
 
@@ -64,7 +64,7 @@ class Subscriber(Intake):
         bell: Bell,
     ) -> None:
         self._reader = reader
-        self._take: Callable[[], Sample | None] = reader.take
+        self._take = reader.take
         self._doorbell = doorbell
         self._state_at = port.slot + PortWord.STATE
         self._handed_at = port.slot + PortWord.HANDED
@@ -102,18 +102,11 @@ class Subscriber(Intake):
         if timeout_seconds is not None:
             check_timeout(timeout_seconds)
         try:
-            while True:
-                if self._held:
-                    self._settle()
-                sample = self._take()
-                if sample is None and timeout_seconds != 0:
-                    sample = self._doorbell.spin(self._look, timeout_seconds)
-                if sample is None:
-                    break
-                message = self._admit(sample)
-                if message is not None:
-                    return message
-                sample = None  # given back before the next is taken
+            message = self._next()
+            if message is None and timeout_seconds != 0:
+                message = self._doorbell.spin(self._look, timeout_seconds)
+            if message is not None:
+                return message
         except BaseException as error:
             self._note_interrupt(error)
             raise
@@ -126,12 +119,8 @@ class Subscriber(Intake):
             DecodeError, ChannelClosed: as `receive`.
         """
         try:
-            if self._held:
-                self._settle()
-            sample = self._take()
-            if sample is None:
-                sample = self._doorbell.spin(self._look)
-            return None if sample is None else self._admit(sample)
+            message = self._next()
+            return self._doorbell.spin(self._look) if message is None else message
         except BaseException as error:
             self._note_interrupt(error)
             raise
@@ -164,16 +153,7 @@ class Subscriber(Intake):
             DecodeError, ChannelClosed: as `receive`.
         """
         try:
-            if self._held:
-                self._settle()
-            while True:
-                sample = self._take()
-                if sample is None:
-                    return None
-                message = self._admit(sample)
-                if message is not None:
-                    return message
-                sample = None  # given back before the next is taken
+            return self._next()
         except BaseException as error:
             self._note_interrupt(error)
             raise
@@ -237,10 +217,6 @@ class Subscriber(Intake):
 
     def __repr__(self) -> str:
         return f"<Subscriber {self.connection.name}: at {self.position}>"
-
-    def _look(self) -> Sample | None:
-        """Take the next sample once it has been handed over: a look that costs a word."""
-        return self._take() if self._words[self._handed_at] != self._position else None
 
     def _take_or_end(self) -> Message | None:
         try:

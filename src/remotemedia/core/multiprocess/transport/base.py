@@ -6,47 +6,15 @@ full loses its oldest sample: who must not lose one does not send without credit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from remotemedia.core.multiprocess.native.portable import Chunk, Sample
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
-    from remotemedia.data.layout import Layout
 
 ALIGNMENT_BYTES = 64
-_NO_BODY = memoryview(b"")
-
-
-class Chunk:
-    """Memory for one sample, as one process sees it. The same chunk comes back for later samples.
-
-    Attributes:
-        header: `HEADER_BYTES` bytes; writable for the writer.
-        address: where the payload begins, aligned to `ALIGNMENT_BYTES`.
-        body: the payload's bytes, as many as were asked for and more; empty for a reader. Not a
-            buffer of a numpy array (see `remotemedia.data.memory`).
-        capacity: size of the body; for a reader, how many bytes can be read from the address on.
-        array, layout: what the channel viewed there last. Not the transport's.
-    """
-
-    __slots__ = ("address", "array", "body", "capacity", "header", "layout")
-
-    def __init__(self, header: memoryview, address: int, body: memoryview = _NO_BODY) -> None:
-        self.header = header
-        self.address = address
-        self.body = body
-        self.capacity = body.nbytes
-        self.array: NDArray[np.generic] | None = None
-        self.layout: Layout | None = None
-
-
-Sample: TypeAlias = tuple[Chunk, int, object]
-"""A received sample: its chunk, the room of the payload in bytes rounded up to `ALIGNMENT_BYTES`
-(so much can be read, whatever the writer claims), and the token that owns the memory."""
 
 
 class Writer(Protocol):

@@ -6,9 +6,9 @@ import ctypes
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from remotemedia.core.multiprocess.native import Chunk, SampleLender, SampleTaker
 from remotemedia.core.multiprocess.plan import MAX_LOANS
 from remotemedia.core.multiprocess.transport import segments
-from remotemedia.core.multiprocess.transport.base import Chunk, Sample
 from remotemedia.core.multiprocess.transport.forks import Inherited, tell_children
 from remotemedia.core.multiprocess.transport.library import (
     OUT_OF_MEMORY,
@@ -39,13 +39,14 @@ _MAX_KNOWN_CHUNKS = 4096
 _HeaderBytes = ctypes.c_char * HEADER_BYTES
 
 
-class IceoryxWriter:
+class IceoryxWriter(SampleLender):
     """A publisher whose memory is there before it is touched."""
 
     def __init__(self, publisher: Any, port: PortPlan, lock: MemoryLock, maps: Maps) -> None:
         self._publisher = publisher
         self._lend = getattr(publisher, "__loan_slice_uninit")
         self.on_moved: Callable[[], object] = _nothing
+        self.finish = assume_init
         self._port = port
         self._chunk_count = segments.preallocated_chunks(port)
         self._pages = PageReserver(f"port {port.name}", maps)
@@ -59,24 +60,17 @@ class IceoryxWriter:
         self.loan(self._room)  # reserves the first segment; the token drops at once
         tell_children(self)
 
-    def loan(self, nbytes: int) -> tuple[Chunk, Any]:
-        """See `Writer.loan`. No lock is needed for a chunk that is known: calls hold the GIL."""
-        try:
-            if nbytes <= self._room:
-                sample = self._lend((nbytes + 63) >> 6)
-                chunk = self._chunks.get(sample.user_header_ptr)
-                if chunk is not None and chunk.capacity >= nbytes:
-                    return chunk, sample
-                sample = None  # given back: another thread may have replaced its segment by now
-            return self._lock.run(partial(self._loan_anew, nbytes))
-        except iox.LoanError as error:
-            raise self._loan_error(error, nbytes) from error
-
     def send(self, token: Any) -> None:
         """See `Writer.send`."""
         try:
             assume_init(token).send()
         except iox.SendError as error:
+            self.not_sent(error)
+            raise
+
+    def not_sent(self, error: BaseException) -> None:
+        """See `SampleLender.not_sent`."""
+        if isinstance(error, iox.SendError):
             raise ChannelError(f"port {self._port.name} could not send: {error}") from error
 
     def connect(self) -> None:
@@ -98,6 +92,13 @@ class IceoryxWriter:
 
     def _lend_nothing(self, _: int) -> Any:
         raise ChannelClosed(f"the writer of port {self._port.name} is closed")
+
+    def _loan_locked(self, nbytes: int) -> tuple[Chunk, Any]:
+        return self._lock.run(partial(self._loan_anew, nbytes))
+
+    def _not_lent(self, error: BaseException, nbytes: int) -> None:
+        if isinstance(error, iox.LoanError):
+            raise self._loan_error(error, nbytes) from error
 
     def _loan_anew(self, nbytes: int) -> tuple[Chunk, Any]:
         """Lend memory that has to be looked at first; called under the lock."""
@@ -150,7 +151,7 @@ class IceoryxWriter:
         return ChannelError(f"port {name} could not lend {nbytes:,} bytes: {error}")
 
 
-class IceoryxReader:
+class IceoryxReader(SampleTaker):
     """A subscriber that hands out tokens."""
 
     def __init__(self, subscriber: Any, connection: ConnectionPlan, maps: Maps) -> None:
@@ -166,32 +167,18 @@ class IceoryxReader:
         """Leave it to the parent process."""
         self._receive = Inherited()
 
-    def take(self) -> Sample | None:
-        """See `Reader.take`."""
-        try:
-            sample = self._receive()
-        except iox.ReceiveError as error:
-            raise ChannelError(
-                f"connection {self._connection.name} could not receive: {error}"
-            ) from error
-        if sample is None:
-            return None
-        key = sample.user_header_ptr
-        chunk = self._chunks.get(key)
-        if chunk is None:
-            chunk = self._remember(key, sample.payload_ptr)
-        # The writer's word for it; there may be less, and what is read beyond that kills us.
-        room = sample.header.number_of_elements << 6
-        if room > chunk.capacity:
-            room = self._room_at_most(room, chunk)
-        return chunk, room, sample
-
     def close(self) -> object:
         """See `Reader.close`."""
         subscriber, self._subscriber = self._subscriber, None
         self._receive = _nothing  # another thread may be looking
         self._chunks.clear()
         return subscriber
+
+    def _not_taken(self, error: BaseException) -> None:
+        if isinstance(error, iox.ReceiveError):
+            raise ChannelError(
+                f"connection {self._connection.name} could not receive: {error}"
+            ) from error
 
     def _remember(self, key: int, address: int) -> Chunk:
         # Views of a constant number of bytes at an address: right for whatever is mapped there.

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from remotemedia.core.multiprocess.native import Chunk
 from remotemedia.core.multiprocess.plan import MAX_LOANS
-from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES, Chunk, Sample
+from remotemedia.core.multiprocess.transport.base import ALIGNMENT_BYTES
 from remotemedia.core.multiprocess.transport.forks import Inherited, tell_children
 from remotemedia.data.wire import HEADER_BYTES
 from remotemedia.errors import ChannelError, LoanError, SharedMemoryExhausted
@@ -20,6 +21,7 @@ from remotemedia.errors import ChannelError, LoanError, SharedMemoryExhausted
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from remotemedia.core.multiprocess.native.portable import Sample
     from remotemedia.core.multiprocess.plan import ConnectionPlan, PortPlan
 
 _HEADER_ROOM = -(-HEADER_BYTES // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

@@ -1,0 +1,472 @@
+/* Sending what was filled in place, while there is credit and nobody else refers to it. */
+
+#include "native.h"
+
+enum { EPOCH_WORD = 1, STATE_OPEN = 1 };
+enum { STATE_WORD = 0, BASE_WORD = 1, POSITION_WORD = 2 }; /* of a connection */
+
+typedef struct {
+    int fd;
+    Py_ssize_t asleep;
+} Bell;
+
+typedef struct {
+    Py_ssize_t slot;
+    uint64_t capacity;
+} Reader;
+
+typedef struct {
+    PyObject_HEAD
+    Words words;
+    unsigned long long sent, bytes;
+    long long limit; /* up to which credit is known; -1 in the midst of a message */
+    Py_ssize_t sent_at, handed_at, bytes_at;
+    PyObject *epoch;  /* a number, or None for the present one */
+    PyObject *finish; /* makes what can be sent of a token; None where the transport does it all */
+    PyObject *bells;
+    Bell *bell;
+    PyObject *readers; /* whose positions are the credit; None where it takes more than a look */
+    Reader *reader;
+} Sender;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *publisher, *message, *chunk, *layout, *token;
+} Loan;
+
+static PyObject *name_try_loan_any, *name_send, *name_not_handed, *name_send_loan, *name_discard,
+    *name_view;
+
+static inline uint64_t load(const Sender *self, Py_ssize_t at) {
+    return __atomic_load_n(&self->words.at[at], __ATOMIC_ACQUIRE);
+}
+
+static inline void store(Sender *self, Py_ssize_t at, uint64_t value) {
+    __atomic_store_n(&self->words.at[at], value, __ATOMIC_RELEASE);
+}
+
+/* Whether one more message may be sent, by what is known or by a look; see `Credit`. */
+static int has_credit(Sender *self) {
+    if (self->limit < 0 || self->sent > INT64_MAX)
+        return 0;
+    if ((long long)self->sent < self->limit)
+        return 1;
+    /* 0 is the pass taken away: somebody has changed something, or is closed. */
+    if (!self->limit || !self->words.view || !self->readers || self->readers == Py_None)
+        return 0;
+    uint64_t limit = INT64_MAX;
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(self->readers); index++) {
+        const Reader *reader = &self->reader[index];
+        if (load(self, reader->slot + STATE_WORD) != STATE_OPEN)
+            return 0;
+        const uint64_t base = load(self, reader->slot + BASE_WORD);
+        const uint64_t position = load(self, reader->slot + POSITION_WORD);
+        const uint64_t taken = position > base ? position : base;
+        if (taken > INT64_MAX - reader->capacity)
+            return 0;
+        if (taken + reader->capacity < limit)
+            limit = taken + reader->capacity;
+    }
+    if (self->sent >= limit)
+        return 0;
+    self->limit = (long long)limit;
+    return 1;
+}
+
+/* Whether nobody else can reach the memory of a chunk's array, or hears of it when the view that
+   was given of it goes. A message that was detached has another array than that view. */
+static int is_alone(PyObject *given, PyObject *array) {
+    return array && Py_TYPE(given) == bound.array_type && ((Array *)given)->base == array &&
+           Py_REFCNT(given) == 1 && Py_REFCNT(array) == 2 &&
+           !*(PyObject **)((char *)given + bound.array_type->tp_weaklistoffset);
+}
+
+/* Whether a loan can be sent as it is, and the fields of its header. */
+static int is_common(Sender *self, Loan *loan, WireHeader *header, uint64_t *nbytes) {
+    if (!self->words.view || !is_word(&self->words, self->sent_at) ||
+        !is_word(&self->words, self->handed_at) || !is_word(&self->words, self->bytes_at) ||
+        !self->finish || self->finish == Py_None || !self->bells || !self->epoch ||
+        !loan->token || loan->token == Py_None || !loan->message || !loan->layout ||
+        Py_TYPE(loan->layout) != bound.layout || !block_of(loan->layout) || !loan->chunk ||
+        !PyObject_TypeCheck(loan->chunk, &ChunkType))
+        return 0;
+    Chunk *chunk = (Chunk *)loan->chunk;
+    PyObject *message = loan->message, *given = slot_get(message, bound.array);
+    PyObject *correlation = slot_get(message, bound.correlation_id);
+    PyObject *timestamp = slot_get(message, bound.timestamp_ns);
+    if (!given || !is_alone(given, chunk->array) || chunk->header_view.readonly ||
+        !chunk->header_view.obj || slot_get(message, bound.metadata) != bound.no_metadata ||
+        !correlation || !timestamp || !PyLong_CheckExact(correlation) ||
+        !PyLong_CheckExact(timestamp))
+        return 0;
+    header->correlation_id = PyLong_AsUnsignedLongLong(correlation);
+    header->timestamp_ns = PyLong_AsLongLong(timestamp);
+    *nbytes = PyLong_AsUnsignedLongLong(slot_get(loan->layout, bound.layout_payload_bytes));
+    unsigned long long epoch = load(self, EPOCH_WORD);
+    if (self->epoch != Py_None)
+        epoch = PyLong_Check(self->epoch) ? PyLong_AsUnsignedLongLong(self->epoch) : UINT64_MAX;
+    header->epoch = (uint32_t)epoch;
+    if (PyErr_Occurred()) { /* whoever looks closer says what is wrong */
+        PyErr_Clear();
+        return 0;
+    }
+    return epoch <= UINT32_MAX;
+}
+
+static void ring_sleepers(Sender *self) {
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(self->bells); index++)
+        if (load(self, self->bell[index].asleep))
+            ring(self->bell[index].fd);
+}
+
+/* No code of Python runs from the first count to the last: no signal handler, no other thread. */
+static int emit(Sender *self, Loan *loan, WireHeader *header, uint64_t nbytes) {
+    Chunk *chunk = (Chunk *)loan->chunk;
+    const uint64_t sequence = self->sent + 1;
+    memcpy(header->layout, block_of(loan->layout), sizeof header->layout);
+    header->zero = header->metadata_bytes = header->context_zero = 0;
+    header->context_zeros = 0;
+    header->sequence = sequence;
+    header->sent_ns = monotonic_ns();
+    memcpy(chunk->header_view.buf, header, sizeof *header);
+    PyObject *token = loan->token;
+    loan->token = Py_NewRef(Py_None);
+    /* Counted before it is handed over: whatever a reader has was counted, even if we die here. */
+    store(self, self->sent_at, sequence);
+    PyObject *sample = PyObject_CallOneArg(self->finish, token);
+    PyObject *readers = sample ? PyObject_CallMethodNoArgs(sample, name_send) : NULL;
+    if (readers) {
+        self->sent = sequence;
+        store(self, self->handed_at, sequence);
+        self->bytes += nbytes;
+        store(self, self->bytes_at, self->bytes);
+        ring_sleepers(self);
+    }
+    const int failed = !readers;
+    Py_XDECREF(readers);
+    Py_XDECREF(sample);
+    Py_DECREF(token);
+    return failed ? -1 : 0;
+}
+
+/* Sends a loan if there is credit; None if there is none. See `Sender._try_loan`. */
+static PyObject *sender_try_loan(Sender *self, PyObject *argument) {
+    WireHeader header;
+    uint64_t nbytes;
+    Loan *loan = PyObject_TypeCheck(argument, &LoanType) ? (Loan *)argument : NULL;
+    if (!loan || !has_credit(self) || !is_common(self, loan, &header, &nbytes))
+        return PyObject_CallMethodOneArg((PyObject *)self, name_try_loan_any, argument);
+    PyObject *message = loan->message;
+    slot_set(message, bound.array, Py_NewRef(Py_None)); /* nobody hears of it: no code runs */
+    slot_set(message, bound.gone, Py_NewRef(bound.sent));
+    if (emit(self, loan, &header, nbytes)) /* what becomes of its number depends on the error */
+        return hand_over_error((PyObject *)self, name_not_handed, NULL);
+    Py_RETURN_TRUE;
+}
+
+static PyObject *get_words(Sender *self, void *Py_UNUSED(closure)) {
+    return Py_NewRef(self->words.view ? self->words.view : Py_None);
+}
+
+static int set_words(Sender *self, PyObject *value, void *Py_UNUSED(closure)) {
+    return words_set(&self->words, value);
+}
+
+static PyObject *get_bells(Sender *self, void *Py_UNUSED(closure)) {
+    return Py_NewRef(self->bells ? self->bells : Py_None);
+}
+
+static int set_bells(Sender *self, PyObject *value, void *Py_UNUSED(closure)) {
+    if (!value || !PyTuple_CheckExact(value)) {
+        PyErr_SetString(PyExc_TypeError, "bells are a tuple");
+        return -1;
+    }
+    const Py_ssize_t count = PyTuple_GET_SIZE(value);
+    Bell *bell = PyMem_Calloc(count + 1, sizeof *bell);
+    if (!bell) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t index = 0; index < count; index++) {
+        PyObject *one = PyTuple_GET_ITEM(value, index);
+        if (!PyTuple_Check(one) ||
+            !PyArg_ParseTuple(one, "in", &bell[index].fd, &bell[index].asleep) ||
+            !is_word(&self->words, bell[index].asleep)) {
+            if (!PyErr_Occurred())
+                PyErr_SetString(PyExc_ValueError,
+                                "a bell is a descriptor and a word of the ledger");
+            PyMem_Free(bell);
+            return -1;
+        }
+    }
+    PyMem_Free(self->bell);
+    self->bell = bell;
+    Py_XSETREF(self->bells, Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *get_readers(Sender *self, void *Py_UNUSED(closure)) {
+    return Py_NewRef(self->readers ? self->readers : Py_None);
+}
+
+static int set_readers(Sender *self, PyObject *value, void *Py_UNUSED(closure)) {
+    if (!value || (value != Py_None && !PyTuple_CheckExact(value))) {
+        PyErr_SetString(PyExc_TypeError, "readers are a tuple, or None");
+        return -1;
+    }
+    const Py_ssize_t count = value == Py_None ? 0 : PyTuple_GET_SIZE(value);
+    Reader *reader = PyMem_Calloc(count + 1, sizeof *reader);
+    if (!reader) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t index = 0; index < count; index++) {
+        unsigned long long capacity;
+        PyObject *one = PyTuple_GET_ITEM(value, index);
+        if (!PyTuple_Check(one) || !PyArg_ParseTuple(one, "nK", &reader[index].slot, &capacity) ||
+            reader[index].slot < 0 || reader[index].slot >= self->words.count - POSITION_WORD ||
+            capacity > INT32_MAX) {
+            if (!PyErr_Occurred())
+                PyErr_SetString(PyExc_ValueError,
+                                "a reader is a slot of the ledger and a capacity");
+            PyMem_Free(reader);
+            return -1;
+        }
+        reader[index].capacity = capacity;
+    }
+    PyMem_Free(self->reader);
+    self->reader = reader;
+    Py_XSETREF(self->readers, Py_NewRef(value));
+    return 0;
+}
+
+static int sender_traverse(Sender *self, visitproc visit, void *arg) {
+    Py_VISIT(self->words.view);
+    Py_VISIT(self->epoch);
+    Py_VISIT(self->finish);
+    Py_VISIT(self->bells);
+    Py_VISIT(self->readers);
+    return 0;
+}
+
+static int sender_clear(Sender *self) {
+    words_set(&self->words, NULL);
+    Py_CLEAR(self->epoch);
+    Py_CLEAR(self->finish);
+    Py_CLEAR(self->bells);
+    Py_CLEAR(self->readers);
+    return 0;
+}
+
+static void sender_dealloc(Sender *self) {
+    PyObject_GC_UnTrack(self);
+    sender_clear(self);
+    PyMem_Free(self->bell);
+    PyMem_Free(self->reader);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyMemberDef sender_members[] = {
+    {"_sent", T_ULONGLONG, offsetof(Sender, sent), 0, NULL},
+    {"_bytes", T_ULONGLONG, offsetof(Sender, bytes), 0, NULL},
+    {"_limit", T_LONGLONG, offsetof(Sender, limit), 0, NULL},
+    {"_sent_at", T_PYSSIZET, offsetof(Sender, sent_at), 0, NULL},
+    {"_handed_at", T_PYSSIZET, offsetof(Sender, handed_at), 0, NULL},
+    {"_bytes_at", T_PYSSIZET, offsetof(Sender, bytes_at), 0, NULL},
+    {"epoch", T_OBJECT_EX, offsetof(Sender, epoch), 0, NULL},
+    {"_finish_token", T_OBJECT_EX, offsetof(Sender, finish), 0, NULL},
+    {NULL},
+};
+
+static PyGetSetDef sender_getset[] = {
+    {"_words", (getter)get_words, (setter)set_words, NULL, NULL},
+    {"_bells", (getter)get_bells, (setter)set_bells, NULL, NULL},
+    {"_readers", (getter)get_readers, (setter)set_readers, NULL, NULL},
+    {NULL},
+};
+
+static PyMethodDef sender_methods[] = {
+    {"try_loan", (PyCFunction)sender_try_loan, METH_O,
+     "Send what a loan holds if there is credit; None if there is none. Called by `Loan`."},
+    {NULL},
+};
+
+PyTypeObject SenderType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name =
+        "remotemedia.core.multiprocess.native._native.Emitter",
+    .tp_basicsize = sizeof(Sender),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .tp_new = PyType_GenericNew,
+    .tp_dealloc = (destructor)sender_dealloc,
+    .tp_traverse = (traverseproc)sender_traverse,
+    .tp_clear = (inquiry)sender_clear,
+    .tp_members = sender_members,
+    .tp_getset = sender_getset,
+    .tp_methods = sender_methods,
+};
+
+/* ---- Loan ---- */
+
+static int loan_init(Loan *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"layout", "chunk", "token", NULL};
+    PyObject *layout, *chunk, *token;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!O:Loan", names, &layout, &ChunkType, &chunk,
+                                     &token))
+        return -1;
+    if (Py_TYPE(layout) != bound.layout || slot_get(layout, bound.layout_is_array) != Py_True) {
+        PyErr_SetString(PyExc_TypeError, "a loan has the layout of an array");
+        return -1;
+    }
+    Py_XSETREF(self->layout, Py_NewRef(layout));
+    Py_XSETREF(self->chunk, Py_NewRef(chunk));
+    Py_XSETREF(self->token, Py_NewRef(token));
+    if (((Chunk *)chunk)->layout != layout) {
+        PyObject *done = PyObject_CallMethodNoArgs((PyObject *)self, name_view);
+        Py_XDECREF(done);
+        if (!done)
+            return -1;
+    }
+    PyObject *array = Py_XNewRef(((Chunk *)chunk)->array);
+    PyObject *message = new_array_message(layout, array, (int64_t)monotonic_ns(), 0);
+    Py_XDECREF(array);
+    if (!message)
+        return -1;
+    Py_XSETREF(self->message, message);
+    return 0;
+}
+
+static PyObject *loan_enter(Loan *self, PyObject *Py_UNUSED(none)) {
+    if (!self->message) {
+        PyErr_SetString(PyExc_AttributeError, "message");
+        return NULL;
+    }
+    return Py_NewRef(self->message);
+}
+
+static inline int is_out(const Loan *self) {
+    return self->token && self->token != Py_None;
+}
+
+/* Gives it back if it is still out, and keeps the error that is set. */
+static int discard(Loan *self) {
+    if (!is_out(self))
+        return 0;
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
+    PyObject *done = PyObject_CallMethodNoArgs((PyObject *)self, name_discard);
+    Py_XDECREF(done);
+    if (!done) {
+        Py_XDECREF(type);
+        Py_XDECREF(error);
+        Py_XDECREF(trace);
+        return -1;
+    }
+    PyErr_Restore(type, error, trace);
+    return 0;
+}
+
+static PyObject *loan_exit(Loan *self, PyObject *const *args, Py_ssize_t count) {
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "__exit__ takes what was raised: three arguments");
+        return NULL;
+    }
+    PyObject *sent = Py_NewRef(Py_None);
+    if (args[0] == Py_None && is_out(self)) {
+        if (!self->publisher || !PyObject_TypeCheck(self->publisher, &SenderType)) {
+            PyErr_SetString(PyExc_AttributeError, "publisher");
+            Py_CLEAR(sent);
+        } else {
+            PyObject *publisher = Py_NewRef(self->publisher);
+            Py_SETREF(sent, sender_try_loan((Sender *)publisher, (PyObject *)self));
+            if (sent == Py_None)
+                Py_SETREF(sent,
+                          PyObject_CallMethodOneArg(publisher, name_send_loan, (PyObject *)self));
+            Py_DECREF(publisher);
+        }
+    }
+    if (discard(self)) /* not sent: it goes back, however long the error is kept */
+        Py_CLEAR(sent);
+    if (!sent)
+        return NULL;
+    Py_DECREF(sent);
+    Py_RETURN_NONE;
+}
+
+static void loan_finalize(Loan *self) {
+    if (is_out(self) && self->message && self->chunk) {
+        PyObject *type, *error, *trace;
+        PyErr_Fetch(&type, &error, &trace);
+        if (discard(self))
+            PyErr_WriteUnraisable((PyObject *)self);
+        PyErr_Restore(type, error, trace);
+    }
+}
+
+static int loan_traverse(Loan *self, visitproc visit, void *arg) {
+    Py_VISIT(self->publisher);
+    Py_VISIT(self->message);
+    Py_VISIT(self->chunk);
+    Py_VISIT(self->layout);
+    Py_VISIT(self->token);
+    return 0;
+}
+
+static int loan_clear(Loan *self) {
+    Py_CLEAR(self->publisher);
+    Py_CLEAR(self->message);
+    Py_CLEAR(self->chunk);
+    Py_CLEAR(self->layout);
+    Py_CLEAR(self->token);
+    return 0;
+}
+
+static void loan_dealloc(Loan *self) {
+    if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0)
+        return;
+    PyObject_GC_UnTrack(self);
+    loan_clear(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyMemberDef loan_members[] = {
+    {"publisher", T_OBJECT_EX, offsetof(Loan, publisher), 0, NULL},
+    {"message", T_OBJECT_EX, offsetof(Loan, message), READONLY, NULL},
+    {"chunk", T_OBJECT_EX, offsetof(Loan, chunk), 0, NULL},
+    {"layout", T_OBJECT_EX, offsetof(Loan, layout), 0, NULL},
+    {"token", T_OBJECT_EX, offsetof(Loan, token), 0, NULL},
+    {NULL},
+};
+
+static PyMethodDef loan_methods[] = {
+    {"__enter__", (PyCFunction)loan_enter, METH_NOARGS, NULL},
+    {"__exit__", (PyCFunction)loan_exit, METH_FASTCALL, NULL},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    {NULL},
+};
+
+PyTypeObject LoanType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name =
+        "remotemedia.core.multiprocess.native._native.LoanBase",
+    .tp_basicsize = sizeof(Loan),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .tp_new = PyType_GenericNew,
+    .tp_init = (initproc)loan_init,
+    .tp_dealloc = (destructor)loan_dealloc,
+    .tp_finalize = (destructor)loan_finalize,
+    .tp_traverse = (traverseproc)loan_traverse,
+    .tp_clear = (inquiry)loan_clear,
+    .tp_members = loan_members,
+    .tp_methods = loan_methods,
+};
+
+int init_sender(PyObject *module) {
+    return !(name_try_loan_any = PyUnicode_InternFromString("_try_loan")) ||
+                   !(name_send = PyUnicode_InternFromString("send")) ||
+                   !(name_not_handed = PyUnicode_InternFromString("_not_handed")) ||
+                   !(name_send_loan = PyUnicode_InternFromString("send_loan")) ||
+                   !(name_discard = PyUnicode_InternFromString("discard")) ||
+                   !(name_view = PyUnicode_InternFromString("_view")) ||
+                   PyModule_AddType(module, &SenderType) || PyModule_AddType(module, &LoanType)
+               ? -1
+               : 0;
+}
