@@ -87,3 +87,4 @@ docs: setup      ## build the documentation; a warning is an error
 
 clean:           ## remove what the targets made
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f src/remotemedia/core/multiprocess/native/*.so

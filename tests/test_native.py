@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -153,6 +154,19 @@ def fail(publisher: Publisher, error: BaseException, *, is_handed: bool) -> None
         lend(publisher, 99)
     finally:
         publisher._finish_token = finish
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        assume_init,
+        iox.SampleMut.send,
+        iox.Subscriber.receive,
+        getattr(iox.Publisher, "__loan_slice_uninit"),  # noqa: B009 (it would be mangled)
+    ],
+)
+def test_what_is_called_in_the_midst_of_a_message_runs_no_python(call: object) -> None:
+    assert type(call) is types.MethodDescriptorType
 
 
 @in_c

@@ -115,7 +115,7 @@ static struct PyModuleDef module_def = {
 PyMODINIT_FUNC PyInit__native(void) {
     PyObject *module = PyModule_Create(&module_def);
     if (module && (init_chunk(module) || init_samples(module) || init_receiver(module) ||
-                   init_sender(module)))
+                   init_sender(module) || init_loan(module)))
         Py_CLEAR(module);
     return module;
 }

@@ -45,6 +45,12 @@ typedef struct {
     PyObject *layout;
 } Chunk;
 
+/* See `LoanBase` in portable.py. `token` is None once it was sent or given back. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *publisher, *message, *chunk, *layout, *token;
+} Loan;
+
 extern PyTypeObject ChunkType, ReceiverType, SenderType, LoanType, TakerType, LenderType;
 
 /* How numpy lays out an array, as far as it is looked at. `bind` holds one against it. */
@@ -103,6 +109,10 @@ PyObject *new_array_message(PyObject *layout, PyObject *array, int64_t timestamp
    Returns NULL. */
 PyObject *hand_over_error(PyObject *self, PyObject *method, PyObject *extra);
 
+/* Has `sender`, of `SenderType`, send a loan if there is credit; None if there is none. See
+   `Sender._try_loan`. */
+PyObject *try_loan(PyObject *sender, PyObject *loan);
+
 /* The user header's address, which is what a chunk is known by; NULL with an error set. */
 PyObject *sample_key(PyObject *sample);
 
@@ -110,5 +120,6 @@ int init_chunk(PyObject *module);
 int init_samples(PyObject *module);
 int init_receiver(PyObject *module);
 int init_sender(PyObject *module);
+int init_loan(PyObject *module);
 
 #endif

@@ -20,7 +20,7 @@ typedef struct {
     char is_newer;
 } Receiver;
 
-static PyObject *name_admit, *name_copy, *name_settle_some;
+static PyObject *name_admit, *name_copy, *name_settle;
 
 static inline uint64_t load(const Receiver *self, Py_ssize_t at) {
     return __atomic_load_n(&self->words.at[at], __ATOMIC_ACQUIRE);
@@ -53,7 +53,7 @@ static int settle(Receiver *self) {
         const int is_chunk = chunk && PyObject_TypeCheck(chunk, &ChunkType);
         PyObject *array = is_chunk ? ((Chunk *)chunk)->array : NULL;
         if (!array || (array != Py_None && Py_REFCNT(array) > 1)) {
-            PyObject *done = PyObject_CallMethodNoArgs((PyObject *)self, name_settle_some);
+            PyObject *done = PyObject_CallMethodNoArgs((PyObject *)self, name_settle);
             Py_XDECREF(done);
             return done ? 0 : -1;
         }
@@ -294,7 +294,7 @@ PyTypeObject ReceiverType = {
 int init_receiver(PyObject *module) {
     return !(name_admit = PyUnicode_InternFromString("_admit")) ||
                    !(name_copy = PyUnicode_InternFromString("_copy")) ||
-                   !(name_settle_some = PyUnicode_InternFromString("_settle")) ||
+                   !(name_settle = PyUnicode_InternFromString("_settle")) ||
                    PyModule_AddType(module, &ReceiverType)
                ? -1
                : 0;
