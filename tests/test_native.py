@@ -162,7 +162,7 @@ def fail(publisher: Publisher, error: BaseException, *, is_handed: bool) -> None
         assume_init,
         iox.SampleMut.send,
         iox.Subscriber.receive,
-        getattr(iox.Publisher, "__loan_slice_uninit"),  # noqa: B009 (it would be mangled)
+        getattr(iox.Publisher, "__loan_slice_uninit"),
     ],
 )
 def test_what_is_called_in_the_midst_of_a_message_runs_no_python(call: object) -> None:
