@@ -596,12 +596,11 @@ def test_no_loan_is_sent_once_readers_may_see_the_end(registry: ChannelRegistry)
     at = publisher.port.slot + PortWord.STATE
     refused = 0
 
-    def look(frame: Any, event: str, _: object) -> Any:  # between any two steps of `finish`
+    def look(frame: Any, event: str, _: object) -> Any:  # between any two lines of `finish`
         nonlocal refused
         if frame.f_code is not type(publisher).finish.__code__:
             return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and registry.ledger.words[at] == PortState.FINISHED:
+        if event == "line" and registry.ledger.words[at] == PortState.FINISHED:
             with pytest.raises(ChannelClosed), publisher.loan(Binary, nbytes=1):
                 pass
             refused += 1
