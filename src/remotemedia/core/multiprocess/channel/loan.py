@@ -32,7 +32,7 @@ class Loan(LoanBase[M]):
     """A message under construction in shared memory. Sent when its `with` block ends.
 
     Attributes:
-        publisher: sends it; set when it is lent, and not while it lies ready in there.
+        publisher: sends it; set when it is lent.
         message: the message to fill; its array holds whatever was there before. Set its
             `timestamp_ns`, `correlation_id` and `metadata` as you like.
 
