@@ -360,8 +360,8 @@ def test_where_the_package_is_found_by_pythonpath_alone_the_version_is_said_to_b
     for path in Path(sysconfig.get_path("purelib")).iterdir():
         if "remotemedia" not in path.name:
             (tmp_path / path.name).symlink_to(path)
-    source = Path(rm.__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": f"{source}:{tmp_path}"}
+    (tmp_path / "remotemedia").symlink_to(Path(rm.__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
 
     def stdout_of(*arguments: str) -> str:
         python = [sys.executable, "-S", "-m", "remotemedia"]
