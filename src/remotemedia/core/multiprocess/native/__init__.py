@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from remotemedia.core.multiprocess.native import portable
 from remotemedia.data.layout import Layout
 from remotemedia.data.media import Audio, Video
 from remotemedia.data.message import NO_METADATA, ArrayMessage
@@ -57,10 +56,14 @@ else:
             raise ImportError
         from remotemedia.core.multiprocess.native import _native as chosen
 
-        chosen.bind(ArrayMessage, Audio, Video, Layout, NO_METADATA, HEADER.unpack, np.zeros(1))
+        chosen.bind(
+            ArrayMessage, Audio, Video, Layout, NO_METADATA, HEADER.unpack, np.empty(1, np.uint8)
+        )
+        IS_NATIVE = True
     except ImportError:
-        chosen = portable
-    IS_NATIVE = chosen is not portable
+        from remotemedia.core.multiprocess.native import portable as chosen
+
+        IS_NATIVE = False
     Chunk, Emitter, Receiver = chosen.Chunk, chosen.Emitter, chosen.Receiver
     LoanBase, SampleLender, SampleTaker = (
         chosen.LoanBase,
