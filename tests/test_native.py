@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,6 +19,12 @@ import pytest
 import remotemedia as rm
 from remotemedia.core.multiprocess import native
 from remotemedia.core.multiprocess.native import Chunk, Emitter, LoanBase, Receiver
+from remotemedia.core.multiprocess.transport.ledger import (
+    HISTOGRAM_BUCKETS,
+    ConnectionWord,
+    LedgerWord,
+    ReaderState,
+)
 from remotemedia.core.multiprocess.transport.library import assume_init, iox
 from remotemedia.data import Binary
 from remotemedia.data.wire import HEADER, HEADER_BYTES
@@ -280,6 +288,20 @@ def test_a_chunk_in_a_cycle_goes_with_the_cycle() -> None:
         del header, chunk, cycle
         gc.collect()
         assert len([one for one in gc.get_objects() if type(one) is Chunk]) == before - 1
+
+
+def test_the_numbers_that_c_knows_are_those_of_the_ledger() -> None:
+    folder = Path(__file__).parent.parent / "src/remotemedia/core/multiprocess/native"
+    header = (folder / "native.h").read_text(encoding="utf-8")
+    known = {name: int(value) for name, value in re.findall(r"([A-Z_]+) = (\d+)", header)}
+    assert known == {
+        "EPOCH_WORD": LedgerWord.EPOCH,
+        "STATE_WORD": ConnectionWord.STATE,
+        "BASE_WORD": ConnectionWord.BASE,
+        "POSITION_WORD": ConnectionWord.POSITION,
+        "STATE_OPEN": ReaderState.OPEN,
+        "HISTOGRAM_BUCKETS": HISTOGRAM_BUCKETS,
+    }
 
 
 @in_c

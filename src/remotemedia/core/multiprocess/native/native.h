@@ -33,6 +33,19 @@ typedef struct {
 
 int words_set(Words *words, PyObject *view);
 
+static inline uint64_t load(const Words *words, Py_ssize_t at) {
+    return __atomic_load_n(&words->at[at], __ATOMIC_ACQUIRE);
+}
+
+static inline void store(const Words *words, Py_ssize_t at, uint64_t value) {
+    __atomic_store_n(&words->at[at], value, __ATOMIC_RELEASE);
+}
+
+/* Of transport/ledger.py: a word of the ledger, three of a connection, a reader's state, and how
+   many words a histogram has. */
+enum { EPOCH_WORD = 1, STATE_WORD = 0, BASE_WORD = 1, POSITION_WORD = 2 };
+enum { STATE_OPEN = 1, HISTOGRAM_BUCKETS = 40 };
+
 /* See `Chunk` in portable.py. */
 typedef struct {
     PyObject_HEAD

@@ -2,8 +2,6 @@
 
 #include "native.h"
 
-enum { EPOCH_WORD = 1, HISTOGRAM_BUCKETS = 40 };
-
 typedef struct {
     PyObject_HEAD
     Words words;
@@ -21,14 +19,6 @@ typedef struct {
 } Receiver;
 
 static PyObject *name_admit, *name_copy, *name_settle;
-
-static inline uint64_t load(const Receiver *self, Py_ssize_t at) {
-    return __atomic_load_n(&self->words.at[at], __ATOMIC_ACQUIRE);
-}
-
-static inline void store(Receiver *self, Py_ssize_t at, uint64_t value) {
-    __atomic_store_n(&self->words.at[at], value, __ATOMIC_RELEASE);
-}
 
 static int is_set_up(const Receiver *self) {
     const Words *words = &self->words;
@@ -61,7 +51,7 @@ static int settle(Receiver *self) {
     if (PyList_SetSlice(held, 0, count, NULL))
         return -1;
     self->released += count;
-    store(self, self->released_at, self->released);
+    store(&self->words, self->released_at, self->released);
     return 0;
 }
 
@@ -88,7 +78,7 @@ static int is_common(Receiver *self, PyObject *sample, WireHeader *header) {
         PyErr_Clear();
         return 0;
     }
-    const uint64_t epoch = load(self, EPOCH_WORD);
+    const uint64_t epoch = load(&self->words, EPOCH_WORD);
     return !header->zero && !header->metadata_bytes && payload <= room &&
            self->position != UINT64_MAX && header->sequence == self->position + 1 &&
            !header->context_zero && !header->context_zeros && header->epoch == epoch &&
@@ -103,8 +93,8 @@ static PyObject *admit(Receiver *self, PyObject *sample) {
     self->header = header;
     self->is_newer = 1;
     self->position = header.sequence;
-    store(self, self->position_at, header.sequence);
-    if (load(self, self->wanted_at) && load(self, self->bell_asleep))
+    store(&self->words, self->position_at, header.sequence);
+    if (load(&self->words, self->wanted_at) && load(&self->words, self->bell_asleep))
         ring(self->bell_fd);
     Chunk *chunk = (Chunk *)PyTuple_GET_ITEM(sample, 0);
     PyObject *pair = PyTuple_Pack(2, chunk, PyTuple_GET_ITEM(sample, 2));
@@ -130,7 +120,8 @@ static PyObject *admit(Receiver *self, PyObject *sample) {
     const uint64_t took = now > sent ? now - sent : sent - now; /* the bits of -d are those of d */
     const int bits = took ? 64 - __builtin_clzll(took) : 0;
     const Py_ssize_t bucket = bits < HISTOGRAM_BUCKETS ? bits : HISTOGRAM_BUCKETS - 1;
-    store(self, self->histogram_at + bucket, load(self, self->histogram_at + bucket) + 1);
+    const Py_ssize_t counted = self->histogram_at + bucket;
+    store(&self->words, counted, load(&self->words, counted) + 1);
     if (self->max_held < 0 || PyList_GET_SIZE(self->held) > self->max_held) {
         PyObject *done = PyObject_CallMethodOneArg((PyObject *)self, name_copy, message);
         if (!done)
@@ -162,7 +153,7 @@ static PyObject *receiver_next(Receiver *self, PyObject *Py_UNUSED(none)) {
 static PyObject *receiver_look(Receiver *self, PyObject *none) {
     if (!is_set_up(self))
         return NULL;
-    if (load(self, self->handed_at) == self->position)
+    if (load(&self->words, self->handed_at) == self->position)
         Py_RETURN_NONE;
     return receiver_next(self, none);
 }

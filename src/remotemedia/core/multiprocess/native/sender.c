@@ -2,9 +2,6 @@
 
 #include "native.h"
 
-enum { EPOCH_WORD = 1, STATE_OPEN = 1 };
-enum { STATE_WORD = 0, BASE_WORD = 1, POSITION_WORD = 2 }; /* of a connection */
-
 typedef struct {
     int fd;
     Py_ssize_t asleep;
@@ -31,14 +28,6 @@ typedef struct {
 
 static PyObject *name_try_loan_any, *name_send, *name_not_handed;
 
-static inline uint64_t load(const Sender *self, Py_ssize_t at) {
-    return __atomic_load_n(&self->words.at[at], __ATOMIC_ACQUIRE);
-}
-
-static inline void store(Sender *self, Py_ssize_t at, uint64_t value) {
-    __atomic_store_n(&self->words.at[at], value, __ATOMIC_RELEASE);
-}
-
 /* Whether one more message may be sent, by what is known or by a look; see `Credit`. */
 static int has_credit(Sender *self) {
     if (self->limit < 0 || self->sent > INT64_MAX)
@@ -51,10 +40,10 @@ static int has_credit(Sender *self) {
     uint64_t limit = INT64_MAX;
     for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(self->readers); index++) {
         const Reader *reader = &self->reader[index];
-        if (load(self, reader->slot + STATE_WORD) != STATE_OPEN)
+        if (load(&self->words, reader->slot + STATE_WORD) != STATE_OPEN)
             return 0;
-        const uint64_t base = load(self, reader->slot + BASE_WORD);
-        const uint64_t position = load(self, reader->slot + POSITION_WORD);
+        const uint64_t base = load(&self->words, reader->slot + BASE_WORD);
+        const uint64_t position = load(&self->words, reader->slot + POSITION_WORD);
         const uint64_t taken = position > base ? position : base;
         if (taken > INT64_MAX - reader->capacity)
             return 0;
@@ -96,7 +85,7 @@ static int is_common(Sender *self, Loan *loan, WireHeader *header, uint64_t *nby
     header->correlation_id = PyLong_AsUnsignedLongLong(correlation);
     header->timestamp_ns = PyLong_AsLongLong(timestamp);
     *nbytes = PyLong_AsUnsignedLongLong(slot_get(loan->layout, bound.layout_payload_bytes));
-    unsigned long long epoch = load(self, EPOCH_WORD);
+    unsigned long long epoch = load(&self->words, EPOCH_WORD);
     if (self->epoch != Py_None)
         epoch = PyLong_Check(self->epoch) ? PyLong_AsUnsignedLongLong(self->epoch) : UINT64_MAX;
     header->epoch = (uint32_t)epoch;
@@ -109,7 +98,7 @@ static int is_common(Sender *self, Loan *loan, WireHeader *header, uint64_t *nby
 
 static void ring_sleepers(Sender *self) {
     for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(self->bells); index++)
-        if (load(self, self->bell[index].asleep))
+        if (load(&self->words, self->bell[index].asleep))
             ring(self->bell[index].fd);
 }
 
@@ -126,14 +115,14 @@ static int emit(Sender *self, Loan *loan, WireHeader *header, uint64_t nbytes) {
     PyObject *token = loan->token;
     loan->token = Py_NewRef(Py_None);
     /* Counted before it is handed over: whatever a reader has was counted, even if we die here. */
-    store(self, self->sent_at, sequence);
+    store(&self->words, self->sent_at, sequence);
     PyObject *sample = PyObject_CallOneArg(self->finish, token);
     PyObject *readers = sample ? PyObject_CallMethodNoArgs(sample, name_send) : NULL;
     if (readers) {
         self->sent = sequence;
-        store(self, self->handed_at, sequence);
+        store(&self->words, self->handed_at, sequence);
         self->bytes += nbytes;
-        store(self, self->bytes_at, self->bytes);
+        store(&self->words, self->bytes_at, self->bytes);
         ring_sleepers(self);
     }
     const int failed = !readers;
