@@ -21,7 +21,9 @@ class Effort:
         batch: messages of a throughput batch.
         idle_seconds: how long an idle reader is watched.
         kills: nodes that are killed.
-        session_rounds: sessions that are started to be measured.
+        session_rounds: sessions of which each kind is measured.
+        starts: sessions that are started to measure how long that takes.
+        products: of matrices, for each of three nodes.
         worked_off: messages per round that two nodes work for.
         sizes: of the hop.
         speech_seconds: how much of a recording is spoken to the voice assistant: one utterance,
@@ -39,6 +41,8 @@ class Effort:
     sizes: tuple[int, ...] = SIZES
     kills: int = 100
     session_rounds: int = 5
+    starts: int = 15
+    products: int = 200
     worked_off: int = 40
     speech_seconds: tuple[float, ...] = (8.9, 13.44)
     speech_rounds: int = 5
@@ -55,6 +59,8 @@ QUICK = Effort(
     sizes=(SIZES[0], SIZES[3]),
     kills=3,
     session_rounds=1,
+    starts=1,
+    products=20,
     worked_off=10,
     speech_seconds=(8.9,),
     speech_rounds=1,

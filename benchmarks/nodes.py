@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+
 import remotemedia as rm
 
 
@@ -76,6 +78,31 @@ class Worker(rm.Node):
         """Count, and pass the text on."""
         work(self._loops)
         return rm.Text(text.text)
+
+
+class Multiplier(rm.Node):
+    """Multiplies matrices at a steady pace, and reports how long each product took.
+
+    Args:
+        count: how many.
+        pace: how many a second.
+    """
+
+    def __init__(self, count: int, pace: float = 40.0) -> None:
+        self._count = count
+        self._pause_seconds = 1 / pace
+
+    def process(self, start: rm.Control) -> rm.Json:
+        """Measure, and report."""
+        assert start.name == "start"
+        matrix = np.ones((128, 128), np.float32)
+        times: list[int] = []
+        for _ in range(self._count):
+            time.sleep(self._pause_seconds)  # the pace is part of what is measured
+            began = time.perf_counter_ns()
+            matrix @ matrix
+            times.append(time.perf_counter_ns() - began)
+        return rm.Json(list(times))
 
 
 class Idle(rm.Node):

@@ -123,6 +123,7 @@ SCENARIOS: dict[str, Callable[[Sequence[System], Effort], Iterator[Record]]] = {
     "crash_detect": session_scenarios.crash_detect,
     "concurrency": session_scenarios.concurrency,
     "idle_session": session_scenarios.idle_session,
+    "blas": session_scenarios.blas,
     "speech": speech,
 }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import remotemedia as rm
-from benchmarks.nodes import Idle, Meter, Relay, Worker, work
+from benchmarks.nodes import Idle, Meter, Multiplier, Relay, Worker, work
 from benchmarks.records import RATE, REFERENCE, Record
 from benchmarks.rings import SPIN_NS, Job, round_trips
 
@@ -30,24 +30,30 @@ FLOOR_COMMAND = (sys.executable, "-c", "import numpy, iceoryx2")
 
 
 def startup(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
-    """From `create_session` to READY for three nodes, beside three bare interpreters at once."""
+    """From `create_session` to READY for three nodes, beside three bare interpreters at once.
+
+    And beside three that have one thread for linear algebra, as nodes have unless told otherwise.
+    """
     del systems
     # As an installer does: where Python may not write what it compiles, each process would compile.
     compileall.compile_dir(Path(rm.__file__).parent, quiet=1)
     ours: list[float] = []
     floor: list[float] = []
+    floor_of_one: list[float] = []
 
     async def measure() -> None:
         async with rm.MultiprocessExecutor() as executor:
-            for index in range(effort.session_rounds + 1):
+            for index in range(effort.starts + 1):
                 began = time.perf_counter()
                 session = await executor.create_session(f"s{index}", _line(3))
                 ours.append((time.perf_counter() - began) * 1e3)
                 await session.close()
                 floor.append(_bare_start(3) * 1e3)
+                floor_of_one.append(_bare_start(3, OPENBLAS_NUM_THREADS="1") * 1e3)
 
     asyncio.run(measure())
     yield Record.of("startup", "bare-interpreters", floor[1:], "ms")
+    yield Record.of("startup", "bare-one-thread", floor_of_one[1:], "ms")
     yield Record.of("startup", "remotemedia", ours[1:], "ms")
 
 
@@ -149,6 +155,29 @@ def concurrency(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     yield Record.of("concurrency", "remotemedia", ours, RATE)
 
 
+def blas(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
+    """Products of small matrices in three nodes at once, 40 a second each.
+
+    Beside the same with what OpenBLAS takes by itself: a thread for each core, in each process.
+    """
+    del systems
+    own, cores = "remotemedia", "thread-per-core"
+    environments = {own: {}, cores: {"OPENBLAS_NUM_THREADS": str(os.cpu_count())}}
+    values: dict[str, list[float]] = {own: [], cores: []}
+    for _ in range(effort.session_rounds):
+        for name, environment in environments.items():
+            pipeline = rm.Pipeline("blas")
+            for node_id in ("a", "b", "c"):
+                config = {"count": effort.products // effort.session_rounds}
+                pipeline.add_node(
+                    rm.NodeConfig(Multiplier, node_id, config=config, environment=environment)
+                )
+            times = asyncio.run(_reported(pipeline, ("a.in", "b.in", "c.in")))
+            values[name] += [one / 1e3 for one in times]
+    for name, measured in values.items():
+        yield Record.of("blas", name, measured)
+
+
 def node_hop(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     """From `process` to `process` through the public node interface, one way.
 
@@ -203,12 +232,23 @@ async def _ring_times(size: int, mode: str, count: int) -> list[int]:
     pipeline.connect("meter.around", "relay", capacity=4)
     pipeline.connect("relay", "meter.back", policy="error", capacity=4)
     config = rm.MultiprocessConfig(spin_microseconds=SPIN_NS[mode] // 1000)
+    return await _reported(pipeline, ("meter.start",), config)
+
+
+async def _reported(
+    pipeline: rm.Pipeline, inputs: Sequence[str], config: rm.MultiprocessConfig | None = None
+) -> list[int]:
+    """Start the nodes that measure, by these inputs, and gather what they report."""
+    times: list[int] = []
     async with rm.Runtime(config) as runtime, runtime.session(pipeline) as session:
-        await session.send(rm.Control("start"))
-        report = await session.recv()
-    assert isinstance(report, rm.Json)
-    assert isinstance(report.value, list)
-    return [int(str(one)) for one in report.value]
+        for to in inputs:
+            await session.send(rm.Control("start"), to=to)
+        for _ in inputs:
+            report = await session.recv()
+            assert isinstance(report, rm.Json)
+            assert isinstance(report.value, list)
+            times += [int(str(one)) for one in report.value]
+    return times
 
 
 async def _throughput(session: rm.Session, count: int) -> float:
@@ -236,9 +276,10 @@ def _line(count: int) -> rm.Pipeline:
     return pipeline
 
 
-def _bare_start(count: int) -> float:
+def _bare_start(count: int, **variables: str) -> float:
+    environment = {**os.environ, **variables}
     began = time.perf_counter()
-    children = [subprocess.Popen(FLOOR_COMMAND) for _ in range(count)]
+    children = [subprocess.Popen(FLOOR_COMMAND, env=environment) for _ in range(count)]
     for child in children:
         assert child.wait() == 0
     return time.perf_counter() - began

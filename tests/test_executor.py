@@ -13,7 +13,7 @@ import pytest
 
 import remotemedia as rm
 from remotemedia.core.multiprocess import lifeline
-from remotemedia.core.multiprocess.launch import ProcessLauncher
+from remotemedia.core.multiprocess.launch import BLAS_VARIABLES, ProcessLauncher
 from remotemedia.core.multiprocess.process_manager import ProcessManager
 from remotemedia.core.multiprocess.transport import folder
 from remotemedia.core.multiprocess.transport.locks import FolderLock
@@ -234,6 +234,23 @@ async def test_a_node_sees_the_environment_it_was_given(monkeypatch: pytest.Monk
     found = await surroundings(inherit_environment=False, environment={"ADDED": "yes"})
     assert found["environment"]["ADDED"] == "yes"
     assert "SECRET_OF_HOST" not in found["environment"]
+
+
+async def test_numpy_has_one_thread_in_a_node_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in BLAS_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    name = "OPENBLAS_NUM_THREADS"
+    for kept in (True, False):
+        found = await surroundings(inherit_environment=kept)
+        assert found["environment"][name] == "1"
+    found = await surroundings(environment={name: "2"})
+    assert found["environment"][name] == "2"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    found = await surroundings()
+    assert found["environment"]["OMP_NUM_THREADS"] == "3"
+    assert name not in found["environment"]
 
 
 async def test_a_node_runs_where_and_with_what_it_was_given(tmp_path: Path) -> None:

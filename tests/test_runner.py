@@ -71,6 +71,20 @@ def test_wrong_arguments_exit_with_2(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [(), ("--node-type", "upper", "--node-id")], ids=str)
+def test_wrong_arguments_of_an_executor_exit_with_2(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments, REMOTEMEDIA_CONTROL_FD="77")
+    assert done.returncode == 2
+    assert "--node-id" in done.stderr
+
+
+def test_what_an_executor_says_is_understood_without_a_parser() -> None:
+    arguments = ("--node-type", "upper", "--node-id", "a")
+    loaded = {"PYTHONPROFILEIMPORTTIME": "1"}
+    assert "| argparse" not in run(*arguments, REMOTEMEDIA_CONTROL_FD="77", **loaded).stderr
+    assert "| argparse" in run(*arguments, **loaded).stderr
+
+
 def test_help_exits_with_0() -> None:
     done = run("--help")
     assert done.returncode == 0

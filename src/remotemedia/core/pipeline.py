@@ -51,7 +51,8 @@ class NodeConfig:
         executor: name of the executor that runs it; None: the runtime's default.
         config: its parameters, plain data.
         python_executable: interpreter to run it with; None: the executor's.
-        environment: variables to set for it.
+        environment: variables to set for it. Unless they or what it inherits say how many threads
+            OpenBLAS is to have, numpy's linear algebra, its OPENBLAS_NUM_THREADS is 1.
         inherit_environment: whether it sees the variables of this process.
         working_directory: None: that of this process.
         cpu_affinity: CPUs that it may run on; None: all.

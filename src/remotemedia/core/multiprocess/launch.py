@@ -39,6 +39,13 @@ CONTROL_FD = 3
 CONTROL_VARIABLE = "REMOTEMEDIA_CONTROL_FD"
 """As in the runner's `__main__`, which imports nothing of ours before it has read it."""
 
+BLAS_VARIABLES = frozenset({"OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"})
+"""How many threads OpenBLAS has, which does numpy's linear algebra. Unless one is set, one.
+
+By itself it has one for each core, in every process. They spin for a tenth of a second after each
+start and each product, on cores that the other nodes need: see `blas` in `benchmarks/`.
+"""
+
 
 class Launched(Protocol):
     """A node that was started."""
@@ -104,6 +111,8 @@ class ProcessLauncher:
         environment |= config.environment
         if config.cuda_visible_devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = config.cuda_visible_devices
+        if not environment.keys() & BLAS_VARIABLES:
+            environment["OPENBLAS_NUM_THREADS"] = "1"
         environment[CONTROL_VARIABLE] = str(CONTROL_FD)
         return SpawnSpec(
             node_id=node.node_id,

@@ -6,7 +6,6 @@ with the control connection as the descriptor that `REMOTEMEDIA_CONTROL_FD` name
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import faulthandler
 import io
@@ -28,18 +27,13 @@ control connection what to do; there is none here. To run a pipeline, use one of
 
 def main() -> NoReturn:
     """Run the node that the executor names, and exit."""
-    parser = argparse.ArgumentParser(
-        prog="python -m remotemedia.core.multiprocess.runner",
-        description="The process of one node of a remotemedia pipeline, started by an executor.",
-    )
-    parser.add_argument("--node-type", required=True, help="name of the node type")
-    parser.add_argument("--node-id", required=True, help="id of the node in its pipeline")
     number = os.environ.pop(CONTROL_VARIABLE, "")
-    if not number.isdigit():
-        parser.parse_known_args()
+    is_started = number.isdigit()
+    if not is_started or sys.argv[1::2] != ["--node-type", "--node-id"] or len(sys.argv) != 5:
+        _parse_arguments(may_be_more=not is_started)
+    if not is_started:
         sys.stderr.write(_BY_HAND)
         leave(2)
-    parser.parse_args()
     faulthandler.enable()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a node prints is heard when it does
@@ -72,6 +66,22 @@ def main() -> NoReturn:
             traceback.print_exc()
         code = 1
     leave(code)  # while `run` is there: what it leaves open stays as it is
+
+
+def _parse_arguments(may_be_more: bool) -> None:
+    """Exit if they ask for help, or are not what an executor says for those who list processes."""
+    import argparse  # here: with what it imports it takes 5 ms of every start
+
+    parser = argparse.ArgumentParser(
+        prog="python -m remotemedia.core.multiprocess.runner",
+        description="The process of one node of a remotemedia pipeline, started by an executor.",
+    )
+    parser.add_argument("--node-type", required=True, help="name of the node type")
+    parser.add_argument("--node-id", required=True, help="id of the node in its pipeline")
+    if may_be_more:
+        parser.parse_known_args()
+    else:
+        parser.parse_args()
 
 
 def leave(code: int) -> NoReturn:
