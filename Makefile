@@ -86,5 +86,5 @@ docs: setup      ## build the documentation; a warning is an error
 	$(RUN)sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
 
 clean:           ## remove what the targets made
-	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist src/*.egg-info docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f src/remotemedia/core/multiprocess/native/*.so

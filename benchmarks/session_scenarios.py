@@ -161,11 +161,11 @@ def blas(systems: Sequence[System], effort: Effort) -> Iterator[Record]:
     Beside the same with what OpenBLAS takes by itself: a thread for each core, in each process.
     """
     del systems
-    own, cores = "remotemedia", "thread-per-core"
-    environments = {own: {}, cores: {"OPENBLAS_NUM_THREADS": str(os.cpu_count())}}
-    values: dict[str, list[float]] = {own: [], cores: []}
+    threads = {"remotemedia": 1, "thread-per-core": os.cpu_count()}  # the first is the default
+    values: dict[str, list[float]] = {name: [] for name in threads}
     for _ in range(effort.session_rounds):
-        for name, environment in environments.items():
+        for name, count in threads.items():
+            environment = {"OPENBLAS_NUM_THREADS": str(count)}
             pipeline = rm.Pipeline("blas")
             for node_id in ("a", "b", "c"):
                 config = {"count": effort.products // effort.session_rounds}

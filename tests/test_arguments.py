@@ -182,7 +182,9 @@ class BadInit(rm.Node):
 
 async def test_a_failure_reads_as_what_failed_where(runtime: rm.Runtime) -> None:
     for kind, when in ((BadInit, "__init__"), (nodes.BadStart, "initialize")):
-        with pytest.raises(rm.ProcessCrashed, match=f"^node 'n1' failed in {when}: "):
+        with pytest.raises(
+            rm.ProcessCrashed, match=f"^node 'n1' of session 's' failed in {when}: "
+        ):
             await runtime.create_session("s", chain(kind))
     session = await runtime.create_session("s", chain(nodes.Fragile))
     await session.send(rm.Text("!raise"))
@@ -190,7 +192,8 @@ async def test_a_failure_reads_as_what_failed_where(runtime: rm.Runtime) -> None
         await session.recv()
     what = "node 'n1' failed in process: ValueError: broken on purpose, while processing "
     assert str(caught.value).startswith(f"session 's' was terminated: {what}")
-    assert str(caught.value.__cause__).startswith(what)
+    named = what.replace("'n1'", "'n1' of session 's'")
+    assert str(caught.value.__cause__).startswith(named)
     finishing = rm.NodeConfig(nodes.Fragile, "n1", config={"when": "finish"})
     session = await runtime.create_session("f", chain(finishing))
     assert "failed in finish: ValueError" in str(await cause_of(session.close()))

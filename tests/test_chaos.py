@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
+import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 import remotemedia as rm
 from remotemedia import NodeContext
+from remotemedia.events import NodeProgress
 from tests import executor_nodes as nodes
 from tests.executor_helpers import END_SECONDS, cause_of, chain, running, wait_until
 
@@ -124,6 +127,64 @@ async def test_a_node_that_skips_lives_on_after_an_error_that_cannot_be_told(how
         with pytest.raises(rm.NodeFailed, match="ValueError"):
             [output async for output in session.stream(rm.Text("fail"))]
         assert [output async for output in session.stream(rm.Text("a"))] == [rm.Text("a")]
+
+
+class SkipsHalf(rm.Node):
+    """Returns what is no message; of what it returned, and what of that lives, it tells later."""
+
+    def __init__(self) -> None:
+        self.returned: list[weakref.ref[object]] = []
+
+    def process(self, text: rm.Text) -> rm.Text | list[rm.Text]:
+        if text.text == "tell":
+            return rm.Text(str([one() is not None for one in self.returned]))
+        result = Outputs([rm.Text("a"), 42])
+        self.returned.append(weakref.ref(result))
+        return cast("list[rm.Text]", result)
+
+
+class Outputs(list[object]):
+    """A list that may be referred to weakly."""
+
+
+async def test_nothing_of_a_message_that_was_skipped_lives_on() -> None:
+    skipping = rm.NodeConfig(SkipsHalf, "n1", on_error="skip")
+    async with running(skipping, executor="inline") as session:
+        with pytest.raises(rm.NodeFailed, match="returned a int"):
+            [output async for output in session.stream(rm.Text("half"))]
+        told = [output async for output in session.stream(rm.Text("tell"))]
+        assert told == [rm.Text("[False]")]
+
+
+class Reports(rm.Node):
+    def process(self, text: rm.Text) -> rm.Text:
+        self.progress(0.5, "half of it")
+        return text
+
+
+async def test_progress_in_a_handler_is_told_as_work() -> None:
+    async with running(Reports) as session:
+        seen = session.events()
+        await session.send(rm.Text("a"))
+        async for event in seen:
+            if isinstance(event, NodeProgress) and event.message:
+                assert (event.phase, event.fraction) == ("processing", 0.5)
+                break
+
+
+class SlowCleanup(rm.Node):
+    def process(self, text: rm.Text) -> rm.Text:
+        return text
+
+    def cleanup(self) -> None:
+        time.sleep(3600)
+
+
+async def test_a_cleanup_that_is_cut_off_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(SlowCleanup, grace_period_seconds=0.5):
+        pass
+    assert "node 'n1' of session" in caplog.text
+    assert "gets SIGTERM: the rest of what it does, perhaps its cleanup, is not done" in caplog.text
 
 
 async def test_a_node_without_an_output_of_its_own_exits_as_others_do() -> None:

@@ -91,6 +91,20 @@ def test_where_it_cannot_be_loaded_messages_go_their_way_in_python() -> None:
     assert output_of(missing + SEND_ONE) == FIVE
 
 
+def test_where_it_does_not_fit_that_is_said_and_messages_go_their_way_in_python() -> None:
+    unfit = (
+        "import sys, types\n"
+        "from remotemedia.data import media\n"
+        "def bind(*_): raise ImportError('another layout')\n"
+        f"name = '{native.__name__}._native'\n"
+        "sys.modules[name] = types.ModuleType(name)\n"
+        "sys.modules[name].bind = bind\n"
+    )
+    assert output_of(unfit + PRINT_WHICH) == "False\n"
+    assert output_of(unfit + PRINT_WHICH + "; print(native.FAULT)") == "False\nanother layout\n"
+    assert output_of(unfit + SEND_ONE) == FIVE
+
+
 @pytest.mark.parametrize("environment", [{}, {native.PURE_PYTHON: "1"}])
 @pytest.mark.parametrize("other", [{}, {native.PURE_PYTHON: "1"}])
 async def test_processes_with_and_without_it_understand_each_other(

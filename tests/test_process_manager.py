@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remotemedia.core.multiprocess import spawner
 from remotemedia.core.multiprocess.orphans import MARK
 from remotemedia.core.multiprocess.process_manager import (
     ExitReason,
@@ -331,14 +332,18 @@ async def test_a_hundred_processes_start_and_end_at_once(
     assert not any(exists(handle.pid) for handle in handles)
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
 async def test_a_spawn_that_is_cancelled_leaves_no_process(
-    manager: ProcessManager, reports: Reports
+    manager: ProcessManager, reports: Reports, is_stopped: bool
 ) -> None:
+    if is_stopped:
+        os.kill(manager.spawner_pid, signal.SIGSTOP)
     spawning = asyncio.create_task(manager.spawn_node(python(SLEEPER, fds=reports.fds)))
     await asyncio.sleep(0)  # the order is sent
     spawning.cancel()
     with pytest.raises(asyncio.CancelledError):
         await spawning
+    assert spawner.scan_children(manager.spawner_pid) == set()
     reports.close_write_end()
     await reports.read_to_end()  # ends when the process has, if there ever was one
 

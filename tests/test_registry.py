@@ -238,8 +238,8 @@ def test_a_module_that_exits_is_one_that_cannot_be_imported(tmp_path: Path) -> N
     [
         ("voise:Loud", "did you mean 'voice:Loud'?"),
         ("voice.py:Loud", "did you mean 'voice:Loud'?"),
-        ("lib/other.py:Quiet", "list it: modules: [lib/other.py], and write other:Quiet"),
-        ("lib/other.py", "list it: modules: [lib/other.py], and say which class: other:ClassName"),
+        ("lib/other.py:Quiet", "add it to them, and write other:Quiet"),
+        ("lib/other.py", "list it among the modules, and say which class: other:ClassName"),
     ],
 )
 def test_a_module_that_is_not_listed_is_told_from_one_that_is_misspelled(

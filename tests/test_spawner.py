@@ -219,3 +219,17 @@ def test_children_are_found_without_the_kernels_list_of_them() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_memory_limit_above_the_one_that_stands_leaves_that() -> None:
+    gib = 1 << 30
+    program = (
+        f"import resource; from remotemedia.core.multiprocess import spawner; "
+        f"resource.setrlimit(resource.RLIMIT_AS, ({gib}, {8 * gib})); "
+        f"spawner.limit_memory({4 * gib}); print(resource.getrlimit(resource.RLIMIT_AS)); "
+        f"spawner.limit_memory({16 * gib}); print(resource.getrlimit(resource.RLIMIT_AS))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, text=True
+    ).stdout
+    assert told.splitlines() == [str((4 * gib, 4 * gib))] * 2

@@ -294,6 +294,19 @@ def test_a_connection_needs_ports_that_exist_and_fit() -> None:
     ]
 
 
+def test_ends_of_a_connection_that_are_no_names_are_findings() -> None:
+    pipeline = (
+        texts("a", "b")
+        .connect(Connection(5, None, "a", None))  # type: ignore[arg-type]
+        .connect(Connection("a", ["out"], "b", None))  # type: ignore[arg-type]
+    )
+    hint = '(such as Connection("a", "out", "b", "in"))'
+    assert problems(pipeline) == [
+        f"connection 5 -> a: 5 must be a name {hint}",
+        f"connection a.['out'] -> b: ['out'] must be a name {hint}",
+    ]
+
+
 def test_ids_may_hold_dots_and_the_longest_id_wins() -> None:
     pipeline = texts("a", "a.b", "c.d.e").connect("a.b", "c.d.e").connect("a.b.out", "a.in")
     assert connected(validate(pipeline)) == [

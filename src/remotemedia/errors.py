@@ -220,16 +220,25 @@ class ProcessCrashed(ExecutorError):
         self.working_on = working_on
         self.restarts = restarts
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """The failure in one line, for those who know which session it was in."""
+        return self._summary("")
+
+    def _summary(self, session: str) -> str:
         is_verb = self.cause.startswith("failed ")
-        parts = [f"node {self.node_id!r}{'' if is_verb else ':'} {self.cause}"]
+        text = f"node {self.node_id!r}{session}{'' if is_verb else ':'} {self.cause}"
         if not self.node_id:
-            parts = [self.cause]
+            text = self.cause
         if self.working_on:
-            parts[0] += f", while processing {self.working_on}"
+            text += f", while processing {self.working_on}"
         if self.restarts:
             times = "once" if self.restarts == 1 else f"{self.restarts} times"
-            parts[0] += f" (it had been restarted {times})"
+            text += f" (it had been restarted {times})"
+        return text
+
+    def __str__(self) -> str:
+        parts = [self._summary(f" of session {self.session_id!r}")]
         if self.traceback:
             parts.append(self.traceback.rstrip())
         elif self.stderr_tail:

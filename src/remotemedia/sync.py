@@ -50,7 +50,7 @@ class SyncRuntime:
     when the program exits.
 
     Args:
-        config: settings of the executor "python".
+        config: settings of the executors "python" and "inline".
         registry: where names of node types are found; None is the default registry.
     """
 

@@ -100,6 +100,10 @@ def _extension() -> Check:
     text = "messages take their way in Python, twice as long"
     if os.environ.get(native.PURE_PYTHON):
         return Check("extension", "warning", text, f"unset {native.PURE_PYTHON}")
+    if native.FAULT:
+        return Check(
+            "extension", "problem", f"{text}: {native.FAULT}", "install this package again"
+        )
     advice = "install a C compiler and the headers of this Python, then this package again"
     return Check("extension", "warning", text, advice)
 

@@ -55,15 +55,17 @@ def explained(error: BaseException, *, with_traceback: bool) -> str:
         error: what its session raised.
         with_traceback: give the whole traceback of the node, not only where it ends.
     """
-    from remotemedia.errors import InitTimeout, PipelineTerminated
+    from remotemedia.errors import InitTimeout, PipelineTerminated, ProcessCrashed
 
     if isinstance(error, PipelineTerminated) and error.__cause__ is not None:
         error = error.__cause__
     trace = str(getattr(error, "traceback", "") or getattr(error, "stack", ""))
     text = _late(error) if isinstance(error, InitTimeout) else str(error)
+    head, newline, rest = text.partition("\n")
+    if isinstance(error, ProcessCrashed):
+        head = error.summary  # a command has one session, whose name nobody chose
     if with_traceback or not trace:
-        return text
-    head = text.partition("\n")[0]
+        return f"{head}{newline}{rest}"
     where = _innermost(trace.splitlines())
     return f"{head}{where}; --traceback shows all of it"
 

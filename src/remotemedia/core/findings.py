@@ -7,6 +7,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 from remotemedia.data.message import shown
+from remotemedia.errors import ProcessCrashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,5 +79,9 @@ def wrong_choice(value: object, type_: object) -> tuple[str, str] | None:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, without the details that follow; its type, if it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """Return what an error says, without the details that follow; its type, if it says nothing.
+
+    Without the name of its session, too: this is for those who know it.
+    """
+    text = error.summary if isinstance(error, ProcessCrashed) else str(error)
+    return text.strip().partition("\n")[0] or type(error).__name__

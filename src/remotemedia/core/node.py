@@ -100,10 +100,10 @@ class Node:
         return None
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Report how far loading is.
+        """Report how far loading is, or work that takes its time.
 
         Args:
-            fraction: 0.0 to 1.0 of the work of `initialize`.
+            fraction: 0.0 to 1.0 of the work of `initialize`, or of what a handler does.
             message: what is being done, in a few words.
 
         Raises:

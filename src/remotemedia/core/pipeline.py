@@ -56,7 +56,8 @@ class NodeConfig:
         inherit_environment: whether it sees the variables of this process.
         working_directory: None: that of this process.
         cpu_affinity: CPUs that it may run on; None: all.
-        memory_limit_bytes: address space that it may use (RLIMIT_AS); None: no limit.
+        memory_limit_bytes: address space that it may use (RLIMIT_AS), or less where this process is
+            limited to less; None: no limit of its own.
         cuda_visible_devices: value of CUDA_VISIBLE_DEVICES, such as "0"; None: unchanged.
         restart: whether it is started again after a crash.
         on_error: what an exception in a handler does.

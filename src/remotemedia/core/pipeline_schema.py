@@ -37,6 +37,7 @@ NodeId = Annotated[
     str,
     Meta(pattern=ID_PATTERN, description="name of the node in this pipeline"),
 ]
+Cpu = Annotated[int, Meta(ge=0, lt=2**16)]  # more than any kernel numbers
 Positive = Annotated[float, Meta(gt=0)]
 StallTimeout = Annotated[float, Meta(gt=0, le=1e9)]  # 30 years: as nanoseconds it fits its message
 
@@ -66,8 +67,8 @@ class NodeEntry(Struct, forbid_unknown_fields=True):
     environment: dict[str, str] = {}
     inherit_environment: bool = True
     working_directory: str | None = None
-    cpu_affinity: list[Annotated[int, Meta(ge=0)]] | None = None
-    memory_limit_bytes: Annotated[int, Meta(ge=1)] | None = None
+    cpu_affinity: list[Cpu] | None = None
+    memory_limit_bytes: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
     cuda_visible_devices: str | None = None
     restart: RestartEntry | None = None
     on_error: OnError = "fail"

@@ -159,10 +159,8 @@ class Registry:
         if ":" in name:
             raise self._no_such_module(name)
         if name.endswith(".py"):
-            raise NodeTypeNotFound(
-                f"the node type {name!r} is a file",
-                f"list it: modules: [{name}], and say which class: {module_key(name)}:ClassName",
-            )
+            hint = f"list it among the modules, and say which class: {module_key(name)}:ClassName"
+            raise NodeTypeNotFound(f"the node type {name!r} is a file", hint)
         hint = suggested(name, self.names())
         if not hint.endswith("?") and "/" not in name:
             how = f"register it by @remotemedia.node({name!r}), or give the class itself"
@@ -179,12 +177,10 @@ class Registry:
         ]
         hint = did_you_mean(f"{key}:{qualname}", near)
         if not hint and module != key:
-            hint = f"list it: modules: [{module}], and write {key}:{qualname}"
+            hint = f"add it to them, and write {key}:{qualname}"
         return NodeTypeNotFound(
             f"the module {module!r} is not among the pipeline's modules",
-            hint
-            or f"add it to them: modules: [{module}.py] for a file beside the pipeline's, or its "
-            f"dotted name",
+            hint or f"add to them {module}.py, a file beside the pipeline's, or a dotted name",
         )
 
     def names(self) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class Runtime:
     threads of this process, for tests and debuggers. Nothing is started before the first session.
 
     Args:
-        config: settings of the executor "python".
+        config: settings of both.
         registry: where names of node types are found; None is the default registry.
     """
 

@@ -252,6 +252,9 @@ class _Checker:
     def check_connection(self, index: int, connection: Connection) -> None:
         where = f"connection {connection}"
         place = ("connections", index)
+        if wrong := _wrong_names(connection):
+            self.find(where, f"{wrong} must be a name", 'such as Connection("a", "out", "b", "in")')
+            return
         policy = connection.policy
         if policy is not None and policy not in get_args(PolicyName):
             hint = suggested(str(policy), get_args(PolicyName))
@@ -423,3 +426,12 @@ class _Checker:
             for name, port in self.ports(node_id, direction).items()
             if (node_id, name) not in connected
         )
+
+
+def _wrong_names(connection: Connection) -> str:
+    """Say which end of a connection is no text; empty if none. What is written in Python may be."""
+    nodes = (connection.from_node, connection.to_node)
+    ports = (connection.from_port, connection.to_port)
+    wrong = [repr(node) for node in nodes if not isinstance(node, str)]
+    wrong += [repr(port) for port in ports if not isinstance(port, str | None)]
+    return " and ".join(wrong)

@@ -227,10 +227,10 @@ class Phase(StrEnum):
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
-    """How far the start of a node is.
+    """How far a node is with its start, or with its work.
 
     Attributes:
-        phase: a `Phase`: importing, creating, loading or connecting.
+        phase: a `Phase`: importing, creating, loading, connecting or processing.
         fraction: of the phase, 0.0 to 1.0.
         message: what is being done, as the node says it.
     """

@@ -98,8 +98,8 @@ class Ending:
         if starts := list(self._starts):  # those that end meanwhile leave the other list
             await self._unless_killing(asyncio.wait(starts, timeout=START_SECONDS))
             for start in starts:
-                start.cancel()  # its process is killed as soon as there is one
-            await asyncio.wait(starts)  # what they held is closed
+                start.cancel()  # it kills its process, and waits for the end of that
+            await asyncio.wait(starts)
         for node in nodes:
             node.stop()
             if node.launched is not None:

@@ -44,7 +44,10 @@ class ProcessStarted:
 
 @dataclass(frozen=True, slots=True)
 class NodeProgress:
-    """How far the start of a node is: phase, fraction of it (0.0 to 1.0) and what it says."""
+    """How far a node is with its start, or with its work (phase "processing") where it tells that.
+
+    Of the phase the fraction that is done, 0.0 to 1.0, and what the node says of it.
+    """
 
     session_id: str
     node_id: str

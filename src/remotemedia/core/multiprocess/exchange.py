@@ -41,7 +41,7 @@ __all__ = ["Exchange"]
 
 _log = logging.getLogger("remotemedia.session")
 TAKEN_IN_A_TURN = 64
-"""Outputs that one who waits takes for others before they get a turn."""
+"""How many outputs a waiting task receives, and keeps for others, before it lets those run."""
 T = TypeVar("T")
 Output: TypeAlias = "RuntimeData"
 

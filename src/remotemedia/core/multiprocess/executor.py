@@ -98,8 +98,7 @@ class SessionExecutor(ABC):
             PipelineError: it cannot run as written, with everything that is wrong.
             ExecutorError: the name is taken or is no name, or the executor is shut down.
             SpawnError, ProcessCrashed, InitTimeout: a node did not start; all is rolled back.
-            ChannelError: another process of the user has been taking shared memory for 10 s, and
-                none else can meanwhile.
+            ChannelError: another process of this user has held the lock on shared memory for 10 s.
             ResourceLimit: a limit would be passed.
         """
         check_pipeline(pipeline, session_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from remotemedia.core.multiprocess.exits import ProcessExit
+from remotemedia.core.multiprocess.process_handle import ProcessStatus
 from remotemedia.core.multiprocess.spec import SpawnSpec
 from remotemedia.errors import ExecutorError
 
@@ -33,6 +35,7 @@ __all__ = [
     "ThreadLauncher",
 ]
 
+_log = logging.getLogger("remotemedia.session")
 SWITCH_SECONDS = 0.1
 """How long a thread that is about to end has for it, however short the grace period."""
 CONTROL_FD = 3
@@ -103,6 +106,13 @@ class ProcessLauncher:
     async def end(self, launched: Iterable[Launched], grace_seconds: float) -> None:
         """See `Launcher.end`."""
         handles: list[ProcessHandle] = list(launched)  # type: ignore[arg-type]  # by `launch`
+        for handle in handles if grace_seconds > 0 else ():
+            if handle.status is ProcessStatus.RUNNING:
+                _log.warning(
+                    "node %r of session %r has not exited in nine tenths of grace_period_seconds "
+                    "and gets SIGTERM: the rest of what it does, perhaps its cleanup, is not done",
+                    *(handle.node_id, handle.session_id),
+                )
         await self._manager.terminate(handles, grace_seconds)
 
     def _spec(self, node: ValidatedNode, session_id: str, control_fd: int) -> SpawnSpec:

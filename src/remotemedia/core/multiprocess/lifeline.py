@@ -106,6 +106,16 @@ class Lifeline:
         except OSError as error:
             self._report_unsent(number, error)
 
+    def signal(self, number: int, signal_number: int) -> None:
+        """Have a process and its group signalled; a stopped spawner goes on for that."""
+        self.rouse()
+        self.send({"op": "signal", "id": number, "number": signal_number})
+
+    def kill_tree(self, number: int) -> None:
+        """Have a process and all its descendants killed; a stopped spawner goes on for that."""
+        self.rouse()
+        self.send({"op": "kill_tree", "id": number})
+
     def end(self) -> None:
         """Let the spawner kill all, sweep and end; its reports keep coming until then."""
         if not self._ended.is_set():

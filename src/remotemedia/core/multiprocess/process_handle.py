@@ -18,9 +18,17 @@ if TYPE_CHECKING:
     from remotemedia.core.multiprocess.spec import SpawnSpec
     from remotemedia.core.multiprocess.stdio import NodeStdio
 
-__all__ = ["Escalation", "Process", "ProcessHandle", "ProcessStatus", "ask_then_kill"]
+__all__ = [
+    "KILL_SECONDS",
+    "Escalation",
+    "Process",
+    "ProcessHandle",
+    "ProcessStatus",
+    "ask_then_kill",
+]
 
-KILL_SECONDS = 5.0  # SIGKILL takes milliseconds, unless the process is stuck in the kernel
+KILL_SECONDS = 5.0
+"""How long a process may take to be gone after SIGKILL: milliseconds, if the kernel lets it."""
 
 
 class ProcessStatus(enum.Enum):
@@ -110,14 +118,12 @@ class ProcessHandle:
         """Send a signal to its process group; does nothing once it has exited."""
         if number in (signal.SIGTERM, signal.SIGKILL):
             self._mark_terminating()
-        self._lifeline.rouse()
-        self._lifeline.send({"op": "signal", "id": self._process.number, "number": int(number)})
+        self._lifeline.signal(self._process.number, int(number))
 
     def kill(self) -> None:
         """Kill it and all its descendants, whatever groups or sessions they moved to."""
         self._mark_terminating()
-        self._lifeline.rouse()
-        self._lifeline.send({"op": "kill_tree", "id": self._process.number})
+        self._lifeline.kill_tree(self._process.number)
 
     def _mark_terminating(self) -> None:
         if self._process.status is ProcessStatus.RUNNING:

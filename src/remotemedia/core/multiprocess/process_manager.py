@@ -23,6 +23,7 @@ from remotemedia.core.multiprocess.exits import SPAWNER_DIED, ExitReason, Proces
 from remotemedia.core.multiprocess.lifeline import Lifeline, Report
 from remotemedia.core.multiprocess.orphans import MARK, kill_orphans
 from remotemedia.core.multiprocess.process_handle import (
+    KILL_SECONDS,
     Escalation,
     Process,
     ProcessHandle,
@@ -32,7 +33,7 @@ from remotemedia.core.multiprocess.process_handle import (
 from remotemedia.core.multiprocess.spec import SpawnSpec
 from remotemedia.core.multiprocess.stdio import NodeStdio
 from remotemedia.core.multiprocess.transport.limits import MORE_PROCESSES
-from remotemedia.core.uncancelled import begin_task
+from remotemedia.core.uncancelled import begin_task, to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -158,7 +159,7 @@ class ProcessManager:
     async def spawn_node(self, spec: SpawnSpec) -> ProcessHandle:
         """Start a process and return when it runs its command.
 
-        Cancelled, it is being killed.
+        Cancelled, it has killed what there was of it, and returns when that is reaped.
 
         Raises:
             SpawnError: its command could not be run, or the manager was closed meanwhile; there
@@ -181,7 +182,8 @@ class ProcessManager:
         try:
             return await process.spawned
         except asyncio.CancelledError:
-            self._lifeline.send({"op": "kill_tree", "id": number})
+            self._lifeline.kill_tree(number)
+            await to_its_end(_see_off(process))
             raise
 
     async def terminate(
@@ -286,3 +288,16 @@ class ProcessManager:
     def _forget(self, process: Process) -> None:
         del self._processes[process.number]
         process.leave()
+
+
+async def _see_off(process: Process) -> None:
+    """Wait until nothing is left of a process that was killed while it was being started."""
+    try:
+        async with asyncio.timeout(KILL_SECONDS):
+            await process.gone.wait()
+    except TimeoutError:
+        _log.error(
+            "node %r of session %r was killed while it was being started, and has not ended within "
+            "%g s: it is stuck in the kernel, waiting for a device or a file system",
+            *(process.spec.node_id, process.spec.session_id, KILL_SECONDS),
+        )

@@ -327,15 +327,24 @@ def become_runner(
         if order["cpus"] is not None:
             stage = f"run on the CPUs {order['cpus']}"
             os.sched_setaffinity(0, order["cpus"])
-        stage = f"execute {order['argv'][0]}"
         if order["max_memory_bytes"] is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (order["max_memory_bytes"],) * 2)
+            stage = f"limit its memory to {order['max_memory_bytes']} bytes"
+            limit_memory(order["max_memory_bytes"])
+        stage = f"execute {order['argv'][0]}"
         os.execvpe(order["argv"][0], order["argv"], order["env"])  # noqa: S606 - no shell, on purpose
     except BaseException as error:  # a fork must not return into the loop
-        code = error.errno if isinstance(error, OSError) else errno.ENOMEM
+        other = errno.ENOMEM if isinstance(error, MemoryError) else errno.EINVAL
+        code = error.errno if isinstance(error, OSError) else other
         os.write(error_fd, json.dumps([code, stage[:200]]).encode())
     finally:
         os._exit(127)
+
+
+def limit_memory(max_bytes: int) -> None:
+    """Limit the address space of this process; where a tighter limit stands, that one stays."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = max_bytes if hard == resource.RLIM_INFINITY else min(max_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def prctl(option: int, value: int) -> None:

@@ -7,15 +7,19 @@ layout that came in that chunk before, while there is credit and nobody else ref
 goes to a method in Python, which takes the common case too: C decides nothing that Python does not
 decide the same way, and both pass the same tests.
 
-In C no code of Python runs between the first count of a message and the last, so that no signal
-handler and no other thread comes in between; the extension never gives up the GIL.
+While a message is sent in C, no code of Python runs between its first count and its last, so that
+no signal handler and no other thread comes in between; the extension never gives up the GIL. While
+one is received, Python 3.11 may collect garbage where an object is made. What that runs may find the
+message taken and its latency not counted yet, and may close the reader: so the reader is looked at
+again afterwards.
 
 Where the extension was not built, for want of a compiler, or `REMOTEMEDIA_PURE_PYTHON` is set,
-`portable` takes its place.
+`portable` takes its place. So it does where what was built does not fit, which is logged.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -27,6 +31,7 @@ from remotemedia.data.message import NO_METADATA, ArrayMessage
 from remotemedia.data.wire import HEADER
 
 __all__ = [
+    "FAULT",
     "IS_NATIVE",
     "PURE_PYTHON",
     "Chunk",
@@ -39,6 +44,8 @@ __all__ = [
 
 PURE_PYTHON = "REMOTEMEDIA_PURE_PYTHON"
 """Environment variable: set to anything, this process does without the extension."""
+FAULT = ""
+"""Why the extension cannot be used, where it was built."""
 
 if TYPE_CHECKING:
     IS_NATIVE = True
@@ -53,14 +60,21 @@ if TYPE_CHECKING:
 else:
     try:
         if os.environ.get(PURE_PYTHON):
-            raise ImportError
-        from remotemedia.core.multiprocess.native import _native as chosen
+            raise ModuleNotFoundError
+        import remotemedia.core.multiprocess.native._native as chosen
 
         chosen.bind(
             ArrayMessage, Audio, Video, Layout, NO_METADATA, HEADER.unpack, np.empty(1, np.uint8)
         )
         IS_NATIVE = True
-    except ImportError:
+    except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError):
+            FAULT = str(error)
+            logging.getLogger("remotemedia").warning(
+                "the extension in C cannot be used, and messages take twice as long: %s; install "
+                "this package again",
+                FAULT,
+            )
         from remotemedia.core.multiprocess.native import portable as chosen
 
         IS_NATIVE = False

@@ -69,7 +69,7 @@ static PyObject *loan_exit(Loan *self, PyObject *const *args, Py_ssize_t count) 
     }
     PyObject *sent = Py_NewRef(Py_None);
     if (args[0] == Py_None && is_out(self)) {
-        if (!self->publisher || !PyObject_TypeCheck(self->publisher, &SenderType)) {
+        if (!self->publisher || !PyObject_TypeCheck(self->publisher, &EmitterType)) {
             PyErr_SetString(PyExc_AttributeError, "publisher");
             Py_CLEAR(sent);
         } else {

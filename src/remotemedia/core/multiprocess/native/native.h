@@ -64,7 +64,7 @@ typedef struct {
     PyObject *publisher, *message, *chunk, *layout, *token;
 } Loan;
 
-extern PyTypeObject ChunkType, ReceiverType, SenderType, LoanType, TakerType, LenderType;
+extern PyTypeObject ChunkType, ReceiverType, EmitterType, LoanType, TakerType, LenderType;
 
 /* How numpy lays out an array, as far as it is looked at. `bind` holds one against it. */
 typedef struct {
@@ -122,9 +122,9 @@ PyObject *new_array_message(PyObject *layout, PyObject *array, int64_t timestamp
    Returns NULL. */
 PyObject *hand_over_error(PyObject *self, PyObject *method, PyObject *extra);
 
-/* Has `sender`, of `SenderType`, send a loan if there is credit; None if there is none. See
-   `Sender._try_loan`. */
-PyObject *try_loan(PyObject *sender, PyObject *loan);
+/* Has an emitter send a loan if there is credit; None if there is none. See `Sender._try_loan`, in
+   Python, which is built on it. */
+PyObject *try_loan(PyObject *emitter, PyObject *loan);
 
 /* The user header's address, which is what a chunk is known by; NULL with an error set. */
 PyObject *sample_key(PyObject *sample);

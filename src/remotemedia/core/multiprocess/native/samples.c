@@ -146,9 +146,9 @@ typedef struct {
     PyObject *lend;   /* the library's */
     PyObject *chunks; /* dict: address of the user header -> Chunk */
     Py_ssize_t room;  /* bytes a chunk of the present segment has */
-} Lender;
+} SampleLender;
 
-static PyObject *lender_known(Lender *self, Py_ssize_t nbytes) {
+static PyObject *lender_known(SampleLender *self, Py_ssize_t nbytes) {
     PyObject *elements = PyLong_FromSsize_t((nbytes + 63) >> 6);
     PyObject *lend = Py_NewRef(self->lend);
     PyObject *sample = elements ? PyObject_CallOneArg(lend, elements) : NULL;
@@ -169,7 +169,7 @@ static PyObject *lender_known(Lender *self, Py_ssize_t nbytes) {
     return result;
 }
 
-static PyObject *lender_loan(Lender *self, PyObject *argument) {
+static PyObject *lender_loan(SampleLender *self, PyObject *argument) {
     Py_ssize_t nbytes = PyLong_AsSsize_t(argument);
     if (nbytes == -1 && PyErr_Occurred())
         return NULL;
@@ -184,28 +184,28 @@ static PyObject *lender_loan(Lender *self, PyObject *argument) {
     return result ? result : hand_over_error((PyObject *)self, name_not_lent, argument);
 }
 
-static int lender_traverse(Lender *self, visitproc visit, void *arg) {
+static int lender_traverse(SampleLender *self, visitproc visit, void *arg) {
     Py_VISIT(self->lend);
     Py_VISIT(self->chunks);
     return 0;
 }
 
-static int lender_clear(Lender *self) {
+static int lender_clear(SampleLender *self) {
     Py_CLEAR(self->lend);
     Py_CLEAR(self->chunks);
     return 0;
 }
 
-static void lender_dealloc(Lender *self) {
+static void lender_dealloc(SampleLender *self) {
     PyObject_GC_UnTrack(self);
     lender_clear(self);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
 static PyMemberDef lender_members[] = {
-    {"_lend", T_OBJECT_EX, offsetof(Lender, lend), 0, NULL},
-    {"_chunks", T_OBJECT_EX, offsetof(Lender, chunks), 0, NULL},
-    {"_room", T_PYSSIZET, offsetof(Lender, room), 0, NULL},
+    {"_lend", T_OBJECT_EX, offsetof(SampleLender, lend), 0, NULL},
+    {"_chunks", T_OBJECT_EX, offsetof(SampleLender, chunks), 0, NULL},
+    {"_room", T_PYSSIZET, offsetof(SampleLender, room), 0, NULL},
     {NULL},
 };
 
@@ -217,7 +217,7 @@ static PyMethodDef lender_methods[] = {
 PyTypeObject LenderType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name =
         "remotemedia.core.multiprocess.native._native.SampleLender",
-    .tp_basicsize = sizeof(Lender),
+    .tp_basicsize = sizeof(SampleLender),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_new = PyType_GenericNew,
     .tp_dealloc = (destructor)lender_dealloc,

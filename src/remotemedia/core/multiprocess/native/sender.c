@@ -24,12 +24,12 @@ typedef struct {
     Bell *bell;
     PyObject *readers; /* whose positions are the credit; None where it takes more than a look */
     Reader *reader;
-} Sender;
+} Emitter;
 
 static PyObject *name_try_loan_any, *name_send, *name_not_handed;
 
 /* Whether one more message may be sent, by what is known or by a look; see `Credit`. */
-static int has_credit(Sender *self) {
+static int has_credit(Emitter *self) {
     if (self->limit < 0 || self->sent > INT64_MAX)
         return 0;
     if ((long long)self->sent < self->limit)
@@ -65,7 +65,7 @@ static int is_alone(PyObject *given, PyObject *array) {
 }
 
 /* Whether a loan can be sent as it is, and the fields of its header. */
-static int is_common(Sender *self, Loan *loan, WireHeader *header, uint64_t *nbytes) {
+static int is_common(Emitter *self, Loan *loan, WireHeader *header, uint64_t *nbytes) {
     if (!self->words.view || !is_word(&self->words, self->sent_at) ||
         !is_word(&self->words, self->handed_at) || !is_word(&self->words, self->bytes_at) ||
         !self->finish || self->finish == Py_None || !self->bells || !self->epoch ||
@@ -96,14 +96,14 @@ static int is_common(Sender *self, Loan *loan, WireHeader *header, uint64_t *nby
     return epoch <= UINT32_MAX;
 }
 
-static void ring_sleepers(Sender *self) {
+static void ring_sleepers(Emitter *self) {
     for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(self->bells); index++)
         if (load(&self->words, self->bell[index].asleep))
             ring(self->bell[index].fd);
 }
 
 /* No code of Python runs from the first count to the last: no signal handler, no other thread. */
-static int emit(Sender *self, Loan *loan, WireHeader *header, uint64_t nbytes) {
+static int emit(Emitter *self, Loan *loan, WireHeader *header, uint64_t nbytes) {
     Chunk *chunk = (Chunk *)loan->chunk;
     const uint64_t sequence = self->sent + 1;
     memcpy(header->layout, block_of(loan->layout), sizeof header->layout);
@@ -133,7 +133,7 @@ static int emit(Sender *self, Loan *loan, WireHeader *header, uint64_t nbytes) {
 }
 
 PyObject *try_loan(PyObject *sender, PyObject *argument) {
-    Sender *self = (Sender *)sender;
+    Emitter *self = (Emitter *)sender;
     WireHeader header;
     uint64_t nbytes;
     Loan *loan = PyObject_TypeCheck(argument, &LoanType) ? (Loan *)argument : NULL;
@@ -147,19 +147,19 @@ PyObject *try_loan(PyObject *sender, PyObject *argument) {
     Py_RETURN_TRUE;
 }
 
-static PyObject *get_words(Sender *self, void *Py_UNUSED(closure)) {
+static PyObject *get_words(Emitter *self, void *Py_UNUSED(closure)) {
     return Py_NewRef(self->words.view ? self->words.view : Py_None);
 }
 
-static int set_words(Sender *self, PyObject *value, void *Py_UNUSED(closure)) {
+static int set_words(Emitter *self, PyObject *value, void *Py_UNUSED(closure)) {
     return words_set(&self->words, value);
 }
 
-static PyObject *get_bells(Sender *self, void *Py_UNUSED(closure)) {
+static PyObject *get_bells(Emitter *self, void *Py_UNUSED(closure)) {
     return Py_NewRef(self->bells ? self->bells : Py_None);
 }
 
-static int set_bells(Sender *self, PyObject *value, void *Py_UNUSED(closure)) {
+static int set_bells(Emitter *self, PyObject *value, void *Py_UNUSED(closure)) {
     if (!value || !PyTuple_CheckExact(value)) {
         PyErr_SetString(PyExc_TypeError, "bells are a tuple");
         return -1;
@@ -188,11 +188,11 @@ static int set_bells(Sender *self, PyObject *value, void *Py_UNUSED(closure)) {
     return 0;
 }
 
-static PyObject *get_readers(Sender *self, void *Py_UNUSED(closure)) {
+static PyObject *get_readers(Emitter *self, void *Py_UNUSED(closure)) {
     return Py_NewRef(self->readers ? self->readers : Py_None);
 }
 
-static int set_readers(Sender *self, PyObject *value, void *Py_UNUSED(closure)) {
+static int set_readers(Emitter *self, PyObject *value, void *Py_UNUSED(closure)) {
     if (!value || (value != Py_None && !PyTuple_CheckExact(value))) {
         PyErr_SetString(PyExc_TypeError, "readers are a tuple, or None");
         return -1;
@@ -223,7 +223,7 @@ static int set_readers(Sender *self, PyObject *value, void *Py_UNUSED(closure)) 
     return 0;
 }
 
-static int sender_traverse(Sender *self, visitproc visit, void *arg) {
+static int sender_traverse(Emitter *self, visitproc visit, void *arg) {
     Py_VISIT(self->words.view);
     Py_VISIT(self->epoch);
     Py_VISIT(self->finish);
@@ -232,7 +232,7 @@ static int sender_traverse(Sender *self, visitproc visit, void *arg) {
     return 0;
 }
 
-static int sender_clear(Sender *self) {
+static int sender_clear(Emitter *self) {
     words_set(&self->words, NULL);
     Py_CLEAR(self->epoch);
     Py_CLEAR(self->finish);
@@ -241,7 +241,7 @@ static int sender_clear(Sender *self) {
     return 0;
 }
 
-static void sender_dealloc(Sender *self) {
+static void sender_dealloc(Emitter *self) {
     PyObject_GC_UnTrack(self);
     sender_clear(self);
     PyMem_Free(self->bell);
@@ -250,14 +250,14 @@ static void sender_dealloc(Sender *self) {
 }
 
 static PyMemberDef sender_members[] = {
-    {"_sent", T_ULONGLONG, offsetof(Sender, sent), 0, NULL},
-    {"_bytes", T_ULONGLONG, offsetof(Sender, bytes), 0, NULL},
-    {"_limit", T_LONGLONG, offsetof(Sender, limit), 0, NULL},
-    {"_sent_at", T_PYSSIZET, offsetof(Sender, sent_at), 0, NULL},
-    {"_handed_at", T_PYSSIZET, offsetof(Sender, handed_at), 0, NULL},
-    {"_bytes_at", T_PYSSIZET, offsetof(Sender, bytes_at), 0, NULL},
-    {"epoch", T_OBJECT_EX, offsetof(Sender, epoch), 0, NULL},
-    {"_finish_token", T_OBJECT_EX, offsetof(Sender, finish), 0, NULL},
+    {"_sent", T_ULONGLONG, offsetof(Emitter, sent), 0, NULL},
+    {"_bytes", T_ULONGLONG, offsetof(Emitter, bytes), 0, NULL},
+    {"_limit", T_LONGLONG, offsetof(Emitter, limit), 0, NULL},
+    {"_sent_at", T_PYSSIZET, offsetof(Emitter, sent_at), 0, NULL},
+    {"_handed_at", T_PYSSIZET, offsetof(Emitter, handed_at), 0, NULL},
+    {"_bytes_at", T_PYSSIZET, offsetof(Emitter, bytes_at), 0, NULL},
+    {"epoch", T_OBJECT_EX, offsetof(Emitter, epoch), 0, NULL},
+    {"_finish_token", T_OBJECT_EX, offsetof(Emitter, finish), 0, NULL},
     {NULL},
 };
 
@@ -274,10 +274,10 @@ static PyMethodDef sender_methods[] = {
     {NULL},
 };
 
-PyTypeObject SenderType = {
+PyTypeObject EmitterType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name =
         "remotemedia.core.multiprocess.native._native.Emitter",
-    .tp_basicsize = sizeof(Sender),
+    .tp_basicsize = sizeof(Emitter),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_new = PyType_GenericNew,
     .tp_dealloc = (destructor)sender_dealloc,
@@ -292,7 +292,7 @@ int init_sender(PyObject *module) {
     return !(name_try_loan_any = PyUnicode_InternFromString("_try_loan")) ||
                    !(name_send = PyUnicode_InternFromString("send")) ||
                    !(name_not_handed = PyUnicode_InternFromString("_not_handed")) ||
-                   PyModule_AddType(module, &SenderType)
+                   PyModule_AddType(module, &EmitterType)
                ? -1
                : 0;
 }

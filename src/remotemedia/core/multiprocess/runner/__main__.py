@@ -28,7 +28,7 @@ control connection what to do; there is none here. To run a pipeline, use one of
 def main() -> NoReturn:
     """Run the node that the executor names, and exit."""
     number = os.environ.pop(CONTROL_VARIABLE, "")
-    is_started = number.isdigit()
+    is_started = number.isdecimal()
     if not is_started or sys.argv[1::2] != ["--node-type", "--node-id"] or len(sys.argv) != 5:
         _parse_arguments(may_be_more=not is_started)
     if not is_started:
@@ -69,7 +69,10 @@ def main() -> NoReturn:
 
 
 def _parse_arguments(may_be_more: bool) -> None:
-    """Exit if they ask for help, or are not what an executor says for those who list processes."""
+    """Exit if they ask for help, or an option is missing or unknown.
+
+    Nothing is done with their values: they tell people who list processes which node this is.
+    """
     import argparse  # here: with what it imports it takes 5 ms of every start
 
     parser = argparse.ArgumentParser(

@@ -42,6 +42,7 @@ class RunnerContext:
         self.correlation_id = 0
         self._kind = kind
         self._reporter = reporter
+        self._phase = control.Phase.LOADING
         self._subscribers: Collection[Subscriber] = ()
         self._routes: dict[str, dict[type, Publisher]] = {}
         self._default: dict[type, Publisher] = {}
@@ -55,6 +56,7 @@ class RunnerContext:
             subscribers: what its inputs are read by; connections that come later are added there.
             publishers: by output port.
         """
+        self._phase = control.Phase.PROCESSING
         self._subscribers = subscribers
         self._routes = {
             port.name: {DATA_TYPES[kind]: publishers[port.name] for kind in port.kinds}
@@ -68,7 +70,7 @@ class RunnerContext:
         """See `Node.progress`."""
         clamped = min(1.0, max(0.0, float(fraction)))
         text = control.shorten(str(message))
-        self._reporter.say(control.Progress(control.Phase.LOADING, clamped, text))
+        self._reporter.say(control.Progress(self._phase, clamped, text))
 
     def queued(self) -> int:
         """See `Node.queued`."""

@@ -41,7 +41,8 @@ class NodeRun:
     """The life of one node in this process.
 
     Args:
-        end: the runner's end of the control connection; owned.
+        end: the runner's end of the control connection; stays open until the process exits, or
+            whoever runs this in a thread closes it.
         open_endpoint: opens the node's channels, where not by the ticket.
     """
 

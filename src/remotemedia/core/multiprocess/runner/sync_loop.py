@@ -43,6 +43,7 @@ class SyncLoop(Work):
     def _serve(self) -> None:
         handlers, commands = self.handlers, self.commands
         wait_for = cast("Callable[..., Found]", self.endpoint.doorbell.wait_for)
+        outputs: Iterator[object] | None
         while True:
             only = self.only
             message = None if only is None or commands.has_news else only.receive_soon()
@@ -72,6 +73,7 @@ class SyncLoop(Work):
             except (Stopped, ChannelClosed):
                 raise
             except Exception as error:
+                message = result = outputs = None  # none lives on while it waits for the next
                 self.note_failure(error)  # raises it again, unless the node is to live on
             self.end(began)
 
