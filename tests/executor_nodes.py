@@ -727,6 +727,14 @@ class SlowCleanup(Node):
         time.sleep(3600)
 
 
+class Keeper(Node):
+    """Keeps what it received last, as a filter does that looks back."""
+
+    def process(self, data: Binary) -> Binary:
+        self.last = data.array
+        return Binary(b"")
+
+
 class Deaf(Node):
     """Hangs in `process` and does not react to SIGTERM."""
 

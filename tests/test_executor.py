@@ -253,6 +253,25 @@ async def test_numpy_has_one_thread_in_a_node_unless_told_otherwise(
     assert name not in found["environment"]
 
 
+async def test_a_node_that_keeps_what_it_received_leaves_no_file_when_its_session_ends(
+    executor: rm.MultiprocessExecutor,
+) -> None:
+    assert executor._domain is not None
+    root, prefix = executor._domain.address
+
+    def files() -> set[str]:
+        shared = {name for name in os.listdir(SHM_FOLDER) if name.startswith(prefix)}
+        return shared | {str(path) for path in Path(root).rglob("*") if path.is_file()}
+
+    before = files()
+    for name in ("a", "b"):
+        session = await executor.create_session(name, chain(nodes.Keeper))
+        await session.send(rm.Binary(bytes(5000)))
+        assert (await session.recv()).correlation_id == 1
+        await session.close()
+        assert files() == before
+
+
 async def test_a_node_runs_where_and_with_what_it_was_given(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.symlink_to(sys.executable)
@@ -278,7 +297,7 @@ async def test_an_interpreter_without_the_package_is_said_to_lack_it(tmp_path: P
         with pytest.raises(rm.ProcessCrashed) as raised:
             await runtime.create_session("s", pipeline)
     text = f"node 'n1': {sys.executable} has no remotemedia: install it there"
-    assert str(raised.value) == text
+    assert raised.value.summary == text
 
 
 async def test_a_memory_limit_is_an_error_of_the_node_that_passes_it() -> None:

@@ -764,7 +764,8 @@ async def test_an_end_that_takes_long_says_what_it_waits_for(
     await wait_until(lambda: "session 's' is" in caplog.text)
     await session.terminate()
     await task
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    *told, last = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert "node 'n2' of session 's' has not exited" in last
     assert len(told) == (2 if how == "close" else 1)  # closing, and then ending
     assert all("session 's' is" in text for text in told)
     assert all("for 'n2' to" in text for text in told)

@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +22,6 @@ from tests.process_helpers import exists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 COMMAND = (sys.executable, "-I", "-S", "-X", "utf8", spawner.__file__)
 
@@ -233,3 +234,19 @@ def test_a_memory_limit_above_the_one_that_stands_leaves_that() -> None:
         [sys.executable, "-c", program], capture_output=True, check=True, text=True
     ).stdout
     assert told.splitlines() == [str((4 * gib, 4 * gib))] * 2
+
+
+def test_a_process_that_has_itself_traced_has_not_exited_when_it_stops(executor: Executor) -> None:
+    traced = "import ctypes, os; ctypes.CDLL(None).ptrace(0, 0, 0, 0); os.kill(os.getpid(), 10)"
+    executor.spawn(1, sys.executable, "-I", "-S", "-c", traced)
+    pid = executor.read_until("spawned", 1)["pid"]
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "t":
+        assert time.monotonic() < deadline
+    executor.spawn(2, "/bin/true")
+    executor.read_until("gone", 2)  # it has been told of the stop by now
+    executor.send({"op": "kill_tree", "id": 1})
+    report = executor.read()
+    assert (report["event"], report["id"]) == ("exited", 1)
+    assert os.WTERMSIG(report["status"]) == signal.SIGKILL
+    assert executor.read() == {"event": "gone", "id": 1}

@@ -261,6 +261,8 @@ class Spawner:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
                 if pid == 0:
                     return
+                if os.WIFSTOPPED(status):
+                    continue  # it has itself traced, and nothing but SIGKILL moves it now
                 self._foreign.discard(pid)
                 if pid in self._runners:
                     # getrusage(2): in KiB

@@ -346,8 +346,7 @@ class Supervisor:
     def node_exited(self, node: NodeProcess, end: ProcessExit, *, is_expected: bool) -> None:
         """See `Owner.node_exited`."""
         assert node.launched is not None
-        if end.code != 0 or not is_expected:
-            self._wiring.note_dead(node.node_id, node.launched.pid)
+        self._wiring.note_exit(node.node_id, node.launched.pid)
         self._bus.emit(
             events.ProcessExited(
                 self._session_id, node.node_id, node.launched.pid, end, is_expected

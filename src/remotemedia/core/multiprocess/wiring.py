@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -337,9 +338,14 @@ class Wiring:
         )
         return configuration, () if ticket is None else ticket.fds
 
-    def note_dead(self, node_id: str, pid: int) -> None:
-        """A process of a node ended, and did not give back all that it held."""
-        self._dead_pids.setdefault(node_id, set()).add(pid)
+    def note_exit(self, node_id: str, pid: int) -> None:
+        """A process of a node ended. What it did not give back is freed later.
+
+        One that was killed has given back nothing; one that exited all but the messages that its
+        node still held.
+        """
+        if pid != os.getpid():  # else the node ran in a thread
+            self._dead_pids.setdefault(node_id, set()).add(pid)
 
     def close(self) -> None:
         """Close the channels, and free what dead processes held: of this session, of no other."""

@@ -9,9 +9,9 @@ decide the same way, and both pass the same tests.
 
 While a message is sent in C, no code of Python runs between its first count and its last, so that
 no signal handler and no other thread comes in between; the extension never gives up the GIL. While
-one is received, Python 3.11 may collect garbage where an object is made. What that runs may find the
-message taken and its latency not counted yet, and may close the reader: so the reader is looked at
-again afterwards.
+one is received, Python 3.11 may collect garbage where an object is made. What that runs may find
+the message taken and its latency not counted yet, and may close the reader: so the reader is looked
+at again afterwards.
 
 Where the extension was not built, for want of a compiler, or `REMOTEMEDIA_PURE_PYTHON` is set,
 `portable` takes its place. So it does where what was built does not fit, which is logged.

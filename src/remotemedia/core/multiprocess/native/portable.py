@@ -6,7 +6,6 @@ Here every message goes the way that takes all cases, which the classes built on
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from remotemedia.data.media import Audio, Video
@@ -81,15 +80,15 @@ class SampleTaker:
             room = self._room_at_most(room, chunk)
         return chunk, room, sample
 
-    @abstractmethod
-    def _remember(self, key: int, address: int) -> Chunk: ...
+    def _remember(self, key: int, address: int) -> Chunk:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _room_at_most(self, room: int, chunk: Chunk) -> int: ...
+    def _room_at_most(self, room: int, chunk: Chunk) -> int:
+        raise NotImplementedError
 
-    @abstractmethod
     def _not_taken(self, error: BaseException) -> None:
         """Raise what is to be raised in place of an error, if it is another."""
+        raise NotImplementedError
 
 
 class SampleLender:
@@ -118,16 +117,16 @@ class SampleLender:
             self._not_lent(error, nbytes)
             raise
 
-    @abstractmethod
     def not_sent(self, error: BaseException) -> None:
         """Raise what `Writer.send` raises for an error of the library's own, if it is another."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def _loan_locked(self, nbytes: int) -> tuple[Chunk, Any]: ...
+    def _loan_locked(self, nbytes: int) -> tuple[Chunk, Any]:
+        raise NotImplementedError
 
-    @abstractmethod
     def _not_lent(self, error: BaseException, nbytes: int) -> None:
         """Raise what is to be raised in place of an error, if it is another."""
+        raise NotImplementedError
 
 
 class Receiver:
@@ -156,11 +155,11 @@ class Receiver:
         """Take the next message once it has been handed over: a look that costs a word."""
         return self._next() if self._words[self._handed_at] != self._position else None
 
-    @abstractmethod
-    def _settle(self) -> None: ...
+    def _settle(self) -> None:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _admit(self, sample: Sample) -> Message | None: ...
+    def _admit(self, sample: Sample) -> Message | None:
+        raise NotImplementedError
 
 
 class Emitter:
@@ -176,12 +175,12 @@ class Emitter:
         """Send what a loan holds if there is credit; None if there is none. Called by `Loan`."""
         return self._try_loan(loan)
 
-    @abstractmethod
-    def _try_loan(self, loan: Any) -> bool | None: ...
+    def _try_loan(self, loan: Any) -> bool | None:
+        raise NotImplementedError
 
-    @abstractmethod
     def send_loan(self, loan: Any, timeout_seconds: float | None = None) -> None:
         """Send what a loan holds, waiting for credit."""
+        raise NotImplementedError
 
 
 class LoanBase(Generic[M]):
@@ -214,12 +213,12 @@ class LoanBase(Generic[M]):
             message.format = layout.parameter
         self.message = message
 
-    @abstractmethod
     def discard(self) -> None:
         """Give the memory back unsent. Twice is harmless."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def _view(self) -> None: ...
+    def _view(self) -> None:
+        raise NotImplementedError
 
     def __enter__(self) -> M:
         return self.message

@@ -39,8 +39,8 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(line_buffering=True)  # what a node prints is heard when it does
     try:
         end = socket.socket(fileno=int(number))
-    except OSError as error:
-        sys.stderr.write(f"{CONTROL_VARIABLE}={number} is no socket: {error}\n\n{_BY_HAND}")
+    except (OSError, OverflowError, ValueError) as error:  # too large for one, or for a number
+        sys.stderr.write(f"{CONTROL_VARIABLE}={number[:20]} is no socket: {error}\n\n{_BY_HAND}")
         leave(2)
     # Imported here: by hand, or with wrong arguments, the answer comes at once.
     try:
@@ -96,7 +96,7 @@ def leave(code: int) -> NoReturn:
     with suppress(BaseException):  # it has been printed, and who exits is exiting
         atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):  # the node may have closed or replaced it
+        with suppress(BaseException):  # the node may have closed or replaced it
             stream.flush()
     os._exit(code)
 

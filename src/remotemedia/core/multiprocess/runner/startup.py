@@ -79,6 +79,8 @@ class NodeRun:
             code = 1
         finally:
             self._commands.close()
+            if self._work is not None:
+                self._work.working_on = None  # a message that is held keeps its reader open
             if self._endpoint is not None:
                 # In a thread the doorbell stays until all threads are done: others may ring it.
                 if self._open_endpoint:

@@ -70,9 +70,9 @@ def new_domain() -> Domain:
         transport = Domain(root, prefix, mark)
         restrict(prefix)
     except BaseException:
-        sweep(root, prefix)
         if mark is not None:
-            mark.close()
+            mark.close()  # first: to sweep takes descriptors
+        sweep(root, prefix)
         raise
     return transport
 

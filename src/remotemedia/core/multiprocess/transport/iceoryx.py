@@ -60,7 +60,12 @@ class IceoryxTransport:
         self._pid = os.getpid()
         self._lock = MemoryLock(root.parent)
         self._maps = Maps()
-        self._node: Any = self._lock.run(partial(new_node, root, prefix))
+        try:
+            self._node: Any = self._lock.run(partial(new_node, root, prefix))
+        except BaseException:
+            self._lock.close()  # not when the error is gone: there may be no descriptor to spare
+            self._maps.close()
+            raise
         tell_children(self)
 
     def disown(self) -> None:

@@ -34,6 +34,8 @@ def remove_leftovers(root: Path, prefix: str, pids: Collection[int] | None) -> N
         prefix: what its names begin with.
         pids: whose; they have been reaped. None is every dead process of the domain.
     """
+    if pids is not None and not any(pid in pids for _, pid in _marks(root / _NODES, prefix)):
+        return  # they gave back all that they held
     try:
         nodes = iox.Node.list(iox.ServiceType.Ipc, configuration(root, prefix))
     except iox.NodeListFailure as error:
