@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 LARGE = SIZES[-1]
 OURS, COPIED, RAW = "remotemedia", "remotemedia-copy", REFERENCE
-BARE, LEAN, CORES = "bare-interpreters", "bare-one-thread", "thread-per-core"
-ALONE, APART = "one-process", "bare-processes"
+BARE, ALONE, APART = "bare-interpreters", "one-process", "bare-processes"
+CORES = "thread-per-core"
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,6 @@ def targets(records: Sequence[Record]) -> list[Target]:
         ),
         ("check of 50 nodes, ms", 100, lambda: of.session("validate")),
         ("start of 3 nodes / 3 interpreters", 1.5, lambda: of.beside("startup", BARE)),
-        # What of it is ours, where the interpreters too have one thread for linear algebra.
-        ("start of 3 nodes / 3 interpreters, 1 thread", 1.5, lambda: of.beside("startup", LEAN)),
         ("products of 3 nodes / a thread per core", 1.0, lambda: of.beside("blas", CORES)),
         ("end of 10 nodes, ms", 150, lambda: of.session("teardown")),
         ("kill to exception, p99, ms", 20, lambda: of.slowest("crash_detect")),
