@@ -63,11 +63,13 @@ class Ending:
                 node.drain()
         slow = asyncio.get_running_loop().call_later(SLOW_DRAIN_SECONDS, self._log_slow_drain)
         self._draining = begin_task(exchange.drain())
-        await asyncio.wait([self._draining], timeout=self._config.drain_timeout_seconds)
-        slow.cancel()
-        if not self._draining.done():
-            self._log_cut_off()
-        self._draining.cancel()
+        try:
+            await asyncio.wait([self._draining], timeout=self._config.drain_timeout_seconds)
+            if not self._draining.done():
+                self._log_cut_off()
+        finally:
+            slow.cancel()
+            self._draining.cancel()
         with suppress(asyncio.CancelledError, ChannelError):
             await self._draining
 
