@@ -101,13 +101,18 @@ def exists(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
-def is_running(pid: int) -> bool:
-    """Tell whether a process is alive: one that only waits to be reaped by init is not."""
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state (proc(5)), "X" if there is none."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
+            return file.read().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is alive: one that only waits to be reaped by init is not."""
+    return state_of(pid) not in "ZX"
 
 
 async def wait_all_dead(pids: list[int]) -> None:

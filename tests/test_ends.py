@@ -10,12 +10,10 @@ import asyncio
 import itertools
 import os
 import random
-import select
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,6 +32,7 @@ from tests.executor_helpers import (
     texts,
     wait_until,
 )
+from tests.process_helpers import is_running, wait_all_dead
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -263,7 +262,7 @@ async def test_the_spawner_killed_ends_every_session(runtime: rm.Runtime, round_
             assert isinstance(cause, rm.ProcessCrashed)
         await asyncio.gather(_ended(first), _ended(second))
     # The init of this container reaps them: who could have, is dead.
-    assert all(map(is_gone, [*first.pids.values(), *second.pids.values()]))
+    assert not any(map(is_running, [*first.pids.values(), *second.pids.values()]))
     async with runtime.session(chain(nodes.Echo), "c") as another:  # by a spawner of its own
         assert await texts(another, "a") == ["a"]
 
@@ -443,7 +442,7 @@ async def test_however_the_host_ends_nothing_is_left(
     end_host(host, how)
     if how == "Ctrl-C twice":
         await press_again_where_python_lost_one(host)
-    await wait_until(lambda: all(map(is_gone, host.pids)))
+    await wait_until(lambda: not any(map(is_running, host.pids)))
     if how == "SIGKILL of the spawner":
         host.process.send_signal(signal.SIGINT)
     errors = host.close()
@@ -464,18 +463,8 @@ async def press_again_where_python_lost_one(host: Host) -> None:
     callback, that is never run, and the task that it should have woken waits for ever: so does
     `asyncio.run`, in about one of 400 programs that only sleep. The third ends it.
     """
-    pidfd = os.pidfd_open(host.process.pid)
     try:
-        if not (await asyncio.to_thread(select.select, [pidfd], [], [], END_SECONDS))[0]:
-            host.process.send_signal(signal.SIGINT)
-    finally:
-        os.close(pidfd)
-
-
-def is_gone(pid: int) -> bool:
-    """Dead, or only waiting for the init of this container to reap it."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state in "ZX"
+        async with asyncio.timeout(END_SECONDS):
+            await wait_all_dead([host.process.pid])
+    except TimeoutError:
+        host.process.send_signal(signal.SIGINT)

@@ -296,8 +296,8 @@ async def test_an_interpreter_without_the_package_is_said_to_lack_it(tmp_path: P
     async with rm.Runtime() as runtime:
         with pytest.raises(rm.ProcessCrashed) as raised:
             await runtime.create_session("s", pipeline)
-    text = f"node 'n1': {sys.executable} has no remotemedia: install it there"
-    assert raised.value.summary == text
+    text = f"node 'n1' of session 's': {sys.executable} has no remotemedia: install it there"
+    assert str(raised.value) == text
 
 
 async def test_a_memory_limit_is_an_error_of_the_node_that_passes_it() -> None:

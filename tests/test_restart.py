@@ -529,7 +529,8 @@ async def test_a_node_that_is_not_to_be_restarted_ends_the_session_at_once() -> 
         cause = await cause_of(texts(session, "!exit"))
         assert isinstance(cause, rm.ProcessCrashed)
         assert (cause.node_id, cause.restarts) == ("n2", 0)
-        assert cause.summary.startswith("node 'n2': exit code 3, while processing")
+        named = f"node 'n2' of session {cause.session_id!r}"
+        assert str(cause).startswith(f"{named}: exit code 3, while processing")
 
 
 async def test_a_node_that_does_not_start_with_its_session_is_not_restarted() -> None:

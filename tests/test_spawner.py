@@ -12,16 +12,16 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from remotemedia.core.multiprocess import spawner
-from tests.process_helpers import exists
+from tests.process_helpers import exists, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 COMMAND = (sys.executable, "-I", "-S", "-X", "utf8", spawner.__file__)
 
@@ -241,7 +241,7 @@ def test_a_process_that_has_itself_traced_has_not_exited_when_it_stops(executor:
     executor.spawn(1, sys.executable, "-I", "-S", "-c", traced)
     pid = executor.read_until("spawned", 1)["pid"]
     deadline = time.monotonic() + 20
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "t":
+    while state_of(pid) != "t":  # stopped by who traces it
         assert time.monotonic() < deadline
     executor.spawn(2, "/bin/true")
     executor.read_until("gone", 2)  # it has been told of the stop by now
